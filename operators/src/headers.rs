@@ -16,7 +16,9 @@ use std::sync::Arc;
 /// assert!(headers.push("x", "two\r\nlines").is_err());
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Option<Arc<Vec<(Box<str>, Box<str>)>>>);
+pub struct Headers(Option<Arc<Vec<Pair>>>);
+
+type Pair = (Box<str>, Box<str>);
 
 /// Why a header was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +46,9 @@ impl Headers {
     pub fn push(&mut self, name: &str, value: &str) -> Result<(), InvalidHeader> {
         let refuse = |why| Err(InvalidHeader { name: name.chars().take(64).collect(), why });
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic() && b != b':') {
-            return refuse("has a name that is empty or holds a colon, a space or something that is not printable ASCII");
+            return refuse(
+                "has a name that is empty or holds a colon, a space or something that is not printable ASCII",
+            );
         }
         if value.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0)) {
             return refuse("has a value that holds a CR, LF or NUL");
@@ -77,7 +81,8 @@ impl Headers {
     /// Only those whose name satisfies `keep`.
     #[must_use]
     pub fn filtered(&self, keep: impl Fn(&str) -> bool) -> Headers {
-        let kept: Vec<_> = self.0.iter().flat_map(|pairs| pairs.iter()).filter(|(name, _)| keep(name)).cloned().collect();
+        let kept: Vec<_> =
+            self.0.iter().flat_map(|pairs| pairs.iter()).filter(|(name, _)| keep(name)).cloned().collect();
         Headers((!kept.is_empty()).then(|| Arc::new(kept)))
     }
 }

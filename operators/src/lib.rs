@@ -1,9 +1,36 @@
 //! What moves through a Millstream pipeline, and what is done to it.
 //!
-//! This crate is pure: it does no I/O, reads no clock, draws no random number and knows no async runtime.
+//! This crate is pure: it does no I/O, reads no clock, draws no random number and knows no async runtime. (The
+//! DataFusion crates behind the feature `columnar` depend on one; nothing here uses it.)
 
+mod batch;
+mod edge;
+mod either;
+mod error;
 mod headers;
+mod key;
+mod message;
+mod operator;
+mod origin;
+mod outbox;
+mod port;
+mod problem;
+mod rejected;
+mod state;
 mod time;
 
+pub use batch::{Batch, Parts, Payload};
+pub use edge::{AsyncOperator, Sink, Source};
+pub use either::Either;
+pub use error::{Fault, FaultKind, Result, Retry};
 pub use headers::{Headers, InvalidHeader};
+pub use key::{Fnv1a32, Key, KeyGroup, KeyWriter};
+pub use message::{AnyBatch, Barrier, Epoch, Message, Watermark};
+pub use operator::{Operator, Turn};
+pub use origin::{Origin, Origins, Place};
+pub use outbox::{Emit, Outbox};
+pub use port::{PortType, Side};
+pub use problem::{BuildError, Problem};
+pub use rejected::{Cause, Code, Rejected};
+pub use state::{Saved, StateVisitor};
 pub use time::Timestamp;

@@ -1,0 +1,103 @@
+//! The async edges: [`Source`], [`Sink`] and [`AsyncOperator`]. Everything between them is an
+//! [`Operator`](crate::Operator).
+
+use std::future::{Future, pending};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Batch, Cause, Epoch, Payload, Result};
+
+/// Where rows come from.
+///
+/// # What the engine promises
+/// - [`open`](Source::open) is called once and first, with the position of the checkpoint that the run starts from.
+/// - A checkpoint of the position is committed right after `open`, before the first [`next`](Source::next), so that
+///   "from now on" means one and the same place for ever.
+/// - [`commit`](Source::commit) is called only after the checkpoint that holds the position is durable, with positions
+///   that never go back; some may be skipped.
+///
+/// # What the source promises
+/// - `next` is cancel-safe: when its future is dropped, no row is lost.
+/// - [`position`](Source::position) covers exactly the rows that `next` has returned.
+/// - Opened at a position, it gives the rows behind it, again in the same order; or it fails. It skips nothing in
+///   silence.
+pub trait Source: Send + 'static {
+    /// What it gives.
+    type Out: Payload;
+    /// Where it stands.
+    type Position: Serialize + DeserializeOwned + Clone + Send + 'static;
+
+    /// Gets ready to read behind `from`, or from its configured start.
+    fn open(&mut self, from: Option<Self::Position>) -> impl Future<Output = Result> + Send;
+
+    /// Waits for rows, at most `max_rows` of them where it can tell; `None` when there will be no more.
+    fn next(&mut self, max_rows: usize) -> impl Future<Output = Result<Option<Batch<Self::Out>>>> + Send;
+
+    /// The position behind the last row that `next` has returned.
+    fn position(&self) -> Self::Position;
+
+    /// Rows up to here will never be asked for again.
+    fn commit(&mut self, _upto: Self::Position) -> impl Future<Output = Result> + Send {
+        async { Ok(()) }
+    }
+
+    /// How many rows are known to wait, if that is known.
+    fn lag(&self) -> Option<u64> {
+        None
+    }
+
+    /// Lets go of what it holds elsewhere, after the last `commit` of an orderly stop.
+    fn close(&mut self) -> impl Future<Output = Result> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// Where rows go.
+///
+/// # What the engine promises
+/// - [`write`](Sink::write) and [`flush`](Sink::flush) come one at a time; between them, and while it waits for the
+///   next batch, it polls [`drive`](Sink::drive).
+/// - [`commit`](Sink::commit) is called when the checkpoint of the epoch is durable.
+///
+/// # What the sink promises
+/// - `write` returns when it has taken the batch over, and waits while it has no room: that is backpressure.
+/// - When `flush` returns, every row written before is stored where it belongs.
+/// - While its peer is away it waits and tries again; it neither drops nor grows.
+pub trait Sink: Send + 'static {
+    /// What it takes.
+    type In: Payload;
+
+    /// Gets ready to write.
+    fn open(&mut self) -> impl Future<Output = Result> + Send {
+        async { Ok(()) }
+    }
+
+    /// Takes a batch over.
+    fn write(&mut self, batch: Batch<Self::In>) -> impl Future<Output = Result> + Send;
+
+    /// Waits until every row written so far is stored.
+    fn flush(&mut self, epoch: Epoch) -> impl Future<Output = Result> + Send;
+
+    /// The checkpoint of `epoch` is durable.
+    fn commit(&mut self, _epoch: Epoch) -> impl Future<Output = Result> + Send {
+        async { Ok(()) }
+    }
+
+    /// What goes on between batches: confirmations, retries, linger. Cancel-safe; it never returns unless it fails.
+    fn drive(&mut self) -> impl Future<Output = Result> + Send {
+        pending()
+    }
+}
+
+/// A call to elsewhere for each row. The engine bounds how many run at once and how long each may take, and keeps
+/// order if asked.
+pub trait AsyncOperator: Send + Sync + 'static {
+    /// What it takes.
+    type In: Send + 'static;
+    /// What it gives.
+    type Out: Send + 'static;
+
+    /// Calls for one row; an `Err` rejects the row.
+    fn call(&self, row: Self::In) -> impl Future<Output = Result<Self::Out, Cause>> + Send + 'static;
+}

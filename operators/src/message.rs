@@ -1,0 +1,173 @@
+//! [`Message`]: what moves along an edge, and in which order.
+
+use std::any::{Any, TypeId, type_name};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Batch, Fault, Parts, Payload, Result, Timestamp};
+
+/// What moves along an edge, in order. A legal stream is
+///
+/// ```text
+/// (Data | Watermark | Barrier)* End
+/// ```
+///
+/// where watermarks never go back, epochs go up by one, and no batch is empty.
+#[derive(Debug)]
+pub enum Message {
+    /// Rows.
+    Data(AnyBatch),
+    /// No row that follows is older than this, late ones aside.
+    Watermark(Watermark),
+    /// What came before belongs to the checkpoint, what follows does not.
+    Barrier(Barrier),
+    /// Nothing follows.
+    End,
+}
+
+/// How far event time has come on one input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watermark {
+    /// No row that follows is older, late ones aside.
+    At(Timestamp),
+    /// The input is silent for now and holds nobody back.
+    Idle,
+}
+
+/// The number of a checkpoint: each is one more than the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch that follows.
+    #[must_use]
+    pub fn next(self) -> Epoch {
+        Epoch(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The line that a checkpoint draws through the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// The checkpoint that it belongs to.
+    pub epoch: Epoch,
+    /// Whether it is the last one: the source sends nothing after it but `End`.
+    pub last: bool,
+}
+
+/// A batch whose payload type is known at run time only: what crosses between operators and between tasks.
+///
+/// One type check a batch, at the operator's door, gives the typed batch back: see [`AnyBatch::typed`].
+pub struct AnyBatch {
+    rows: Box<dyn Any + Send>,
+    payload: &'static str,
+    shell: Parts<()>,
+    len: usize,
+}
+
+impl<P: Payload> From<Batch<P>> for AnyBatch {
+    fn from(batch: Batch<P>) -> Self {
+        let Parts { times, rows, origins, weight } = batch.into_parts();
+        let len = rows.len();
+        AnyBatch {
+            rows: Box::new(rows),
+            payload: type_name::<P>(),
+            shell: Parts { times, rows: (), origins, weight },
+            len,
+        }
+    }
+}
+
+impl AnyBatch {
+    /// The batch with its payload type.
+    ///
+    /// # Errors
+    /// A fault when the payload is of another type; `check` finds that before anything runs.
+    pub fn typed<P: Payload>(self) -> Result<Batch<P>> {
+        let Parts { times, origins, weight, .. } = self.shell;
+        match self.rows.downcast::<P>() {
+            Ok(rows) => Ok(Batch { times, rows: *rows, origins, weight }),
+            Err(_) => Err(Fault::bug(format!("takes {}, got {}", type_name::<P>(), self.payload))),
+        }
+    }
+
+    /// The payload, if it is a `P`.
+    pub fn rows<P: Payload>(&self) -> Option<&P> {
+        self.rows.downcast_ref()
+    }
+
+    /// The payload's type.
+    pub fn payload_type(&self) -> TypeId {
+        (*self.rows).type_id()
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes that it accounts for; see [`Batch::weight`].
+    pub fn weight(&self) -> usize {
+        self.shell.weight
+    }
+
+    /// The event time of each row.
+    pub fn times(&self) -> &[Timestamp] {
+        &self.shell.times
+    }
+
+    /// Puts `other` behind these rows if both are `Vec<T>` with origins of the same messages, or without origins;
+    /// gives it back otherwise.
+    pub(crate) fn append<T: Send + 'static>(&mut self, other: Batch<Vec<T>>) -> Result<(), Batch<Vec<T>>> {
+        let joins = match (&self.shell.origins, &other.origins) {
+            (None, None) => true,
+            (Some(mine), Some(theirs)) => mine.same_messages(theirs),
+            _ => false,
+        };
+        let Some(rows) = self.rows.downcast_mut::<Vec<T>>().filter(|_| joins) else { return Err(other) };
+        let Parts { times, rows: more, origins, weight } = other.into_parts();
+        self.len += more.len();
+        rows.extend(more);
+        self.shell.times.extend(times);
+        self.shell.weight += weight;
+        if let (Some(mine), Some(theirs)) = (&mut self.shell.origins, origins) {
+            mine.rows_mut().extend(theirs.of_row());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AnyBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AnyBatch({} rows of {}, {} bytes)", self.len, self.payload, self.shell.weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_another_type_is_a_fault_that_names_both() {
+        let any = AnyBatch::from(Batch::at(Timestamp::MIN, vec![1u8]));
+        assert_eq!(any.len(), 1);
+        let fault = any.typed::<Vec<String>>().unwrap_err();
+        assert!(
+            fault.to_string().contains("takes alloc::vec::Vec<alloc::string::String>, got alloc::vec::Vec<u8>"),
+            "{fault}"
+        );
+    }
+}
