@@ -14,6 +14,7 @@ pub struct PortType {
     payload: TypeId,
     rows: Cow<'static, str>,
     copy: Option<fn(&AnyBatch) -> Option<AnyBatch>>,
+    must_connect: bool,
 }
 
 impl PortType {
@@ -23,7 +24,7 @@ impl PortType {
     /// A port that a payload `P` moves through.
     pub fn of<P: Payload>(name: impl Into<Cow<'static, str>>) -> Self {
         let rows = short_type_name(std::any::type_name::<P>());
-        PortType { name: name.into(), payload: TypeId::of::<P>(), rows: rows.into(), copy: None }
+        PortType { name: name.into(), payload: TypeId::of::<P>(), rows: rows.into(), copy: None, must_connect: true }
     }
 
     /// The same port, with other words for its rows: a schema, where the Rust type says little.
@@ -45,6 +46,19 @@ impl PortType {
     pub fn copied_by(mut self, copy: fn(&AnyBatch) -> Option<AnyBatch>) -> Self {
         self.copy = Some(copy);
         self
+    }
+
+    /// The same port, which may be left unconnected: its rows are counted and dropped.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.must_connect = false;
+        self
+    }
+
+    /// Whether leaving it unconnected is a mistake: for rejected rows, so that stop, drop or dead letter is a choice
+    /// made and not forgotten.
+    pub fn must_connect(&self) -> bool {
+        self.must_connect
     }
 
     /// The name of the port.

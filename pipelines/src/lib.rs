@@ -1,1 +1,3 @@
-//! pipelines
+//! How a Millstream pipeline is declared: the graph, the typed DSL and the pipeline file.
+
+pub mod graph;

@@ -1,0 +1,326 @@
+//! The graph: plain data that every front end makes and the engine runs.
+//!
+//! A [`Graph`] has named [`Node`]s with typed ports, and [`Edge`]s between ports. A node carries a factory a subtask,
+//! so that operators need not be `Clone`.
+
+mod erase;
+
+use std::any::{Any, TypeId};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_operators::{AnyBatch, PortType, Result};
+
+pub use erase::{
+    AnyRow, AsyncLimits, Boxed, Call, Called, DynAsync, DynOperator, DynSink, DynSource, erase, erase_async,
+    erase_join, erase_sink, erase_source,
+};
+
+/// A whole pipeline: what the engine runs.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// The pipeline's name: state, consumers and pointers are found again by it.
+    pub name: String,
+    /// The nodes; a [`NodeId`] is an index into them.
+    pub nodes: Vec<Node>,
+    /// The edges.
+    pub edges: Vec<Edge>,
+    /// Runs of nodes that can also be done in one pass over a batch. The plan uses one where it applies.
+    pub passes: Vec<Pass>,
+    /// What holds for the pipeline as a whole.
+    pub settings: Settings,
+}
+
+/// A node of a [`Graph`], by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// Something that is done to a stream, or where one begins or ends.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name, unique in the graph and stable, because state is found again by it.
+    pub name: String,
+    /// What it is: `filter`, `jetstream`.
+    pub kind: Cow<'static, str>,
+    /// What it does, for people: an expression, a stream, a subject.
+    pub detail: String,
+    /// How it is made.
+    pub role: Role,
+    /// What it takes; sources have no input.
+    pub inputs: Vec<PortType>,
+    /// What it gives: port 0 is the main output, side outputs follow; sinks have none.
+    pub outputs: Vec<PortType>,
+    /// How many subtasks it has; `None` for as many as the pipeline's default.
+    pub parallelism: Option<u32>,
+    /// Subjects and streams that it reads or writes outside, so that a sink that feeds its own source is found.
+    pub touches: Vec<Touch>,
+    /// Whether it may lose messages when something fails, and why.
+    pub at_most_once: Option<String>,
+}
+
+/// A place outside that a node reads or writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// The system: `nats`.
+    pub system: String,
+    /// A subject, in which `*` and `>` are wildcards and a filled token counts as `*`.
+    pub subject: String,
+}
+
+/// How a node is made.
+#[derive(Clone)]
+pub enum Role {
+    /// Rows begin here.
+    Source(Make<dyn DynSource>),
+    /// Rows are changed here.
+    Operator(Make<dyn DynOperator>),
+    /// Rows are called for here.
+    Async(Make<dyn DynAsync>, AsyncLimits),
+    /// Rows wait here so that no more than a rate pass.
+    Throttle(Rate),
+    /// Rows end here.
+    Sink(Make<dyn DynSink>),
+}
+
+/// Rows a span of time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// How many rows.
+    pub rows: u64,
+    /// In what time.
+    pub per: Duration,
+}
+
+/// Makes one instance for a subtask.
+pub type Make<T> = Arc<dyn Fn(&Subtask) -> Result<Box<T>> + Send + Sync>;
+
+/// Which instance of a node is made, and what it may use.
+#[derive(Clone, Debug)]
+pub struct Subtask {
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// The node's name.
+    pub node: Arc<str>,
+    /// Its number, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub of: u32,
+    /// Connections, clock and whatever else the runtime offers to nodes.
+    pub resources: Resources,
+}
+
+/// Shared things by type: how connectors get at connections without the graph knowing of any.
+#[derive(Clone, Default)]
+pub struct Resources(Arc<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
+
+impl Resources {
+    /// The same resources, and one more of type `T`.
+    #[must_use]
+    pub fn with<T: Any + Send + Sync>(self, resource: T) -> Self {
+        let mut all = (*self.0).clone();
+        all.insert(TypeId::of::<T>(), Arc::new(resource));
+        Resources(Arc::new(all))
+    }
+
+    /// The resource of type `T`.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok())
+    }
+}
+
+impl fmt::Debug for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resources({})", self.0.len())
+    }
+}
+
+/// An output port of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OutPort {
+    /// The node.
+    pub node: NodeId,
+    /// The port: 0 is the main output.
+    pub port: usize,
+}
+
+/// An input port of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InPort {
+    /// The node.
+    pub node: NodeId,
+    /// The port; several edges may end at one.
+    pub port: usize,
+}
+
+/// Rows of one output go to one input.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    /// Where from.
+    pub from: OutPort,
+    /// Where to.
+    pub to: InPort,
+    /// To which subtask.
+    pub route: Route,
+}
+
+/// To which subtask of the next node a row goes.
+#[derive(Clone)]
+pub enum Route {
+    /// To the one with the same number; rebalanced where the numbers of subtasks differ.
+    Forward,
+    /// Batch by batch, in turn.
+    Rebalance,
+    /// To all of them.
+    Broadcast,
+    /// To the one that owns the row's key group.
+    Hash(KeyFn),
+}
+
+/// Writes the key group of each row: `key_fn(batch, key_groups, out)`.
+pub type KeyFn = Arc<dyn Fn(&AnyBatch, u32, &mut Vec<u32>) + Send + Sync>;
+
+/// A run of nodes, each the only reader of the one before it, that can be done in one pass over a batch.
+#[derive(Clone)]
+pub struct Pass {
+    /// The nodes, in order.
+    pub nodes: Vec<NodeId>,
+    /// Makes the one operator that does the work of them all.
+    pub make: Make<dyn DynOperator>,
+}
+
+/// What holds for a pipeline as a whole.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// What is promised about messages when something fails.
+    pub guarantee: Guarantee,
+    /// How many subtasks a node has unless it says otherwise.
+    pub parallelism: u32,
+    /// How many key groups keyed rows are shared out in; fixed for the life of the pipeline.
+    pub key_groups: u32,
+    /// Rows of a batch at a source, at most.
+    pub batch_rows: usize,
+    /// How long a source waits for a batch to fill.
+    pub linger: Duration,
+    /// Rows that may wait in one channel.
+    pub channel_rows: usize,
+    /// Bytes that may wait in one channel.
+    pub channel_bytes: usize,
+    /// Time between checkpoints.
+    pub checkpoint_interval: Duration,
+    /// How long a checkpoint may take before it is given up.
+    pub checkpoint_timeout: Duration,
+    /// Whether the user accepts, in words, that at-most-once connectors lose messages.
+    pub accept_loss: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            guarantee: Guarantee::AtLeastOnce,
+            parallelism: 1,
+            key_groups: millstream_operators::KeyGroup::DEFAULT_COUNT,
+            batch_rows: 1024,
+            linger: Duration::from_millis(5),
+            channel_rows: 8 * 1024,
+            channel_bytes: 8 << 20,
+            checkpoint_interval: Duration::from_secs(1),
+            checkpoint_timeout: Duration::from_secs(60),
+            accept_loss: false,
+        }
+    }
+}
+
+/// What a pipeline promises about messages when something fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Guarantee {
+    /// Messages may be lost.
+    AtMostOnce,
+    /// Every message is in the output, perhaps more than once.
+    AtLeastOnce,
+}
+
+impl Graph {
+    /// Adds a node; ports are connected with [`Graph::connect`].
+    pub fn add(&mut self, node: Node) -> NodeId {
+        self.nodes.push(node);
+        NodeId(self.nodes.len() - 1)
+    }
+
+    /// Connects an output with an input.
+    pub fn connect(&mut self, from: OutPort, to: InPort, route: Route) {
+        self.edges.push(Edge { from, to, route });
+    }
+
+    /// A node, if there is one of this number.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id.0)
+    }
+
+    /// How many subtasks a node has.
+    pub fn parallelism(&self, id: NodeId) -> u32 {
+        self.node(id).and_then(|node| node.parallelism).unwrap_or(self.settings.parallelism).max(1)
+    }
+
+    /// The edges that leave an output port.
+    pub fn readers(&self, from: OutPort) -> impl Iterator<Item = &Edge> {
+        self.edges.iter().filter(move |edge| edge.from == from)
+    }
+}
+
+impl Node {
+    /// A node with a name, a kind and a role; ports and the rest are filled in by the caller.
+    pub fn new(name: impl Into<String>, kind: impl Into<Cow<'static, str>>, role: Role) -> Self {
+        Node {
+            name: name.into(),
+            kind: kind.into(),
+            detail: String::new(),
+            role,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            parallelism: None,
+            touches: Vec::new(),
+            at_most_once: None,
+        }
+    }
+}
+
+impl Route {
+    /// The word for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Route::Forward => "forward",
+            Route::Rebalance => "rebalance",
+            Route::Broadcast => "broadcast",
+            Route::Hash(_) => "hash",
+        }
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl fmt::Debug for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Source(_) => "Source",
+            Role::Operator(_) => "Operator",
+            Role::Async(..) => "Async",
+            Role::Throttle(_) => "Throttle",
+            Role::Sink(_) => "Sink",
+        })
+    }
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pass({:?})", self.nodes)
+    }
+}
