@@ -59,8 +59,19 @@ impl fmt::Display for Epoch {
 pub struct Barrier {
     /// The checkpoint that it belongs to.
     pub epoch: Epoch,
-    /// Whether it is the last one: the source sends nothing after it but `End`.
-    pub last: bool,
+    /// What happens when it has passed.
+    pub then: Then,
+}
+
+/// What happens when a [`Barrier`] has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The stream goes on.
+    GoOn,
+    /// The run stops, to go on from this checkpoint another time: `End` follows, and operators keep what they hold.
+    Stop,
+    /// The input is at its end: operators send what is left before their state is listed, and `End` follows.
+    Finish,
 }
 
 /// A batch whose payload type is known at run time only: what crosses between operators and between tasks.
@@ -71,6 +82,8 @@ pub struct AnyBatch {
     payload: &'static str,
     shell: Parts<()>,
     len: usize,
+    // How a batch of this payload is dealt out, known where the type was.
+    scatter: fn(AnyBatch, &[u32], usize) -> Vec<AnyBatch>,
 }
 
 impl<P: Payload> From<Batch<P>> for AnyBatch {
@@ -86,7 +99,32 @@ impl<P: Payload> From<Batch<P>> for AnyBatch {
     }
 }
 
+fn scatter_typed<P: Payload>(batch: AnyBatch, to: &[u32], parts: usize) -> Vec<AnyBatch> {
+    match batch.typed::<P>() {
+        Ok(batch) => batch.scatter(to, parts).into_iter().map(AnyBatch::from).collect(),
+        // The function was stored beside the rows that it is for.
+        Err(_) => Vec::new(),
+    }
+}
+
 impl AnyBatch {
+    /// Deals the rows out to `parts` batches, as [`Batch::scatter`] does.
+    pub fn scatter(self, to: &[u32], parts: usize) -> Vec<AnyBatch> {
+        (self.scatter)(self, to, parts)
+    }
+
+    /// A copy, if the payload is a `P`: for outputs that several nodes read.
+    pub fn copied<P: Payload + Clone>(&self) -> Option<AnyBatch> {
+        let rows = self.rows::<P>()?.clone();
+        let Parts { times, origins, weight, .. } = self.shell.clone();
+        Some(Batch { times, rows, origins, weight }.into())
+    }
+
+    /// Where each row came from, if that is known.
+    pub fn origins(&self) -> Option<&crate::Origins> {
+        self.shell.origins.as_ref()
+    }
+
     /// The batch with its payload type.
     ///
     /// # Errors

@@ -317,9 +317,10 @@ impl<T: Send + 'static> Gather<T> {
 
     fn batch(self) -> Result<AnyBatch> {
         let complete = self.of_row.len() == self.rows.len();
-        let origins = self.origins.filter(|_| complete).map(|any| {
-            Origins::new(std::sync::Arc::clone(any.place()), self.of_row, self.messages)
-        });
+        let origins = self
+            .origins
+            .filter(|_| complete)
+            .map(|any| Origins::new(std::sync::Arc::clone(any.place()), self.of_row, self.messages));
         Batch::from_parts(Parts { times: self.times, rows: self.rows, origins, weight: 0 }).map(AnyBatch::from)
     }
 }
