@@ -1,1 +1,3 @@
-//! millstream
+//! Millstream: a stateful stream-processing runtime for NATS JetStream.
+
+pub mod broker;

@@ -1,0 +1,119 @@
+//! Key-value entries: the messages of a bucket's stream, changed by compare-and-set.
+
+use bytes::Bytes;
+use millstream_operators::Headers;
+
+use super::{Js, StreamConfig, StreamInfo, codes};
+use crate::broker::{BrokerError, Subject};
+
+/// A key's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Bytes,
+    /// What an update must name to replace it.
+    pub revision: u64,
+}
+
+impl Js {
+    /// Creates the bucket's stream, as the `nats` tool would; it is no error if it is there.
+    ///
+    /// # Errors
+    /// JetStream refuses.
+    pub async fn create_bucket(&self, bucket: &str, replicas: usize) -> Result<StreamInfo, BrokerError> {
+        let config = StreamConfig {
+            max_msgs_per_subject: 1,
+            discard: super::Discard::New,
+            allow_rollup_hdrs: true,
+            allow_direct: true,
+            deny_delete: true,
+            num_replicas: replicas,
+            ..StreamConfig::new(format!("KV_{bucket}"), [format!("$KV.{bucket}.>")])
+        };
+        self.create_stream(&config).await
+    }
+
+    /// Through a domain or an import, the API's prefix stands before the bucket's subjects too.
+    fn key_subject(&self, bucket: &str, key: &str) -> Subject {
+        match self.prefix() {
+            "$JS.API" => format!("$KV.{bucket}.{key}"),
+            prefix => format!("{prefix}.$KV.{bucket}.{key}"),
+        }
+        .into()
+    }
+
+    /// A key's value, read from the leader; `None` if it has none.
+    ///
+    /// # Errors
+    /// JetStream refuses, for one because there is no such bucket.
+    pub async fn kv_get(&self, bucket: &str, key: &str) -> Result<Option<Entry>, BrokerError> {
+        let found = self.last_message(&format!("KV_{bucket}"), &format!("$KV.{bucket}.{key}")).await?;
+        Ok(found
+            .filter(|message| !is_gone(&message.headers))
+            .map(|message| Entry { value: message.payload, revision: message.seq }))
+    }
+
+    /// Sets a key that has no value; `None` if it has one.
+    ///
+    /// # Errors
+    /// JetStream refuses for another reason, or does not answer.
+    pub async fn kv_create(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: impl Into<Bytes>,
+    ) -> Result<Option<u64>, BrokerError> {
+        let value = value.into();
+        if let Some(revision) = self.kv_update(bucket, key, value.clone(), 0).await? {
+            return Ok(Some(revision));
+        }
+        // What is there may be a mark that the key was deleted: that is no value.
+        match self.last_message(&format!("KV_{bucket}"), &format!("$KV.{bucket}.{key}")).await? {
+            Some(mark) if is_gone(&mark.headers) => self.kv_update(bucket, key, value, mark.seq).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Replaces the value of a key if its revision still is `revision` (0: if it was never set); the new revision,
+    /// or `None` if somebody was quicker.
+    ///
+    /// # Errors
+    /// JetStream refuses for another reason, or does not answer: then whether the key was set is unknown.
+    pub async fn kv_update(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: impl Into<Bytes>,
+        revision: u64,
+    ) -> Result<Option<u64>, BrokerError> {
+        let expected = [("Nats-Expected-Last-Subject-Sequence", revision.to_string())];
+        let ack = self.publish(self.key_subject(bucket, key), headers(&expected), value).await;
+        match ack {
+            Ok(ack) => Ok(Some(ack.seq)),
+            Err(error) if error.api_code() == Some(codes::WRONG_LAST_SEQUENCE) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a key and its history; a mark stays, so that watchers see it go.
+    ///
+    /// # Errors
+    /// JetStream refuses or does not answer.
+    pub async fn kv_purge(&self, bucket: &str, key: &str) -> Result<(), BrokerError> {
+        let marks = [("KV-Operation", "PURGE".to_owned()), ("Nats-Rollup", "sub".to_owned())];
+        self.publish(self.key_subject(bucket, key), headers(&marks), "").await.map(drop)
+    }
+}
+
+fn is_gone(headers: &Headers) -> bool {
+    headers.get("KV-Operation").is_some_and(|op| op != "PUT") || headers.get("Nats-Marker-Reason").is_some()
+}
+
+fn headers(pairs: &[(&str, String)]) -> Headers {
+    let mut headers = Headers::NONE;
+    for (name, value) in pairs {
+        // Both are ours and sound.
+        let _ = headers.push(name, value);
+    }
+    headers
+}

@@ -1,0 +1,18 @@
+//! The JetStream API as typed calls: streams, consumers, messages, key-value entries.
+//!
+//! Every call is one request on a `$JS.API.*` subject through a [`Connection`](super::Connection), so the same
+//! code speaks to a real server and to the embedded broker.
+
+#[allow(dead_code, reason = "the streams encode too, which come next")]
+mod base64;
+pub mod codes;
+mod js;
+mod kv;
+mod types;
+
+pub use js::Js;
+pub use kv::Entry;
+pub use types::{
+    AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, PubAck, Purge, Retention,
+    SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState,
+};

@@ -1,0 +1,271 @@
+//! [`ConnectOptions`]: how to reach a NATS server, as written in a pipeline file's `[nats]` table.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::nats::{NatsLink, Told};
+use super::{BrokerError, Connection, context};
+
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How to reach a NATS server and who to be there. All fields are optional; the default is a server on this machine
+/// without authentication.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// Servers to try, `nats://`, `tls://`, `ws://` or `wss://`; others of the cluster are learned from them.
+    pub urls: Vec<String>,
+    /// A context of the `nats` tool, by name or path; it fills what the other fields leave open.
+    pub context: Option<String>,
+    /// How the connection is called in the server's monitoring.
+    pub name: Option<String>,
+    /// Authenticates with a token.
+    pub token: Option<Secret>,
+    /// Authenticates with this user and `password`.
+    pub user: Option<String>,
+    /// The password of `user`.
+    pub password: Option<Secret>,
+    /// Authenticates with the nkey seed in this file.
+    pub nkey_seed_file: Option<PathBuf>,
+    /// Authenticates with this credentials file (JWT and seed).
+    pub credentials_file: Option<PathBuf>,
+    /// Transport encryption.
+    pub tls: TlsOptions,
+    /// Where answers are sent, in place of `_INBOX`; a user with narrow permissions has one of its own.
+    pub inbox_prefix: Option<String>,
+    /// The JetStream domain to work in.
+    pub domain: Option<String>,
+    /// The prefix of the JetStream API when it is imported under another name; excludes `domain`.
+    pub api_prefix: Option<String>,
+    /// How long to try for a first connection, in seconds; 5 if not given.
+    pub connect_timeout_s: Option<u64>,
+    /// How many messages may wait unread in a subscription before more are dropped; 262,144 if not given.
+    pub subscription_capacity: Option<usize>,
+}
+
+/// Transport encryption.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TlsOptions {
+    /// A file with the certificates of authorities to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// This client's certificate; needs `key`.
+    pub cert: Option<PathBuf>,
+    /// The key of `cert`.
+    pub key: Option<PathBuf>,
+    /// Refuses a server without TLS.
+    pub required: bool,
+    /// Starts TLS before the server speaks, as its `handshake_first` wants.
+    pub first: bool,
+}
+
+/// A text that is not shown in logs.
+#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl ConnectOptions {
+    /// Options for one server.
+    pub fn to(url: impl Into<String>) -> Self {
+        ConnectOptions { urls: vec![url.into()], ..ConnectOptions::default() }
+    }
+
+    /// The same, with a name for the server's monitoring.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Where the JetStream API is: `$JS.API`, or elsewhere for a domain or an imported API.
+    pub fn js_prefix(&self) -> String {
+        match (&self.api_prefix, &self.domain) {
+            (Some(prefix), _) => prefix.clone(),
+            (None, Some(domain)) => format!("$JS.{domain}.API"),
+            (None, None) => "$JS.API".to_owned(),
+        }
+    }
+
+    /// The options with what their `context` adds; the context's domain and prefixes matter to who uses the API.
+    ///
+    /// # Errors
+    /// The context cannot be read, or the options contradict each other.
+    pub fn resolve(self) -> Result<ConnectOptions, BrokerError> {
+        let mut options = context::merge(self)?;
+        if options.urls.is_empty() {
+            options.urls.push(DEFAULT_URL.to_owned());
+        }
+        let wrong = |what: &str| Err(BrokerError::Options { what: what.to_owned() });
+        if options.domain.is_some() && options.api_prefix.is_some() {
+            return wrong("`domain` and `api_prefix` exclude each other: keep one");
+        }
+        if options.password.is_some() && options.user.is_none() {
+            return wrong("`password` needs `user`");
+        }
+        if options.tls.cert.is_some() != options.tls.key.is_some() {
+            return wrong("`tls.cert` and `tls.key` need each other");
+        }
+        let ways = [
+            options.token.is_some(),
+            options.user.is_some(),
+            options.nkey_seed_file.is_some(),
+            options.credentials_file.is_some(),
+        ];
+        if ways.iter().filter(|given| **given).count() > 1 {
+            return wrong("give one of `token`, `user`, `nkey_seed_file`, `credentials_file`, not several");
+        }
+        Ok(options)
+    }
+
+    /// Connects, trying again until `connect_timeout_s` is over; later the link comes back by itself, for ever.
+    ///
+    /// # Errors
+    /// Nobody answers, or the server refuses this user; the error names the servers and what to try.
+    pub async fn connect(self) -> Result<Connection, BrokerError> {
+        let options = self.resolve()?;
+        let deadline = Instant::now() + Duration::from_secs(options.connect_timeout_s.unwrap_or(5));
+        let mut last = String::from("timed out");
+        loop {
+            let told = Arc::new(Told::default());
+            let client = options.client_options(Arc::clone(&told)).await?;
+            match timeout_at(deadline, client.connect(options.urls.as_slice())).await {
+                Ok(Ok(client)) => return Ok(Connection::nats(NatsLink::new(client, told))),
+                Ok(Err(error)) if is_final(&error) => {
+                    return Err(BrokerError::Disconnected { why: options.refused(&error) });
+                }
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => {}
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(BrokerError::Disconnected { why: options.unreachable(&last) });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn client_options(&self, told: Arc<Told>) -> Result<async_nats::ConnectOptions, BrokerError> {
+        let mut client = async_nats::ConnectOptions::new()
+            .subscription_capacity(self.subscription_capacity.unwrap_or(1 << 18))
+            .event_callback(move |event| {
+                told.note(&event);
+                std::future::ready(())
+            });
+        if let Some(name) = &self.name {
+            client = client.name(name);
+        }
+        if let Some(prefix) = &self.inbox_prefix {
+            client = client.custom_inbox_prefix(prefix);
+        }
+        if let Some(token) = &self.token {
+            client = client.token(token.reveal().to_owned());
+        }
+        if let Some(user) = &self.user {
+            let password = self.password.as_ref().map_or("", Secret::reveal);
+            client = client.user_and_password(user.clone(), password.to_owned());
+        }
+        if let Some(path) = &self.nkey_seed_file {
+            let seed =
+                tokio::fs::read_to_string(path).await.map_err(|error| unreadable("nkey_seed_file", path, &error))?;
+            client = client.nkey(seed.trim().to_owned());
+        }
+        if let Some(path) = &self.credentials_file {
+            client =
+                client.credentials_file(path).await.map_err(|error| unreadable("credentials_file", path, &error))?;
+        }
+        if let Some(ca) = &self.tls.ca {
+            client = client.add_root_certificates(ca.clone());
+        }
+        if let (Some(cert), Some(key)) = (&self.tls.cert, &self.tls.key) {
+            client = client.add_client_certificate(cert.clone(), key.clone());
+        }
+        if self.tls.required {
+            client = client.require_tls(true);
+        }
+        if self.tls.first {
+            client = client.tls_first();
+        }
+        Ok(client)
+    }
+
+    fn unreachable(&self, last: &str) -> String {
+        format!(
+            "no NATS server answers at {} ({last}): start one (`nats-server -js`, or `millstream dev`), or correct \
+             the url",
+            self.urls.join(", ")
+        )
+    }
+
+    fn refused(&self, error: &async_nats::ConnectError) -> String {
+        let hint = match error.kind() {
+            async_nats::ConnectErrorKind::ServerParse => "write it as nats://host:4222",
+            async_nats::ConnectErrorKind::Tls => "check tls.ca, tls.cert and tls.key",
+            _ => "check token, user and password, nkey_seed_file or credentials_file",
+        };
+        format!("the NATS server at {} cannot be used ({error}): {hint}", self.urls.join(", "))
+    }
+}
+
+/// Whether trying again cannot help.
+fn is_final(error: &async_nats::ConnectError) -> bool {
+    use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation, ServerParse, Tls};
+    matches!(error.kind(), Authentication | AuthorizationViolation | ServerParse | Tls)
+}
+
+fn unreadable(field: &str, path: &std::path::Path, error: &std::io::Error) -> BrokerError {
+    BrokerError::Options { what: format!("`{field}` {} cannot be read: {error}", path.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused() {
+        let both = ConnectOptions {
+            token: Some(String::from("t").into()),
+            user: Some("u".to_owned()),
+            ..ConnectOptions::default()
+        };
+        assert!(both.resolve().unwrap_err().to_string().contains("give one of"));
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let options = ConnectOptions { token: Some(String::from("hush").into()), ..ConnectOptions::default() };
+        assert!(!format!("{options:?}").contains("hush"));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_names_the_url_and_what_to_try() {
+        let options = ConnectOptions { connect_timeout_s: Some(1), ..ConnectOptions::to("nats://127.0.0.1:1") };
+        let error = options.connect().await.unwrap_err().to_string();
+        assert!(error.contains("nats://127.0.0.1:1") && error.contains("nats-server -js"), "{error}");
+    }
+}

@@ -1,0 +1,30 @@
+//! [`Hook`]: what may happen to messages on their way, for tests that inject faults.
+
+use crate::broker::{Incoming, Outgoing};
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// It arrives.
+    #[default]
+    Pass,
+    /// It is lost, and nobody is told.
+    Lose,
+}
+
+/// Decides what becomes of messages between clients and an embedded broker. It is called under the broker's lock:
+/// it must be quick and must not call the broker.
+pub trait Hook: Send + Sync {
+    /// A client's message before the broker sees it: data, acks (`$JS.ACK.>`), requests.
+    fn on_publish(&self, message: &Outgoing) -> Fate {
+        let _ = message;
+        Fate::Pass
+    }
+
+    /// A message before a client sees it: deliveries, publish acknowledgements, answers, statuses.
+    fn on_deliver(&self, message: &Incoming) -> Fate {
+        let _ = message;
+        Fate::Pass
+    }
+}

@@ -1,0 +1,136 @@
+//! [`Router`]: which subscriptions a message goes to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::hook::{Fate, Hook};
+use crate::broker::{Incoming, Subject, matches};
+
+/// One subscription.
+pub(super) struct Listener {
+    id: u64,
+    pattern: Subject,
+    group: Option<Box<str>>,
+    sender: mpsc::Sender<Incoming>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The subscriptions of all links, and the requests that wait for an answer.
+#[derive(Default)]
+pub(super) struct Router {
+    literal: HashMap<Subject, Vec<Listener>>,
+    patterns: Vec<Listener>,
+    requests: HashMap<Subject, oneshot::Sender<Incoming>>,
+    last_id: u64,
+    /// Turns through the members of queue groups.
+    turn: usize,
+    hook: Option<Arc<dyn Hook>>,
+}
+
+impl Router {
+    pub(super) fn new(hook: Option<Arc<dyn Hook>>) -> Self {
+        Router { hook, ..Router::default() }
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        pattern: Subject,
+        group: Option<&str>,
+        sender: mpsc::Sender<Incoming>,
+        dropped: Arc<AtomicU64>,
+    ) {
+        self.last_id += 1;
+        let listener = Listener { id: self.last_id, group: group.map(Into::into), sender, dropped, pattern };
+        if listener.pattern.split('.').any(|token| token == "*" || token == ">") {
+            self.patterns.push(listener);
+        } else {
+            self.literal.entry(listener.pattern.clone()).or_default().push(listener);
+        }
+        // New ones are a good moment to forget those that nobody reads any more.
+        self.patterns.retain(|l| !l.sender.is_closed());
+        if self.last_id.is_multiple_of(64) {
+            self.literal.retain(|_, listeners| {
+                listeners.retain(|l| !l.sender.is_closed());
+                !listeners.is_empty()
+            });
+        }
+    }
+
+    /// Expects the answer of a request on `reply`.
+    pub(super) fn expect(&mut self, reply: Subject, sender: oneshot::Sender<Incoming>) {
+        if self.requests.len() > 1024 {
+            self.requests.retain(|_, sender| !sender.is_closed());
+        }
+        self.requests.insert(reply, sender);
+    }
+
+    /// Whether anybody listens on `subject`.
+    #[allow(dead_code, reason = "used by the streams, which come next")]
+    pub(super) fn hears(&self, subject: &str) -> bool {
+        self.requests.get(subject).is_some_and(|sender| !sender.is_closed())
+            || self.literal.get(subject).is_some_and(|all| all.iter().any(|l| !l.sender.is_closed()))
+            || self.patterns.iter().any(|l| !l.sender.is_closed() && matches(&l.pattern, subject))
+    }
+
+    /// Delivers a message to who listens on its subject; says whether anybody does.
+    pub(super) fn deliver(&mut self, message: Incoming) -> bool {
+        if let Some(hook) = &self.hook
+            && hook.on_deliver(&message) == Fate::Lose
+        {
+            return true;
+        }
+        let message = match self.requests.remove(&message.subject) {
+            Some(sender) => match sender.send(message) {
+                Ok(()) => return true,
+                Err(message) => message,
+            },
+            None => message,
+        };
+        let literal = self.literal.get(&message.subject).map_or(&[][..], Vec::as_slice);
+        let wild = self.patterns.iter().filter(|l| matches(&l.pattern, &message.subject));
+        let mut heard = false;
+        let mut groups: Vec<(&str, Vec<&Listener>)> = Vec::new();
+        // The last one gets the message itself; the others, which are rare, a copy.
+        let mut last: Option<&Listener> = None;
+        for listener in literal.iter().chain(wild).filter(|l| !l.sender.is_closed()) {
+            heard = true;
+            if let Some(group) = listener.group.as_deref() {
+                match groups.iter_mut().find(|(name, _)| *name == group) {
+                    Some((_, members)) => members.push(listener),
+                    None => groups.push((group, vec![listener])),
+                }
+            } else if let Some(earlier) = last.replace(listener) {
+                earlier.send(message.clone());
+            }
+        }
+        for (_, members) in groups {
+            self.turn = self.turn.wrapping_add(1);
+            if let Some(member) = members.get(self.turn % members.len().max(1))
+                && let Some(earlier) = last.replace(*member)
+            {
+                earlier.send(message.clone());
+            }
+        }
+        if let Some(listener) = last {
+            listener.send(message);
+        }
+        heard
+    }
+
+    /// Forgets every request: their answers are lost.
+    pub(super) fn forget_requests(&mut self) {
+        self.requests.clear();
+    }
+}
+
+impl Listener {
+    fn send(&self, message: Incoming) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.sender.try_send(message) {
+            tracing::debug!(pattern = %self.pattern, id = self.id, "a subscription is full; a message was dropped");
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The seam to the outside: what Millstream needs from a message broker, at the level of core NATS.
+//!
+//! Everything JetStream (pull requests, acks, `RESET`, fast ingest, group replies, KV) is messages on
+//! `$JS.API.*` and reply subjects. So the seam is publish, subscribe and request, and the protocol above it is
+//! written once; it runs on a real server ([`ConnectOptions::connect`], feature `jetstream`) and on the
+//! embedded broker alike.
+
+mod api;
+#[cfg(feature = "jetstream")]
+mod connect;
+mod connection;
+#[cfg(feature = "jetstream")]
+mod context;
+mod embedded;
+mod error;
+mod message;
+#[cfg(feature = "jetstream")]
+mod nats;
+#[cfg(feature = "jetstream")]
+mod server;
+mod subject;
+mod subscription;
+
+pub use api::{
+    AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, PubAck, Purge,
+    Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,
+};
+#[cfg(feature = "jetstream")]
+pub use connect::{ConnectOptions, Secret, TlsOptions};
+pub use connection::{Connection, LinkState};
+pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
+pub use error::{ApiError, BrokerError, DeniedAction};
+pub use message::{Incoming, Outgoing};
+#[cfg(feature = "jetstream")]
+pub use server::{NatsServer, find_program};
+pub use subject::{Subject, is_publishable, matches, overlaps};
+pub use subscription::Subscription;
