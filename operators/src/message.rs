@@ -90,12 +90,8 @@ impl<P: Payload> From<Batch<P>> for AnyBatch {
     fn from(batch: Batch<P>) -> Self {
         let Parts { times, rows, origins, weight } = batch.into_parts();
         let len = rows.len();
-        AnyBatch {
-            rows: Box::new(rows),
-            payload: type_name::<P>(),
-            shell: Parts { times, rows: (), origins, weight },
-            len,
-        }
+        let shell = Parts { times, rows: (), origins, weight };
+        AnyBatch { rows: Box::new(rows), payload: type_name::<P>(), shell, len, scatter: scatter_typed::<P> }
     }
 }
 
