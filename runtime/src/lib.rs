@@ -1,3 +1,7 @@
 //! Millstream: a stateful stream-processing runtime for NATS JetStream.
 
 pub mod broker;
+pub mod checkpoint;
+pub mod engine;
+#[cfg(feature = "testkit")]
+pub mod testkit;

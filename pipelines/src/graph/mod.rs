@@ -4,6 +4,7 @@
 //! so that operators need not be `Clone`.
 
 mod erase;
+mod plan;
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ pub use erase::{
     AnyRow, AsyncLimits, Boxed, Call, Called, DynAsync, DynOperator, DynSink, DynSource, erase, erase_async,
     erase_join, erase_sink, erase_source,
 };
+pub use plan::{Output, Plan, PlannedEdge, Stage, Step, plan};
 
 /// A whole pipeline: what the engine runs.
 #[derive(Clone, Debug, Default)]

@@ -1,0 +1,234 @@
+//! The coordinator: draws barriers, gathers what the tasks say, commits the manifest, and tells sources and sinks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Result, Then, Timestamp};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::clock::Clock;
+use super::metrics::Metrics;
+use super::report::{Command, Report, TaskId};
+use super::round::{Member, Round};
+use super::stop::Stop;
+use crate::checkpoint::{Manifest, Revision, Store, StoreError};
+
+/// How a run that did not fail ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to stop, and everything read is in the last checkpoint.
+    Drained,
+    /// Every source came to its end, and everything is written.
+    Finished,
+    /// It was asked to stop at once; the next run goes on from the last checkpoint.
+    Stopped,
+}
+
+pub(crate) struct Coordinator {
+    pub(crate) pipeline: Arc<str>,
+    pub(crate) key_groups: u32,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) revision: Revision,
+    /// What the run starts from; from then on what the newest durable checkpoint holds.
+    pub(crate) manifest: Manifest,
+    pub(crate) tasks: BTreeMap<TaskId, Member>,
+    pub(crate) sources: BTreeMap<TaskId, mpsc::Sender<Command>>,
+    pub(crate) sinks: BTreeMap<TaskId, mpsc::Sender<Command>>,
+    pub(crate) reports: mpsc::Receiver<Report>,
+    pub(crate) nudge: Arc<Notify>,
+    pub(crate) stop: watch::Receiver<Stop>,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+}
+
+// So many checkpoints in a row may fail before the run does.
+const FAILURES: u32 = 10;
+
+impl Coordinator {
+    /// Runs until the last checkpoint is durable.
+    pub(crate) async fn run(&mut self) -> Result<Ended> {
+        if !self.first_checkpoint().await? {
+            return Ok(Ended::Stopped);
+        }
+        for source in self.sources.values() {
+            let _ = source.send(Command::Go).await;
+        }
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        let mut exhausted = BTreeSet::new();
+        let (mut round, mut started): (Option<Round>, _) = (None, Instant::now());
+        let (mut late, mut failures) = (false, 0);
+        loop {
+            let idle = round.is_none();
+            let mut then = None;
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                biased;
+                () = wanted(&mut stop), if idle => then = Some(Then::Stop),
+                report = self.reports.recv() => match report {
+                    Some(Report::Passed(task, epoch, part)) => {
+                        let member = self.tasks.get(&task).cloned();
+                        match (&mut round, member) {
+                            (Some(round), Some(member)) if round.barrier.epoch == epoch => round.take(task, &member, part)?,
+                            _ => return Err(Fault::bug(format!("{task:?} reports on checkpoint {epoch}, which is not open"))),
+                        }
+                    }
+                    Some(Report::Exhausted(task)) => { exhausted.insert(task); }
+                    Some(Report::Open(..)) => {}
+                    None => return Err(Fault::bug("all tasks are gone")),
+                },
+                () = self.nudge.notified(), if idle => then = Some(Then::GoOn),
+                () = tokio::time::sleep_until(started + self.timeout), if !idle && !late => {
+                    late = true;
+                    let missing: Vec<_> = round.iter().flat_map(Round::missing).collect();
+                    tracing::warn!(pipeline = %self.pipeline, ?missing, "a checkpoint takes longer than {:?}: something downstream is slow or stalled", self.timeout);
+                }
+                _ = ticks.tick(), if idle => then = Some(Then::GoOn),
+            }
+            if round.is_none() && exhausted.len() == self.sources.len() && then != Some(Then::Stop) {
+                then = Some(Then::Finish);
+            }
+            if let Some(then) = then {
+                let barrier = Barrier { epoch: self.manifest.epoch.next(), then };
+                round = Some(Round::new(barrier, self.tasks.keys().copied()));
+                (started, late) = (Instant::now(), false);
+                for source in self.sources.values() {
+                    let _ = source.send(Command::Barrier(barrier)).await;
+                }
+            }
+            if round.as_ref().is_some_and(Round::is_complete)
+                && let Some(done) = round.take()
+            {
+                let barrier = done.barrier;
+                match self.commit(done, started).await {
+                    Ok(()) => failures = 0,
+                    Err(fault)
+                        if fault.kind() == FaultKind::Checkpoint
+                            && failures < FAILURES
+                            && barrier.then == Then::GoOn =>
+                    {
+                        failures += 1;
+                        tracing::warn!(pipeline = %self.pipeline, epoch = %barrier.epoch, "a checkpoint failed, and the one before stays the newest: {}", fault.chain());
+                        self.manifest.epoch = barrier.epoch;
+                        continue;
+                    }
+                    Err(fault) => return Err(fault),
+                }
+                for line in self.sources.values().chain(self.sinks.values()) {
+                    let _ = line.send(Command::Committed(barrier.epoch)).await;
+                }
+                match barrier.then {
+                    Then::GoOn => {}
+                    Then::Stop => return Ok(Ended::Drained),
+                    Then::Finish => return Ok(Ended::Finished),
+                }
+            }
+        }
+    }
+
+    /// Waits until sources and sinks are open, and makes "from now on" a position for ever. The write also fences
+    /// whoever ran before. False when the run is asked to stop before it has begun.
+    async fn first_checkpoint(&mut self) -> Result<bool> {
+        let started = Instant::now();
+        let barrier = Barrier { epoch: self.manifest.epoch.next(), then: Then::GoOn };
+        let mut round = Round::new(barrier, []);
+        let mut waiting = self.sources.len() + self.sinks.len();
+        let mut stop = self.stop.clone();
+        while waiting > 0 {
+            let report = tokio::select! {
+                biased;
+                () = wanted(&mut stop) => return Ok(false),
+                report = self.reports.recv() => report,
+            };
+            match report {
+                Some(Report::Open(task, position)) => {
+                    waiting -= 1;
+                    if let (Some(position), Some(member)) = (position, self.tasks.get(&task)) {
+                        round.position(member, &position)?;
+                    }
+                }
+                Some(_) => {}
+                None => return Err(Fault::bug("all tasks are gone")),
+            }
+        }
+        round.operators = self.manifest.operators.clone();
+        self.commit(round, started).await.map(|()| true)
+    }
+
+    async fn commit(&mut self, round: Round, started: Instant) -> Result {
+        let at = self.clock.now();
+        let Round { barrier, sources, operators, .. } = round;
+        let manifest = Manifest {
+            pipeline: self.pipeline.to_string(),
+            epoch: barrier.epoch,
+            at,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            key_groups: self.key_groups,
+            sources,
+            operators,
+        };
+        let bytes = manifest.encode()?;
+        let size = bytes.len();
+        self.write(bytes).await?;
+        self.manifest = manifest;
+        self.checkpointed(barrier.epoch, at, started.elapsed(), size);
+        Ok(())
+    }
+
+    fn checkpointed(&self, epoch: Epoch, at: Timestamp, took: Duration, bytes: usize) {
+        self.metrics.checkpoint_done(epoch.0, at.as_micros(), took, bytes);
+        tracing::debug!(pipeline = %self.pipeline, %epoch, ?took, bytes, "checkpoint done");
+    }
+
+    /// Writes until it is known whether the manifest is durable. While the store is away the pipeline waits: sources
+    /// stall when they have as much in flight as they may.
+    async fn write(&mut self, bytes: Bytes) -> Result {
+        let mut pause = Duration::from_millis(50);
+        let mut unknown = false;
+        loop {
+            match self.store.write(&self.pipeline, self.revision, bytes.clone()).await {
+                Ok(revision) => {
+                    self.revision = revision;
+                    return Ok(());
+                }
+                Err(StoreError::Fenced) if !unknown => return Err(self.fenced()),
+                Err(StoreError::Failed(fault)) => return Err(fault),
+                Err(StoreError::Fenced) => {}
+                Err(StoreError::Unknown(fault)) => {
+                    unknown = true;
+                    tracing::warn!(pipeline = %self.pipeline, "a checkpoint is not confirmed, looking again in {pause:?}: {}", fault.chain());
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            }
+            match self.store.read(&self.pipeline).await {
+                Ok(Some((revision, stored))) if stored == bytes => {
+                    self.revision = revision;
+                    return Ok(());
+                }
+                Ok(found) if found.as_ref().map(|(revision, _)| *revision).unwrap_or_default() == self.revision => {}
+                Ok(_) => return Err(self.fenced()),
+                Err(StoreError::Failed(fault)) => return Err(fault),
+                Err(StoreError::Unknown(_) | StoreError::Fenced) => {}
+            }
+        }
+    }
+
+    fn fenced(&self) -> Fault {
+        let pipeline = &self.pipeline;
+        Fault::new(FaultKind::Fenced, format!("another instance of pipeline {pipeline} has taken over; this one stops"))
+    }
+}
+
+async fn wanted(stop: &mut watch::Receiver<Stop>) {
+    if stop.wait_for(|stop| *stop != Stop::No).await.is_err() {
+        // Nobody is left who could ask.
+        std::future::pending::<()>().await;
+    }
+}

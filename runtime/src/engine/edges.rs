@@ -1,0 +1,174 @@
+//! The tasks of sources and sinks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_operators::{Epoch, Fault, Message, Result, Then, Timestamp, Watermark};
+use millstream_pipelines::graph::{DynSink, DynSource};
+use tokio::sync::mpsc;
+
+use super::clock::Clock;
+use super::inbox::{Event, Inbox};
+use super::metrics::NodeMetrics;
+use super::report::{Command, Line, Part, Report};
+use super::router::{Router, Stopped};
+
+/// One subtask of a source.
+pub(crate) struct SourceTask {
+    pub(crate) node: Arc<str>,
+    pub(crate) source: Box<dyn DynSource>,
+    pub(crate) router: Router,
+    pub(crate) line: Line,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) from: Option<Bytes>,
+    pub(crate) batch_rows: usize,
+    // Where the source stood at each barrier whose checkpoint is not durable yet.
+    pub(crate) open_epochs: BTreeMap<Epoch, Bytes>,
+}
+
+impl SourceTask {
+    /// Runs until the last barrier is durable, something goes wrong, or a task downstream is gone.
+    pub(crate) async fn run(mut self) -> Result {
+        let node = Arc::clone(&self.node);
+        match self.work().await {
+            Ok(()) | Err(Stopped::Downstream) => Ok(()),
+            Err(Stopped::Fault(fault)) => Err(fault.at(&node)),
+        }
+    }
+
+    async fn work(&mut self) -> Result<(), Stopped> {
+        self.source.open(self.from.take()).await.map_err(Stopped::Fault)?;
+        let position = self.source.position().map_err(Stopped::Fault)?;
+        self.line.tell(Report::Open(self.line.task, Some(position))).await;
+        let (mut running, mut exhausted, mut stopping) = (false, false, None);
+        loop {
+            let reading = running && !exhausted && stopping.is_none();
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(Command::Go) => running = true,
+                    Some(Command::Barrier(barrier)) => {
+                        if barrier.then == Then::Finish {
+                            self.router.control(|| Message::Watermark(Watermark::At(Timestamp::MAX))).await?;
+                        }
+                        let position = self.source.position().map_err(Stopped::Fault)?;
+                        self.open_epochs.insert(barrier.epoch, position.clone());
+                        self.router.control(|| Message::Barrier(barrier)).await?;
+                        self.line.passed(barrier.epoch, Part::Position(position)).await;
+                        if barrier.then != Then::GoOn {
+                            self.router.control(|| Message::End).await?;
+                            stopping = Some(barrier.epoch);
+                        }
+                    }
+                    Some(Command::Committed(epoch)) => {
+                        self.committed(epoch).await.map_err(Stopped::Fault)?;
+                        if stopping == Some(epoch) {
+                            return self.source.close().await.map_err(Stopped::Fault);
+                        }
+                    }
+                    None => return Ok(()),
+                },
+                batch = self.source.next(self.batch_rows), if reading => match batch.map_err(Stopped::Fault)? {
+                    Some(batch) if batch.is_empty() => {}
+                    Some(batch) => {
+                        self.metrics.came_in(batch.len());
+                        self.metrics.went_out(0, batch.len());
+                        if let Some(lag) = self.source.lag() {
+                            self.metrics.set_lag(lag);
+                        }
+                        self.router.send(0, 0, batch).await?;
+                    }
+                    None => {
+                        exhausted = true;
+                        self.line.tell(Report::Exhausted(self.line.task)).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn committed(&mut self, epoch: Epoch) -> Result {
+        let later = self.open_epochs.split_off(&epoch.next());
+        let durable = std::mem::replace(&mut self.open_epochs, later);
+        match durable.into_iter().next_back() {
+            Some((_, position)) => self.source.commit(position).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// One subtask of a sink.
+pub(crate) struct SinkTask {
+    pub(crate) node: Arc<str>,
+    pub(crate) sink: Box<dyn DynSink>,
+    pub(crate) inbox: Inbox,
+    pub(crate) line: Line,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) clock: Clock,
+}
+
+impl SinkTask {
+    /// Runs until the last barrier is durable, something goes wrong, or the tasks upstream are gone.
+    pub(crate) async fn run(mut self) -> Result {
+        let node = Arc::clone(&self.node);
+        self.work().await.map_err(|fault| fault.at(&node))
+    }
+
+    async fn work(&mut self) -> Result {
+        self.sink.open().await?;
+        self.line.tell(Report::Open(self.line.task, None)).await;
+        let mut stopping = None;
+        loop {
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(Command::Committed(epoch)) => {
+                        self.sink.commit(epoch).await?;
+                        if stopping == Some(epoch) {
+                            return Ok(());
+                        }
+                    }
+                    Some(Command::Go | Command::Barrier(_)) => {}
+                    None => return Ok(()),
+                },
+                event = self.inbox.next(), if stopping.is_none() => match event {
+                    Some(event) => stopping = self.take(event?).await?,
+                    None => return Ok(()),
+                },
+                ended = self.sink.drive(), if stopping.is_none() => {
+                    ended?;
+                    return Err(Fault::bug("the sink stopped by itself"));
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, event: Event) -> Result<Option<Epoch>> {
+        match event {
+            Event::Data(_, batch, room) => {
+                let rows = batch.len();
+                self.metrics.came_in(rows);
+                let stored_at = batch.origins().and_then(|origins| origins.get(0)).map(|origin| origin.stored_at);
+                self.sink.write(batch).await?;
+                drop(room);
+                self.metrics.went_out(0, rows);
+                // One row a batch is enough to know, and one clock reading.
+                if let Some(stored_at) = stored_at {
+                    self.metrics.record_latency(self.clock.since(stored_at));
+                }
+            }
+            Event::Barrier(barrier) => {
+                self.sink.flush(barrier.epoch).await?;
+                self.line.passed(barrier.epoch, Part::Flushed).await;
+                if barrier.then != Then::GoOn {
+                    return Ok(Some(barrier.epoch));
+                }
+            }
+            Event::Watermark(_) | Event::End => {}
+        }
+        Ok(None)
+    }
+}

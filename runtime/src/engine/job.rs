@@ -1,0 +1,324 @@
+//! [`Job`]: one run of a graph, from a checkpoint until it ends or something goes wrong.
+
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_operators::{Fault, FaultKind, Result};
+use millstream_pipelines::graph::{Graph, NodeId, Plan, Resources, Role, Route, Stage, Step, Subtask};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::async_stage::AsyncTask;
+use super::chain::{Chain, LinkSpec};
+use super::channel::{Capacity, Receiver};
+use super::coordinator::{Coordinator, Ended};
+use super::edges::{SinkTask, SourceTask};
+use super::inbox::Inbox;
+use super::report::{Command, Line, TaskId};
+use super::round::Member;
+use super::router::{Lane, Router};
+use super::run::Environment;
+use super::stage::StageTask;
+use super::stop::Stop;
+use super::throttle::{Pace, ThrottleTask};
+use crate::checkpoint::{Manifest, Revision};
+
+/// One run of a graph.
+pub(crate) struct Job<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) plan: &'a Plan,
+    pub(crate) environment: &'a Environment,
+    pub(crate) manifest: Manifest,
+    pub(crate) revision: Revision,
+}
+
+/// The subtasks of a stage: where their inputs end, while the graph is being wired.
+struct Inlet {
+    receiver: Receiver,
+    ports: Vec<usize>,
+}
+
+impl Job<'_> {
+    /// Runs until everything has ended. What the newest durable checkpoint is comes back in any case.
+    pub(crate) async fn run(self, stop: watch::Receiver<Stop>) -> (Manifest, Result<Ended>) {
+        let before = self.manifest.clone();
+        let mut tasks = JoinSet::new();
+        let mut coordinator = match self.start(&mut tasks, stop.clone()) {
+            Ok(coordinator) => coordinator,
+            Err(fault) => return (before, Err(fault)),
+        };
+        let ended = oversee(&mut coordinator, &mut tasks, stop).await;
+        // Before another run starts, nothing of this one may be left: not even a task that is about to write.
+        tasks.shutdown().await;
+        (coordinator.manifest, ended)
+    }
+
+    fn start(&self, tasks: &mut JoinSet<Result>, stop: watch::Receiver<Stop>) -> Result<Coordinator> {
+        let Environment { store, clock, metrics, workers, nudge, .. } = self.environment;
+        let settings = &self.graph.settings;
+        let (reports, inbound) = mpsc::channel(1_024);
+        let mut coordinator = Coordinator {
+            pipeline: self.graph.name.as_str().into(),
+            key_groups: settings.key_groups,
+            interval: settings.checkpoint_interval,
+            timeout: settings.checkpoint_timeout,
+            store: Arc::clone(store),
+            revision: self.revision,
+            manifest: self.manifest.clone(),
+            tasks: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            reports: inbound,
+            nudge: Arc::clone(nudge),
+            stop,
+            clock: *clock,
+            metrics: metrics.clone(),
+        };
+        metrics.forget_queues();
+        let mut inlets: HashMap<(usize, u32), Inlet> = HashMap::new();
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            for subtask in 0..stage.parallelism {
+                inlets.insert((index, subtask), Inlet { receiver: Receiver::new(), ports: Vec::new() });
+            }
+        }
+        let mut routers = Vec::new();
+        for stage in &self.plan.stages {
+            for subtask in 0..stage.parallelism {
+                routers.push(self.router(stage, subtask, &mut inlets)?);
+            }
+        }
+        let mut routers = routers.into_iter();
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            for subtask in 0..stage.parallelism {
+                let task = TaskId(coordinator.tasks.len());
+                let line = Line { task, reports: reports.clone() };
+                let inlet = inlets.remove(&(index, subtask));
+                let (Some(router), Some(Inlet { receiver, ports })) = (routers.next(), inlet) else { continue };
+                let seat = Seat { stage, subtask, line, router, inbox: Inbox::new(receiver, ports) };
+                self.seat(seat, &mut coordinator, workers, tasks)?;
+            }
+        }
+        Ok(coordinator)
+    }
+
+    /// The edges out of one subtask.
+    fn router(&self, stage: &Stage, subtask: u32, inlets: &mut HashMap<(usize, u32), Inlet>) -> Result<Router> {
+        let settings = &self.graph.settings;
+        let capacity = Capacity::new(settings.channel_rows, settings.channel_bytes);
+        let mut router = Router::new(settings.key_groups);
+        for output in &stage.outputs {
+            let mut lanes = Vec::new();
+            for edge in &output.edges {
+                let target =
+                    self.plan.stages.get(edge.stage).ok_or_else(|| Fault::bug("an edge of the plan leads nowhere"))?;
+                let behind = match edge.route {
+                    Route::Forward => subtask..subtask + 1,
+                    _ => 0..target.parallelism,
+                };
+                let mut senders = Vec::new();
+                for to in behind {
+                    let inlet = inlets
+                        .get_mut(&(edge.stage, to))
+                        .ok_or_else(|| Fault::bug("an edge of the plan leads nowhere"))?;
+                    let sender =
+                        inlet.receiver.connect(capacity).ok_or_else(|| Fault::bug("an edge was wired too late"))?;
+                    inlet.ports.push(edge.port);
+                    if let Some(node) = target.nodes.first().and_then(|id| self.graph.node(*id)) {
+                        self.environment.metrics.watch_queue(&node.name, sender.budget().clone());
+                    }
+                    senders.push(sender);
+                }
+                // Subtasks start their turns apart, so that rebalancing spreads from the first batch on.
+                lanes.push(Lane { route: edge.route.clone(), senders, turn: subtask as usize });
+            }
+            let copy = self
+                .graph
+                .node(output.node)
+                .and_then(|node| node.outputs.get(output.port))
+                .and_then(|port| port.copy());
+            router.add(link_of(stage, output.node), output.port, copy, lanes);
+        }
+        Ok(router)
+    }
+
+    /// Makes the task of one subtask and starts it.
+    fn seat(
+        &self,
+        seat: Seat<'_>,
+        coordinator: &mut Coordinator,
+        workers: &super::workers::Workers,
+        tasks: &mut JoinSet<Result>,
+    ) -> Result {
+        let Seat { stage, subtask, line, router, inbox } = seat;
+        let task = line.task;
+        let Some((id, node)) = stage.nodes.first().and_then(|id| Some((*id, self.graph.node(*id)?))) else {
+            return Ok(());
+        };
+        let (environment, name) = (self.environment, Arc::<str>::from(node.name.as_str()));
+        let (clock, metrics) = (environment.clock, environment.metrics.node(&name));
+        let of = stage.parallelism;
+        let mut member = Member { source: None, subtask, of };
+        match &node.role {
+            Role::Source(make) => {
+                let source = make(&self.subtask(id, subtask, of))?;
+                let (commands, received) = mpsc::channel(16);
+                let from = self.position(&name, subtask, of)?;
+                coordinator.sources.insert(task, commands);
+                member.source = Some(Arc::clone(&name));
+                let batch_rows = self.graph.settings.batch_rows;
+                let task = SourceTask {
+                    node: name,
+                    source,
+                    router,
+                    line,
+                    commands: received,
+                    metrics,
+                    from,
+                    batch_rows,
+                    open_epochs: BTreeMap::new(),
+                };
+                workers.spawn(subtask, tasks, task.run());
+            }
+            Role::Sink(make) => {
+                let sink = make(&self.subtask(id, subtask, of))?;
+                let (commands, received) = mpsc::channel::<Command>(16);
+                coordinator.sinks.insert(task, commands);
+                let task = SinkTask { node: name, sink, inbox, line, commands: received, metrics, clock };
+                workers.spawn(subtask, tasks, task.run());
+            }
+            Role::Async(make, limits) => {
+                let operator = make(&self.subtask(id, subtask, of))?;
+                let task = AsyncTask { node: name, operator, limits: *limits, inbox, router, line, metrics };
+                workers.spawn(subtask, tasks, task.run());
+            }
+            Role::Throttle(rate) => {
+                let task = ThrottleTask { inbox, router, line, metrics, pace: Pace::new(*rate, of) };
+                workers.spawn(subtask, tasks, task.run());
+            }
+            Role::Operator(_) => {
+                let mut chain = self.chain(stage, subtask)?;
+                self.restore(&mut chain, stage, subtask)?;
+                let task = StageTask { inbox, chain, router, clock, line, timers: BinaryHeap::new() };
+                workers.spawn(subtask, tasks, task.run());
+            }
+        }
+        coordinator.tasks.insert(task, member);
+        Ok(())
+    }
+
+    fn subtask(&self, node: NodeId, index: u32, of: u32) -> Subtask {
+        let name = self.graph.node(node).map(|node| node.name.as_str()).unwrap_or_default();
+        let resources: Resources = self.environment.resources.clone();
+        Subtask { pipeline: self.graph.name.as_str().into(), node: name.into(), index, of, resources }
+    }
+
+    fn chain(&self, stage: &Stage, subtask: u32) -> Result<Chain> {
+        let mut links = Vec::new();
+        for step in &stage.steps {
+            let (nodes, make): (Vec<NodeId>, _) = match step {
+                Step::One(id) => match self.graph.node(*id).map(|node| &node.role) {
+                    Some(Role::Operator(make)) => (vec![*id], make),
+                    _ => return Err(Fault::bug("a stage of the plan has a node that is no operator")),
+                },
+                Step::Pass { index, .. } => {
+                    let pass = self
+                        .graph
+                        .passes
+                        .get(*index)
+                        .ok_or_else(|| Fault::bug("a pass of the plan is not in the graph"))?;
+                    (pass.nodes.clone(), &pass.make)
+                }
+            };
+            let first = nodes.first().copied().ok_or_else(|| Fault::bug("a pass of the plan has no nodes"))?;
+            let operator = make(&self.subtask(first, subtask, stage.parallelism))?;
+            let names = nodes.iter().filter_map(|id| self.graph.node(*id)).map(|node| node.name.as_str());
+            let metrics = names.clone().map(|name| self.environment.metrics.node(name)).collect();
+            let node: Arc<str> = names.collect::<Vec<_>>().join("+").into();
+            links.push(LinkSpec { node, operator, metrics });
+        }
+        Ok(Chain::new(links))
+    }
+
+    fn restore(&self, chain: &mut Chain, stage: &Stage, subtask: u32) -> Result {
+        for id in &stage.nodes {
+            let Some(name) = self.graph.node(*id).map(|node| &node.name) else { continue };
+            if let Some(state) = self.manifest.operators.get(name).and_then(|all| all.first())
+                && state.of != stage.parallelism
+            {
+                return Err(rescaled(name, state.of, stage.parallelism));
+            }
+        }
+        chain.restore(|node| {
+            let all = self.manifest.operators.get(node)?;
+            all.iter().find(|state| state.subtask == subtask).map(|state| &state.saved)
+        })
+    }
+
+    fn position(&self, node: &str, subtask: u32, of: u32) -> Result<Option<Bytes>> {
+        let Some(all) = self.manifest.sources.get(node) else { return Ok(None) };
+        if let Some(other) = all.iter().find(|position| position.of != of) {
+            return Err(rescaled(node, other.of, of));
+        }
+        let position = all.iter().find(|position| position.subtask == subtask).map(|position| &position.position);
+        let encoded = position.map(serde_json::to_vec).transpose();
+        encoded
+            .map(|position| position.map(Bytes::from))
+            .map_err(|error| Fault::bug("a position cannot be encoded").because(error))
+    }
+}
+
+/// What a task gets besides what it is made of.
+struct Seat<'a> {
+    stage: &'a Stage,
+    subtask: u32,
+    line: Line,
+    router: Router,
+    inbox: Inbox,
+}
+
+fn rescaled(node: &str, was: u32, is: u32) -> Fault {
+    let words = format!(
+        "{node} had {was} subtasks at the last checkpoint and has {is} now; set its parallelism to {was}, or start a new pipeline name"
+    );
+    Fault::new(FaultKind::Setup, words)
+}
+
+/// Which link of a stage's chain does the work of a node.
+fn link_of(stage: &Stage, node: NodeId) -> usize {
+    let mut done = 0;
+    for (link, step) in stage.steps.iter().enumerate() {
+        done += step.nodes().len();
+        if stage.nodes.iter().take(done).any(|id| *id == node) {
+            return link;
+        }
+    }
+    0
+}
+
+/// Watches the coordinator and the tasks until all have ended, or the first fault.
+async fn oversee(
+    coordinator: &mut Coordinator,
+    tasks: &mut JoinSet<Result>,
+    mut stop: watch::Receiver<Stop>,
+) -> Result<Ended> {
+    let mut ended = None;
+    let mut coordinating = pin!(coordinator.run());
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop == Stop::Now) => return Ok(Ended::Stopped),
+            joined = tasks.join_next() => match joined {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(fault))) => return Err(fault),
+                Some(Err(error)) => return Err(Fault::new(FaultKind::Panic, "a task of the engine panicked").because(error)),
+                None => return ended.ok_or_else(|| Fault::bug("all tasks are gone")),
+            },
+            result = &mut coordinating, if ended.is_none() => match result? {
+                Ended::Stopped => return Ok(Ended::Stopped),
+                how => ended = Some(how),
+            },
+        }
+    }
+}

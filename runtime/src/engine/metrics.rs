@@ -1,0 +1,227 @@
+//! [`Metrics`]: what a running pipeline counts, for whoever wants to look.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use hdrhistogram::Histogram;
+
+use super::channel::Budget;
+
+/// The registry of a running pipeline. Cheap to clone; written once a batch, read whenever somebody looks.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Registry>);
+
+#[derive(Debug, Default)]
+struct Registry {
+    nodes: DashMap<String, Arc<NodeMetrics>>,
+    queues: DashMap<String, Vec<Budget>>,
+    checkpoint: CheckpointMetrics,
+    restarts: AtomicU64,
+}
+
+/// What a node counts, over all its subtasks and since the process started.
+#[derive(Default)]
+pub struct NodeMetrics {
+    rows_in: AtomicU64,
+    rows_out: AtomicU64,
+    rows_rejected: AtomicU64,
+    batches: AtomicU64,
+    lag: AtomicU64,
+    lag_known: AtomicBool,
+    stalled: Mutex<Option<String>>,
+    latency: Mutex<Option<Histogram<u64>>>,
+}
+
+#[derive(Debug, Default)]
+struct CheckpointMetrics {
+    completed: AtomicU64,
+    epoch: AtomicU64,
+    at_micros: AtomicU64,
+    duration_micros: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// The counters of a node at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct NodeSnapshot {
+    /// The node.
+    pub node: String,
+    /// Rows that came in; at a source, rows read.
+    pub rows_in: u64,
+    /// Rows that went out at the main output; at a sink, rows written.
+    pub rows_out: u64,
+    /// Rows that went out at side outputs.
+    pub rows_rejected: u64,
+    /// Batches that came in.
+    pub batches: u64,
+    /// Rows known to wait outside, at a source.
+    pub lag: Option<u64>,
+    /// How full its fullest input queue is, from 0 to 1.
+    pub queue_fill: f64,
+    /// Why it waits for its peer, if it does.
+    pub stalled: Option<String>,
+    /// From when the source stored a message until its rows were taken over by this sink: median, 99th percentile and
+    /// maximum.
+    pub latency: Option<[Duration; 3]>,
+}
+
+/// The last checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointSnapshot {
+    /// How many were completed since the process started.
+    pub completed: u64,
+    /// The epoch of the last one.
+    pub epoch: u64,
+    /// When it was completed, in microseconds since the epoch of time; 0 if none was.
+    pub at_micros: u64,
+    /// How long it took.
+    pub duration: Duration,
+    /// How large its manifest is.
+    pub bytes: u64,
+}
+
+impl Metrics {
+    /// The counters of a node.
+    pub fn node(&self, name: &str) -> Arc<NodeMetrics> {
+        if let Some(node) = self.0.nodes.get(name) {
+            return Arc::clone(&node);
+        }
+        Arc::clone(&self.0.nodes.entry(name.to_owned()).or_default())
+    }
+
+    pub(crate) fn watch_queue(&self, node: &str, budget: Budget) {
+        self.0.queues.entry(node.to_owned()).or_default().push(budget);
+    }
+
+    pub(crate) fn forget_queues(&self) {
+        self.0.queues.clear();
+    }
+
+    pub(crate) fn count_restart(&self) {
+        self.0.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn checkpoint_done(&self, epoch: u64, at_micros: i64, took: Duration, bytes: usize) {
+        let checkpoint = &self.0.checkpoint;
+        checkpoint.completed.fetch_add(1, Ordering::Relaxed);
+        checkpoint.epoch.store(epoch, Ordering::Relaxed);
+        checkpoint.at_micros.store(u64::try_from(at_micros).unwrap_or(0), Ordering::Relaxed);
+        checkpoint.duration_micros.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        checkpoint.bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How often the supervisor has restarted the pipeline.
+    pub fn restarts(&self) -> u64 {
+        self.0.restarts.load(Ordering::Relaxed)
+    }
+
+    /// The last checkpoint.
+    pub fn checkpoint(&self) -> CheckpointSnapshot {
+        let checkpoint = &self.0.checkpoint;
+        CheckpointSnapshot {
+            completed: checkpoint.completed.load(Ordering::Relaxed),
+            epoch: checkpoint.epoch.load(Ordering::Relaxed),
+            at_micros: checkpoint.at_micros.load(Ordering::Relaxed),
+            duration: Duration::from_micros(checkpoint.duration_micros.load(Ordering::Relaxed)),
+            bytes: checkpoint.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The counters of all nodes, by name.
+    pub fn nodes(&self) -> Vec<NodeSnapshot> {
+        let mut nodes: Vec<_> = self.0.nodes.iter().map(|entry| self.snapshot(entry.key(), entry.value())).collect();
+        nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        nodes
+    }
+
+    fn snapshot(&self, name: &str, node: &NodeMetrics) -> NodeSnapshot {
+        let queues = self.0.queues.get(name);
+        let fill = queues.map_or(0.0, |queues| queues.iter().map(Budget::fill).fold(0.0, f64::max));
+        let latency = node.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let latency = latency.as_ref().filter(|histogram| !histogram.is_empty()).map(|histogram| {
+            [histogram.value_at_quantile(0.5), histogram.value_at_quantile(0.99), histogram.max()]
+                .map(Duration::from_micros)
+        });
+        NodeSnapshot {
+            node: name.to_owned(),
+            rows_in: node.rows_in.load(Ordering::Relaxed),
+            rows_out: node.rows_out.load(Ordering::Relaxed),
+            rows_rejected: node.rows_rejected.load(Ordering::Relaxed),
+            batches: node.batches.load(Ordering::Relaxed),
+            lag: node.lag_known.load(Ordering::Relaxed).then(|| node.lag.load(Ordering::Relaxed)),
+            queue_fill: fill,
+            stalled: node.stalled.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            latency,
+        }
+    }
+}
+
+impl NodeMetrics {
+    pub(crate) fn came_in(&self, rows: usize) {
+        self.rows_in.fetch_add(rows as u64, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn went_out(&self, port: usize, rows: usize) {
+        let counter = if port == 0 { &self.rows_out } else { &self.rows_rejected };
+        counter.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_lag(&self, lag: u64) {
+        self.lag.store(lag, Ordering::Relaxed);
+        self.lag_known.store(true, Ordering::Relaxed);
+    }
+
+    /// Says why the node waits for its peer, or that it no longer does.
+    pub fn stalled(&self, why: Option<String>) {
+        *self.stalled.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(crate) fn record_latency(&self, took: Duration) {
+        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        // Up to an hour, with three digits: at most some 100 KiB a sink.
+        if latency.is_none() {
+            *latency = Histogram::new_with_bounds(1, 3_600_000_000, 3).ok();
+        }
+        if let Some(histogram) = latency.as_mut() {
+            histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl fmt::Debug for NodeMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "NodeMetrics({} in, {} out)",
+            self.rows_in.load(Ordering::Relaxed),
+            self.rows_out.load(Ordering::Relaxed)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_shows_what_was_counted() {
+        let metrics = Metrics::default();
+        let node = metrics.node("large");
+        node.came_in(10);
+        node.went_out(0, 7);
+        node.went_out(1, 3);
+        node.record_latency(Duration::from_millis(5));
+        node.stalled(Some("stream TOTALS is full".into()));
+        let seen = metrics.nodes().remove(0);
+        assert_eq!((seen.rows_in, seen.rows_out, seen.rows_rejected, seen.batches), (10, 7, 3, 1));
+        assert_eq!(seen.stalled.as_deref(), Some("stream TOTALS is full"));
+        assert!(seen.latency.unwrap()[0] >= Duration::from_millis(4));
+        assert_eq!(seen.lag, None);
+    }
+}

@@ -1,0 +1,35 @@
+//! The engine: runs a [`Graph`](millstream_pipelines::graph::Graph) as tasks joined by bounded channels.
+//!
+//! ```text
+//! SourceTask -> [channel] -> StageTask (inbox -> chain -> router) -> [channel] -> SinkTask
+//!      \________________________ Coordinator: barriers, manifest, commits ___________/
+//! ```
+
+mod alignment;
+mod async_stage;
+mod chain;
+mod channel;
+mod clock;
+mod coordinator;
+mod edges;
+mod frontier;
+mod inbox;
+mod job;
+mod metrics;
+mod report;
+mod round;
+mod router;
+mod run;
+mod stage;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod throttle;
+mod workers;
+
+pub use clock::Clock;
+pub use coordinator::Ended;
+pub use metrics::{CheckpointSnapshot, Metrics, NodeMetrics, NodeSnapshot};
+pub use run::{Environment, Nudge, run};
+pub use stop::Stopper;
+pub use workers::Workers;

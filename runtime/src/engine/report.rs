@@ -1,0 +1,62 @@
+//! What tasks tell the coordinator, and what it tells them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_operators::{Barrier, Epoch, Saved};
+use tokio::sync::mpsc;
+
+/// A subtask of a node or stage, by its number in the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct TaskId(pub(crate) usize);
+
+/// What a task says.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A source is open at this position, and waits for checkpoint 0; or a sink is open.
+    Open(TaskId, Option<Bytes>),
+    /// A bounded source has given all that it has; it waits for the last barrier.
+    Exhausted(TaskId),
+    /// The barrier of the epoch has passed the task.
+    Passed(TaskId, Epoch, Part),
+}
+
+/// A task's part of a checkpoint.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// A source stood here.
+    Position(Bytes),
+    /// The operators of a stage held this.
+    State(Vec<(Arc<str>, Saved)>),
+    /// A sink has stored everything.
+    Flushed,
+}
+
+/// What the coordinator tells a source or sink.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Start reading.
+    Go,
+    /// Send this barrier.
+    Barrier(Barrier),
+    /// The checkpoint of this epoch is durable.
+    Committed(Epoch),
+}
+
+/// A task's line to the coordinator.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) task: TaskId,
+    pub(crate) reports: mpsc::Sender<Report>,
+}
+
+impl Line {
+    pub(crate) async fn passed(&self, epoch: Epoch, part: Part) {
+        self.tell(Report::Passed(self.task, epoch, part)).await;
+    }
+
+    pub(crate) async fn tell(&self, report: Report) {
+        // Nobody listens any more when the run is being stopped.
+        let _ = self.reports.send(report).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! [`Round`]: one checkpoint on its way: which tasks the barrier has passed, and what they said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_operators::{Barrier, Fault, Result, Saved};
+
+use super::report::{Part, TaskId};
+use crate::checkpoint::{NodeState, SourcePosition};
+
+/// Which subtask of how many a task is, and of which node if it is a source.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) source: Option<Arc<str>>,
+    pub(crate) subtask: u32,
+    pub(crate) of: u32,
+}
+
+/// The parts of a checkpoint, as they come in.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub(crate) barrier: Barrier,
+    missing: BTreeSet<TaskId>,
+    pub(crate) sources: BTreeMap<String, Vec<SourcePosition>>,
+    pub(crate) operators: BTreeMap<String, Vec<NodeState>>,
+}
+
+impl Round {
+    /// A round that all these tasks take part in.
+    pub(crate) fn new(barrier: Barrier, tasks: impl IntoIterator<Item = TaskId>) -> Self {
+        let missing = tasks.into_iter().collect();
+        Round { barrier, missing, sources: BTreeMap::new(), operators: BTreeMap::new() }
+    }
+
+    /// Takes a task's part.
+    ///
+    /// # Errors
+    /// When the task has no part to give, which would mean that the engine is wrong.
+    pub(crate) fn take(&mut self, task: TaskId, member: &Member, part: Part) -> Result {
+        if !self.missing.remove(&task) {
+            return Err(Fault::bug(format!("{task:?} took part in checkpoint {} twice", self.barrier.epoch)));
+        }
+        match part {
+            Part::Position(position) => self.position(member, &position)?,
+            Part::State(all) => {
+                for (node, saved) in all {
+                    self.state(member, &node, saved);
+                }
+            }
+            Part::Flushed => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn position(&mut self, member: &Member, position: &Bytes) -> Result {
+        let node = member.source.as_deref().unwrap_or_default();
+        let position = serde_json::from_slice(position)
+            .map_err(|error| Fault::bug(format!("the position of {node} is not JSON")).because(error))?;
+        let position = SourcePosition { subtask: member.subtask, of: member.of, position };
+        let all = self.sources.entry(node.to_owned()).or_default();
+        all.push(position);
+        all.sort_by_key(|position| position.subtask);
+        Ok(())
+    }
+
+    fn state(&mut self, member: &Member, node: &str, saved: Saved) {
+        let all = self.operators.entry(node.to_owned()).or_default();
+        all.push(NodeState { subtask: member.subtask, of: member.of, saved });
+        all.sort_by_key(|state| state.subtask);
+    }
+
+    /// Whether the barrier has passed all tasks.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// The tasks that it has not passed.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = TaskId> {
+        self.missing.iter().copied()
+    }
+}

@@ -1,0 +1,170 @@
+//! [`run`]: the supervisor: runs a graph, and again from the last checkpoint when something goes wrong.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_operators::{Fault, FaultKind, Result, Retry};
+use millstream_pipelines::graph::{Graph, Resources, plan};
+use tokio::sync::{Notify, watch};
+
+use super::clock::Clock;
+use super::coordinator::Ended;
+use super::job::Job;
+use super::metrics::Metrics;
+use super::stop::{Stop, Stopper};
+use super::workers::Workers;
+use crate::checkpoint::{Manifest, Revision, Store, StoreError};
+
+/// What a run works with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Environment {
+    /// Connections and whatever else nodes ask for by type.
+    pub resources: Resources,
+    /// Where checkpoints are kept.
+    pub store: Arc<dyn Store>,
+    /// Where the run counts.
+    pub metrics: Metrics,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Where tasks run.
+    pub workers: Workers,
+    /// How the run is asked to end.
+    pub stopper: Stopper,
+    /// Asks for a checkpoint before the interval is over; sources find it among the resources.
+    pub(crate) nudge: Arc<Notify>,
+}
+
+impl Environment {
+    /// An environment that keeps checkpoints in `store` and runs tasks on `workers`.
+    pub fn new(store: Arc<dyn Store>, workers: Workers) -> Self {
+        let nudge = Arc::new(Notify::new());
+        let (metrics, clock) = (Metrics::default(), Clock::system());
+        let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
+        Environment { resources, store, metrics, clock, workers, stopper: Stopper::default(), nudge }
+    }
+
+    /// The same environment with one more resource for nodes.
+    #[must_use]
+    pub fn with<T: std::any::Any + Send + Sync>(mut self, resource: T) -> Self {
+        self.resources = self.resources.with(resource);
+        self
+    }
+}
+
+/// Asks for a checkpoint before the interval is over: for sources that have as much in flight as they may.
+#[derive(Clone, Debug)]
+pub struct Nudge(Arc<Notify>);
+
+impl Nudge {
+    /// Asks for a checkpoint now; nothing happens if one is under way.
+    pub fn checkpoint(&self) {
+        self.0.notify_one();
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+// The same fault at the same place so often in a row will come again for ever.
+const SAME_FAULT: u32 = 10;
+
+/// Runs a graph until it is asked to stop, its sources end, or it cannot go on.
+///
+/// After a fault it starts again from the last checkpoint, after 100 ms at first and 30 s at most. Faults that a retry
+/// cannot help, and the same fault ten times in a row without a step forward, end the run.
+///
+/// # Errors
+/// The fault that ended the run.
+pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
+    let plan = plan(graph);
+    let mut pause = FIRST_PAUSE;
+    let mut last: Option<(String, Manifest, u32)> = None;
+    loop {
+        let mut stop = environment.stopper.watch();
+        let (revision, manifest) = newest(graph, environment, &mut stop).await?;
+        let Some(manifest) = manifest else { return Ok(Ended::Stopped) };
+        let job = Job { graph, plan: &plan, environment, manifest, revision };
+        let (reached, ended) = job.run(stop.clone()).await;
+        let fault = match ended {
+            Ok(ended) => return Ok(ended),
+            Err(fault) if fault.retry() == Retry::Never => return Err(fault),
+            Err(fault) => fault,
+        };
+        let text = fault.chain();
+        let times = match &last {
+            Some((before, at, times)) if *before == text && at.sources == reached.sources => times + 1,
+            _ => 1,
+        };
+        if times == 1 {
+            pause = FIRST_PAUSE;
+        }
+        if times >= SAME_FAULT {
+            let words = format!("the same fault came {times} times at the same place, so the pipeline stops");
+            return Err(Fault::new(fault.kind(), words).because(fault).retry_with(Retry::Never));
+        }
+        last = Some((text, reached, times));
+        environment.metrics.count_restart();
+        tracing::warn!(pipeline = %graph.name, node = fault.node().unwrap_or(""), "restarting from the last checkpoint in {pause:?}: {}", fault.chain());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The newest manifest, or a first one; `None` when the run is asked to stop while the store is away.
+async fn newest(
+    graph: &Graph,
+    environment: &Environment,
+    stop: &mut watch::Receiver<Stop>,
+) -> Result<(Revision, Option<Manifest>)> {
+    let store = &environment.store;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match store.read(&graph.name).await {
+            Ok(None) => {
+                let first = Manifest {
+                    pipeline: graph.name.clone(),
+                    key_groups: graph.settings.key_groups,
+                    ..Manifest::default()
+                };
+                return Ok((Revision(0), Some(first)));
+            }
+            Ok(Some((revision, bytes))) => {
+                let manifest = Manifest::decode(&bytes, &graph.name, &store.describe(&graph.name))?;
+                check_fits(graph, &manifest)?;
+                return Ok((revision, Some(manifest)));
+            }
+            Err(StoreError::Failed(fault)) => return Err(fault),
+            Err(StoreError::Unknown(fault)) => {
+                tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be read yet, looking again in {pause:?}: {}", fault.chain());
+            }
+            Err(StoreError::Fenced) => return Err(Fault::bug("a read was fenced")),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok((Revision(0), None)),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Refuses a checkpoint whose sources or state the graph has no place for: going on would forget them in silence.
+fn check_fits(graph: &Graph, manifest: &Manifest) -> Result {
+    let setup = |words: String| Fault::new(FaultKind::Setup, words);
+    if manifest.key_groups != graph.settings.key_groups && !manifest.operators.is_empty() {
+        let (was, is) = (manifest.key_groups, graph.settings.key_groups);
+        return Err(setup(format!(
+            "the last checkpoint has {was} key groups and the pipeline has {is}; they are fixed for its life"
+        )));
+    }
+    let known = |name: &String| graph.nodes.iter().any(|node| node.name == *name);
+    let lost: Vec<_> = manifest.sources.keys().chain(manifest.operators.keys()).filter(|name| !known(name)).collect();
+    if !lost.is_empty() {
+        return Err(setup(format!(
+            "the last checkpoint holds the place or state of {lost:?}, which the pipeline no longer has; give the node its name back, or start under a new pipeline name"
+        )));
+    }
+    Ok(())
+}

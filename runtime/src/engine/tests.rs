@@ -1,0 +1,261 @@
+//! Stories of whole graphs on the engine: feed, advance, crash, drain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_operators::{
+    AnyBatch, Batch, Operator, Outbox, PortType, Result, Sink, Source, StateVisitor, Timestamp, Turn,
+};
+use millstream_pipelines::graph::{
+    Graph, InPort, KeyFn, Node, NodeId, OutPort, Role, Route, erase, erase_sink, erase_source,
+};
+
+use super::*;
+use crate::checkpoint::{MemoryStore, Store};
+use crate::testkit::{CollectSink, Collected, FailingStore, Flow, Gate, ListSource, StallingSink};
+
+fn graph() -> Graph {
+    Graph { name: "test".into(), ..Graph::default() }
+}
+
+fn source<S: Source + Clone + Sync>(graph: &mut Graph, name: &str, source: S) -> NodeId {
+    let mut node = Node::new(name, "list", Role::Source(Arc::new(move |_| Ok(erase_source(source.clone())))));
+    node.outputs = vec![PortType::of::<S::Out>("out")];
+    graph.add(node)
+}
+
+fn operator<O: Operator>(
+    graph: &mut Graph,
+    name: &str,
+    from: NodeId,
+    route: Route,
+    make: impl Fn() -> O + Send + Sync + 'static,
+) -> NodeId {
+    let mut node = Node::new(name, "test", Role::Operator(Arc::new(move |_| Ok(erase(make())))));
+    node.inputs = vec![PortType::of::<O::In>("in")];
+    node.outputs = vec![PortType::of::<O::Out>("out")];
+    let id = graph.add(node);
+    graph.connect(OutPort { node: from, port: 0 }, InPort { node: id, port: 0 }, route);
+    id
+}
+
+fn sink<S: Sink + Clone + Sync>(graph: &mut Graph, name: &str, from: NodeId, sink: S) -> NodeId {
+    let mut node = Node::new(name, "collect", Role::Sink(Arc::new(move |_| Ok(erase_sink(sink.clone())))));
+    node.inputs = vec![PortType::of::<S::In>("in")];
+    node.parallelism = Some(1);
+    let id = graph.add(node);
+    graph.connect(OutPort { node: from, port: 0 }, InPort { node: id, port: 0 }, Route::Forward);
+    id
+}
+
+fn numbers(n: u32) -> impl Iterator<Item = (Timestamp, u32)> {
+    (0..n).map(|n| (Timestamp::from_micros(i64::from(n)), n))
+}
+
+/// Adds up, and gives the sum so far behind each row.
+struct RunningSum(u64);
+
+impl Operator for RunningSum {
+    type In = Vec<u32>;
+    type Out = Vec<u64>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<u32>>, out: &mut Outbox<'_, Vec<u64>>) -> Result<Turn> {
+        for (at, row) in batch {
+            self.0 += u64::from(row);
+            out.push(at, self.0);
+        }
+        Ok(Turn::Done)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.value("sum", &mut self.0)
+    }
+}
+
+/// Doubles, and panics on a row the first so many times.
+struct Fragile(u32, Arc<std::sync::atomic::AtomicU32>);
+
+impl Operator for Fragile {
+    type In = Vec<u32>;
+    type Out = Vec<u32>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<u32>>, out: &mut Outbox<'_, Vec<u32>>) -> Result<Turn> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let hit = batch.rows().contains(&self.0);
+        if hit && self.1.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            panic!("row {} hurts", self.0);
+        }
+        out.send(batch);
+        Ok(Turn::Done)
+    }
+}
+
+fn sums(n: u32) -> Vec<u64> {
+    let mut sum = 0;
+    (0..n)
+        .map(|n| {
+            sum += u64::from(n);
+            sum
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_flow_from_source_to_sink_and_the_run_ends_with_its_input() {
+    let (mut graph, out) = (graph(), Collected::<u64>::default());
+    let list = source(&mut graph, "in", ListSource::new(numbers(5_000)).at_once(100));
+    let sum = operator(&mut graph, "sum", list, Route::Forward, || RunningSum(0));
+    sink(&mut graph, "out", sum, CollectSink::new(out.clone()));
+    let flow = Flow::start(graph).unwrap();
+    let metrics = flow.metrics().clone();
+    assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+    assert_eq!(out.rows(), sums(5_000));
+    let seen: Vec<_> = metrics.nodes().into_iter().map(|node| (node.node, node.rows_in, node.rows_out)).collect();
+    assert_eq!(seen, [("in".into(), 5_000, 5_000), ("out".into(), 5_000, 5_000), ("sum".into(), 5_000, 5_000)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_and_position_come_back_together_after_a_crash() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let list = ListSource::new([]).at_once(7).endless();
+    let mut last = Vec::new();
+    for round in 0..10u32 {
+        list.feed(numbers(200).map(|(t, n)| (t, round * 200 + n)));
+        let (mut graph, out) = (graph(), Collected::<u64>::default());
+        let from = source(&mut graph, "in", list.clone());
+        let sum = operator(&mut graph, "sum", from, Route::Forward, || RunningSum(0));
+        sink(&mut graph, "out", sum, CollectSink::new(out.clone()));
+        let flow = Flow::start_with(graph, Arc::clone(&store), |environment| environment).unwrap();
+        // Past some checkpoints, and into the open epoch.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        flow.crash().await;
+        last = out.rows();
+    }
+    // Whatever was replayed, the last sum is what a plain loop over the whole input gives.
+    assert_eq!(last.last(), sums(2_000).last());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_run_leaves_nothing_to_repeat() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let (list, out) = (ListSource::new(numbers(1_000)).at_once(10).endless(), Collected::<u32>::default());
+    for _ in 0..2 {
+        let mut graph = graph();
+        let from = source(&mut graph, "in", list.clone());
+        sink(&mut graph, "out", from, CollectSink::new(out.clone()));
+        let flow = Flow::start_with(graph, Arc::clone(&store), |environment| environment).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+    }
+    assert_eq!(out.rows(), (0..1_000).collect::<Vec<u32>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_retried_from_the_last_checkpoint() {
+    let (mut graph, out) = (graph(), Collected::<u32>::default());
+    let left = Arc::new(std::sync::atomic::AtomicU32::new(3));
+    let list = source(&mut graph, "in", ListSource::new(numbers(100)).at_once(10));
+    let fragile = operator(&mut graph, "fragile", list, Route::Forward, move || Fragile(55, Arc::clone(&left)));
+    sink(&mut graph, "out", fragile, CollectSink::new(out.clone()));
+    let flow = Flow::start(graph).unwrap();
+    let metrics = flow.metrics().clone();
+    assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+    assert_eq!(metrics.restarts(), 3);
+    let mut rows = out.rows();
+    rows.sort_unstable();
+    rows.dedup();
+    assert_eq!(rows, (0..100).collect::<Vec<u32>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_fault_ten_times_at_the_same_place_ends_the_run() {
+    let (mut graph, out) = (graph(), Collected::<u32>::default());
+    let list = source(&mut graph, "in", ListSource::new(numbers(100)).at_once(10).failing_at(42));
+    sink(&mut graph, "out", list, CollectSink::new(out.clone()));
+    let flow = Flow::start(graph).unwrap();
+    let metrics = flow.metrics().clone();
+    let fault = flow.finish().await.unwrap_err();
+    assert!(
+        fault.chain().contains("10 times") && fault.chain().contains("in: the list source fails at row 42"),
+        "{fault:?}"
+    );
+    assert_eq!(metrics.restarts(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_sink_stops_the_source_and_everything_arrives_when_it_goes_on() {
+    let (mut graph, out, gate) = (graph(), Collected::<u64>::default(), Gate::shut());
+    graph.settings.channel_rows = 100;
+    let list = source(&mut graph, "in", ListSource::new(numbers(10_000)).at_once(10));
+    let sum = operator(&mut graph, "sum", list, Route::Forward, || RunningSum(0));
+    sink(&mut graph, "out", sum, StallingSink::new(gate.clone(), out.clone()));
+    let flow = Flow::start(graph).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Two channels of 100 rows, and a batch of ten in each hand.
+    let read = flow.metrics().nodes().into_iter().find(|node| node.node == "in").unwrap().rows_in;
+    assert!((100..=250).contains(&read), "{read}");
+    gate.open();
+    assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+    assert_eq!(out.rows(), sums(10_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_keep_their_order_over_parallel_subtasks() {
+    let (mut graph, out) = (graph(), Collected::<u32>::default());
+    let list = source(&mut graph, "in", ListSource::new(numbers(10_000)).at_once(100));
+    let key_fn: KeyFn = Arc::new(|batch: &AnyBatch, groups, out| {
+        out.extend(batch.rows::<Vec<u32>>().unwrap().iter().map(|n| n % 10 * 13 % groups));
+    });
+    graph.nodes[0].parallelism = Some(1);
+    graph.settings.parallelism = 4;
+    let sum = operator(&mut graph, "sum", list, Route::Hash(key_fn), || Fragile(u32::MAX, Arc::default()));
+    graph.nodes[sum.0].parallelism = Some(4);
+    sink(&mut graph, "out", sum, CollectSink::new(out.clone()));
+    Flow::start(graph).unwrap().finish().await.unwrap();
+    let rows = out.rows();
+    assert_eq!(rows.len(), 10_000);
+    for key in 0..10 {
+        assert!(rows.iter().filter(|n| *n % 10 == key).is_sorted(), "key {key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_fails_costs_nothing_but_itself() {
+    let store = FailingStore::default();
+    let (mut graph, out) = (graph(), Collected::<u64>::default());
+    let list = ListSource::new(numbers(10)).endless();
+    let from = source(&mut graph, "in", list.clone());
+    let sum = operator(&mut graph, "sum", from, Route::Forward, || RunningSum(0));
+    sink(&mut graph, "out", sum, CollectSink::new(out.clone()));
+    let flow = Flow::start_with(graph, Arc::new(store.clone()), |environment| environment).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    store.refuse(3);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    store.lose_confirmation(1);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    list.feed(numbers(10).map(|(t, n)| (t, n + 10)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let checkpoints = flow.metrics().checkpoint().completed;
+    assert!(checkpoints >= 5, "{checkpoints}");
+    assert_eq!(flow.metrics().restarts(), 0);
+    assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+    assert_eq!(out.rows(), sums(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_starter_wins_and_the_loser_says_so() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let list = ListSource::new(numbers(10)).endless();
+    let start = || {
+        let mut graph = graph();
+        let from = source(&mut graph, "in", list.clone());
+        sink(&mut graph, "out", from, CollectSink::<u32>::new(Collected::default()));
+        Flow::start_with(graph, Arc::clone(&store), |environment| environment).unwrap()
+    };
+    let first = start();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let second = start();
+    let fault = first.finish().await.unwrap_err();
+    assert_eq!(fault.kind(), millstream_operators::FaultKind::Fenced);
+    assert_eq!(second.drain().await.unwrap(), Ended::Drained);
+}

@@ -1,0 +1,111 @@
+//! Ends and stores that behave badly on purpose.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Result, Sink};
+use tokio::sync::watch;
+
+use super::ends::Collected;
+use crate::checkpoint::{MemoryStore, Revision, Store, StoreError, Stored};
+
+/// Opens and shuts what waits behind it.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    /// A gate that is shut.
+    pub fn shut() -> Self {
+        Gate(Arc::new(watch::Sender::new(false)))
+    }
+
+    /// Lets everything through from now on.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        let _ = self.0.subscribe().wait_for(|open| *open).await;
+    }
+}
+
+/// A sink that takes nothing while its gate is shut.
+#[derive(Clone, Debug)]
+pub struct StallingSink<T> {
+    gate: Gate,
+    collected: Collected<T>,
+}
+
+impl<T> StallingSink<T> {
+    /// A sink into `collected`, behind `gate`.
+    pub fn new(gate: Gate, collected: Collected<T>) -> Self {
+        StallingSink { gate, collected }
+    }
+}
+
+impl<T: Clone + Send + 'static> Sink for StallingSink<T> {
+    type In = Vec<T>;
+
+    async fn write(&mut self, batch: Batch<Vec<T>>) -> Result {
+        self.gate.pass().await;
+        self.collected.extend(batch.into_parts().rows);
+        Ok(())
+    }
+
+    async fn flush(&mut self, _: Epoch) -> Result {
+        self.gate.pass().await;
+        Ok(())
+    }
+}
+
+/// A store whose writes fail so many times: before they take effect, or after.
+#[derive(Clone, Debug, Default)]
+pub struct FailingStore {
+    inner: MemoryStore,
+    refused: Arc<AtomicU32>,
+    unconfirmed: Arc<AtomicU32>,
+}
+
+impl FailingStore {
+    /// The next `times` writes fail and are not kept.
+    pub fn refuse(&self, times: u32) {
+        self.refused.store(times, Ordering::SeqCst);
+    }
+
+    /// The next `times` writes are kept, but nobody learns it.
+    pub fn lose_confirmation(&self, times: u32) {
+        self.unconfirmed.store(times, Ordering::SeqCst);
+    }
+}
+
+fn take_one(counter: &AtomicU32) -> bool {
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Store for FailingStore {
+    fn read<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<(Revision, Bytes)>> {
+        self.inner.read(pipeline)
+    }
+
+    fn write<'a>(&'a self, pipeline: &'a str, expected: Revision, manifest: Bytes) -> Stored<'a, Revision> {
+        Box::pin(async move {
+            if take_one(&self.refused) {
+                return Err(StoreError::Failed(Fault::new(FaultKind::Checkpoint, "no room, as it was told")));
+            }
+            let revision = self.inner.write(pipeline, expected, manifest).await?;
+            if take_one(&self.unconfirmed) {
+                return Err(StoreError::Unknown(Fault::new(FaultKind::Connection, "no answer, as it was told")));
+            }
+            Ok(revision)
+        })
+    }
+
+    fn remove<'a>(&'a self, pipeline: &'a str) -> Stored<'a, ()> {
+        self.inner.remove(pipeline)
+    }
+
+    fn describe(&self, pipeline: &str) -> String {
+        self.inner.describe(pipeline)
+    }
+}
