@@ -2,6 +2,7 @@
 
 pub mod broker;
 pub mod checkpoint;
+pub mod connectors;
 pub mod engine;
 #[cfg(feature = "testkit")]
 pub mod testkit;

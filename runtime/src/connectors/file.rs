@@ -1,0 +1,245 @@
+//! [`FileSource`] and [`FileSink`]: files of lines, one payload a line (NDJSON).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_operators::{
+    Batch, Epoch, Fault, FaultKind, Origin, Origins, Place, Record, Result, Retry, Sink, Source,
+};
+use serde::{Deserialize, Serialize};
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader, BufWriter};
+
+use crate::engine::Clock;
+
+/// A source that gives the lines of a file, without their line ends, and ends with it. Empty lines are passed over.
+#[derive(Debug)]
+pub struct FileSource {
+    path: PathBuf,
+    clock: Clock,
+    place: Arc<Place>,
+    file: Option<BufReader<File>>,
+    at: FilePosition,
+    // A line that is being read: kept here so that `next` can be dropped in the middle of one.
+    partial: Vec<u8>,
+}
+
+/// How far a [`FileSource`] has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePosition {
+    /// Lines that were read.
+    pub lines: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+}
+
+// A line that is longer is more likely no file of lines than a row.
+const LONGEST_LINE: usize = 64 << 20;
+
+impl FileSource {
+    /// A source of the lines of `path`, as node `node`.
+    pub fn new(node: &str, path: impl Into<PathBuf>, clock: Clock) -> Self {
+        let path = path.into();
+        let place = Arc::new(Place { node: node.into(), stream: path.display().to_string() });
+        FileSource { path, clock, place, file: None, at: FilePosition::default(), partial: Vec::new() }
+    }
+
+    fn fault(&self, kind: FaultKind, what: &str) -> Fault {
+        Fault::new(kind, format!("{} {what}", self.path.display()))
+    }
+}
+
+impl Source for FileSource {
+    type Out = Vec<Bytes>;
+    type Position = FilePosition;
+
+    async fn open(&mut self, from: Option<FilePosition>) -> Result {
+        let cannot = |what: &str, error| self.fault(FaultKind::Setup, what).because(error);
+        let mut file = File::open(&self.path).await.map_err(|e| cannot("cannot be opened", e))?;
+        let length = file.metadata().await.map_err(|e| cannot("cannot be examined", e))?.len();
+        let from = from.unwrap_or_default();
+        if from.bytes > length {
+            let words = format!(
+                "has {length} bytes, but {} were read at the last checkpoint: it is another file now",
+                from.bytes
+            );
+            return Err(self.fault(FaultKind::SourceLost, &words).retry_with(Retry::Never));
+        }
+        file.seek(std::io::SeekFrom::Start(from.bytes)).await.map_err(|e| cannot("cannot be read", e))?;
+        self.at = from;
+        self.partial.clear();
+        self.file = Some(BufReader::with_capacity(256 << 10, file));
+        Ok(())
+    }
+
+    async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<Bytes>>>> {
+        let Some(file) = self.file.as_mut() else { return Ok(None) };
+        let (mut rows, mut messages, mut weight) = (Vec::new(), Vec::new(), 0);
+        let now = self.clock.now();
+        while rows.len() < max_rows && weight < 4 << 20 {
+            // Once there are rows, only what needs no more reading is added: a read that waits could be cancelled, and
+            // these rows with it.
+            if !rows.is_empty() && !file.buffer().contains(&b'\n') {
+                break;
+            }
+            let room = (LONGEST_LINE - self.partial.len()) as u64;
+            let read = (&mut *file).take(room).read_until(b'\n', &mut self.partial).await;
+            if let Err(error) = read {
+                return Err(self.fault(FaultKind::Connection, "cannot be read").because(error));
+            }
+            if self.partial.is_empty() {
+                break;
+            }
+            if self.partial.len() >= LONGEST_LINE {
+                let words = format!("has a line of more than {} MiB after line {}", LONGEST_LINE >> 20, self.at.lines);
+                return Err(self.fault(FaultKind::Setup, &words));
+            }
+            let mut line = std::mem::take(&mut self.partial);
+            self.at.lines += 1;
+            self.at.bytes += line.len() as u64;
+            weight += line.len();
+            while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+                line.pop();
+            }
+            if line.is_empty() {
+                continue;
+            }
+            let payload = Bytes::from(line);
+            messages.push(Origin {
+                sequence: self.at.lines,
+                stored_at: now,
+                payload: payload.clone(),
+                ..Origin::default()
+            });
+            rows.push(payload);
+        }
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let batch = Batch::at(now, rows).weighing(weight);
+        batch.with_origins(Origins::one_each(Arc::clone(&self.place), messages)).map(Some)
+    }
+
+    fn position(&self) -> FilePosition {
+        self.at
+    }
+}
+
+/// A sink that writes the payload of each record and a line end; what a checkpoint holds is synced to the disk.
+#[derive(Debug)]
+pub struct FileSink {
+    path: PathBuf,
+    truncate: bool,
+    file: Option<BufWriter<File>>,
+}
+
+impl FileSink {
+    /// A sink that adds to the end of `path`, or begins it anew with `truncate`.
+    pub fn new(path: impl Into<PathBuf>, truncate: bool) -> Self {
+        FileSink { path: path.into(), truncate, file: None }
+    }
+
+    fn fault(&self, what: &str, error: std::io::Error) -> Fault {
+        Fault::new(FaultKind::Connection, format!("{} {what}", self.path.display())).because(error)
+    }
+}
+
+impl Sink for FileSink {
+    type In = Vec<Record>;
+
+    async fn open(&mut self) -> Result {
+        let mut options = OpenOptions::new();
+        options.create(true).write(true).append(!self.truncate).truncate(self.truncate);
+        let file = options.open(&self.path).await;
+        let file = file.map_err(|error| self.fault("cannot be opened for writing", error).retry_with(Retry::Never))?;
+        self.file = Some(BufWriter::with_capacity(256 << 10, file));
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: Batch<Vec<Record>>) -> Result {
+        let Some(file) = self.file.as_mut() else { return Err(Fault::bug("a file sink was not opened")) };
+        let mut lines = Vec::with_capacity(batch.weight() + batch.len());
+        for record in batch.rows() {
+            lines.extend_from_slice(&record.payload);
+            lines.push(b'\n');
+        }
+        match file.write_all(&lines).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fault("cannot be written", error)),
+        }
+    }
+
+    async fn flush(&mut self, _: Epoch) -> Result {
+        let Some(file) = self.file.as_mut() else { return Ok(()) };
+        let flushed = match file.flush().await {
+            Ok(()) => file.get_ref().sync_data().await,
+            Err(error) => Err(error),
+        };
+        // A pipe or a terminal cannot be synced, and need not be.
+        match flushed {
+            Err(error) if error.kind() != std::io::ErrorKind::InvalidInput => {
+                Err(self.fault("cannot be written", error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_operators::Timestamp;
+
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock::starting_at(Timestamp::from_millis(0))
+    }
+
+    async fn all(source: &mut FileSource, at_once: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(batch) = source.next(at_once).await.unwrap() {
+            lines.extend(batch.rows().iter().map(|row| String::from_utf8(row.to_vec()).unwrap()));
+        }
+        lines
+    }
+
+    #[tokio::test]
+    async fn gives_lines_with_their_numbers_and_goes_on_where_it_stood() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("in.ndjson");
+        std::fs::write(&path, "one\r\n\ntwo\nthree").unwrap();
+        let mut source = FileSource::new("in", &path, clock());
+        source.open(None).await.unwrap();
+        let first = source.next(1).await.unwrap().unwrap();
+        assert_eq!((&first.rows()[0][..], first.origins().unwrap().get(0).unwrap().sequence), (&b"one"[..], 1));
+        let position = source.position();
+        assert_eq!(all(&mut source, 10).await, ["two", "three"]);
+        let mut again = FileSource::new("in", &path, clock());
+        again.open(Some(position)).await.unwrap();
+        assert_eq!(all(&mut again, 1).await, ["two", "three"]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_shrank_is_a_lost_source() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("in.ndjson");
+        std::fs::write(&path, "one\n").unwrap();
+        let mut source = FileSource::new("in", &path, clock());
+        let fault = source.open(Some(FilePosition { lines: 9, bytes: 900 })).await.unwrap_err();
+        assert_eq!((fault.kind(), fault.retry()), (FaultKind::SourceLost, Retry::Never));
+    }
+
+    #[tokio::test]
+    async fn writes_a_line_a_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.ndjson");
+        for _ in 0..2 {
+            let mut sink = FileSink::new(&path, false);
+            sink.open().await.unwrap();
+            sink.write(Batch::at(Timestamp::MIN, vec![Record::of("a"), Record::of("b")])).await.unwrap();
+            sink.flush(Epoch(1)).await.unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\nb\na\nb\n");
+    }
+}
