@@ -104,6 +104,7 @@ impl fmt::Debug for Connections {
 }
 
 /// A broker's error as a fault of the run, with the kind that says what to do about it.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
 pub fn fault(error: BrokerError) -> Fault {
     let kind = match &error {
         BrokerError::Permission { .. } => FaultKind::Permission,
