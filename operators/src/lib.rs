@@ -18,6 +18,7 @@ mod problem;
 mod record;
 mod rejected;
 mod state;
+mod template;
 mod time;
 
 pub use batch::{Batch, Parts, Payload};
@@ -35,4 +36,5 @@ pub use problem::{BuildError, Problem};
 pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
 pub use state::{Saved, StateVisitor};
+pub use template::{InvalidTemplate, Template, check_subject, check_token};
 pub use time::Timestamp;
