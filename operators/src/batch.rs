@@ -209,6 +209,11 @@ pub(crate) fn scaled(weight: usize, kept: usize, before: usize) -> usize {
     if kept == before { weight } else { weight / before.max(1) * kept }
 }
 
+/// The weight of `given` rows made of `of` rows that weigh `weight`; more rows weigh more.
+pub(crate) fn scaled_to(weight: usize, given: usize, of: usize) -> usize {
+    if given == of { weight } else { (weight as u128 * given as u128 / of.max(1) as u128) as usize }
+}
+
 impl<T: Send + 'static> FromIterator<(Timestamp, T)> for Batch<Vec<T>> {
     fn from_iter<I: IntoIterator<Item = (Timestamp, T)>>(rows: I) -> Self {
         let (times, rows) = rows.into_iter().unzip();

@@ -17,8 +17,11 @@ mod port;
 mod problem;
 mod record;
 mod rejected;
+pub mod rows;
 mod state;
 mod template;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod time;
 
 pub use batch::{Batch, Parts, Payload};

@@ -109,6 +109,11 @@ pub trait Operator: Send + 'static {
         Ok(())
     }
 
+    /// How many rows came to each step so far, for an operator that does the work of several; empty for all others.
+    fn counts(&self) -> Vec<u64> {
+        Vec::new()
+    }
+
     /// The side outputs, in the order of their ports; port 0 is the main output.
     fn sides(&self) -> Vec<PortType> {
         Vec::new()

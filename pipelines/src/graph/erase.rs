@@ -93,6 +93,10 @@ impl<O: Operator> DynOperator for Erased<O> {
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         self.operator.state(visit)
     }
+
+    fn counts(&self) -> Vec<u64> {
+        self.operator.counts()
+    }
 }
 
 /// A [`Source`] of any types; positions are encoded.

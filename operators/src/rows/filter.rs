@@ -1,0 +1,108 @@
+//! [`Filter`] and [`FilterMap`]: some rows go on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{RowContext, RowFn};
+
+/// Rows for which a predicate holds go on.
+pub struct Filter<C, F> {
+    before: C,
+    f: Arc<F>,
+    seen: u64,
+}
+
+impl<C, F> Filter<C, F> {
+    /// Of what `before` gives, the rows for which `f` holds.
+    pub fn new(before: C, f: F) -> Self
+    where
+        C: RowFn,
+        F: Fn(&C::Out) -> bool,
+    {
+        Filter { before, f: Arc::new(f), seen: 0 }
+    }
+}
+
+impl<C: RowFn, F: Fn(&C::Out) -> bool + Send + Sync + 'static> RowFn for Filter<C, F> {
+    type In = C::In;
+    type Out = C::Out;
+    const ONE_TO_ONE: bool = false;
+
+    #[inline(always)]
+    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(C::Out)) {
+        let Filter { before, f, seen } = self;
+        before.run(row, context, &mut |row| {
+            *seen += 1;
+            if f(&row) {
+                emit(row);
+            }
+        });
+    }
+
+    fn counts(&self, into: &mut Vec<u64>) {
+        self.before.counts(into);
+        into.push(self.seen);
+    }
+}
+
+/// Each row becomes another, or goes.
+pub struct FilterMap<C, F> {
+    before: C,
+    f: Arc<F>,
+    seen: u64,
+}
+
+impl<C, F> FilterMap<C, F> {
+    /// Of what `before` gives, what `f` makes of it.
+    pub fn new<U>(before: C, f: F) -> Self
+    where
+        C: RowFn,
+        F: Fn(C::Out) -> Option<U>,
+    {
+        FilterMap { before, f: Arc::new(f), seen: 0 }
+    }
+}
+
+impl<C: RowFn, U: Send + 'static, F: Fn(C::Out) -> Option<U> + Send + Sync + 'static> RowFn for FilterMap<C, F> {
+    type In = C::In;
+    type Out = U;
+    const ONE_TO_ONE: bool = false;
+
+    #[inline(always)]
+    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(U)) {
+        let FilterMap { before, f, seen } = self;
+        before.run(row, context, &mut |row| {
+            *seen += 1;
+            if let Some(row) = f(row) {
+                emit(row);
+            }
+        });
+    }
+
+    fn counts(&self, into: &mut Vec<u64>) {
+        self.before.counts(into);
+        into.push(self.seen);
+    }
+}
+
+super::pass_step!(Filter, FilterMap);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::{RowPass, Whole};
+    use crate::testkit::{Bench, cuts_do_not_matter, timed};
+
+    #[test]
+    fn only_rows_that_satisfy_the_predicate_go_on() {
+        let given = cuts_do_not_matter(|| RowPass::new(Filter::new(Whole::default(), |n| n % 7 == 0)), &timed(0..50));
+        assert_eq!(given, [0, 7, 14, 21, 28, 35, 42, 49]);
+    }
+
+    #[test]
+    fn weight_goes_with_the_rows() {
+        let mut bench = Bench::new(RowPass::new(FilterMap::new(Whole::default(), |n: i64| (n < 5).then_some(n))));
+        bench.batch(timed(0..10).into_iter().collect::<crate::Batch<_>>().weighing(1000));
+        assert_eq!(bench.take_batches()[0].weight(), 500);
+    }
+}

@@ -1,0 +1,106 @@
+//! [`Map`] and [`MapWith`]: one row becomes another.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::{RowContext, RowFn};
+
+/// Each row becomes another.
+pub struct Map<C, F> {
+    before: C,
+    f: Arc<F>,
+    seen: u64,
+}
+
+impl<C, F> Map<C, F> {
+    /// `f` of what `before` gives.
+    pub fn new<U>(before: C, f: F) -> Self
+    where
+        C: RowFn,
+        F: Fn(C::Out) -> U,
+    {
+        Map { before, f: Arc::new(f), seen: 0 }
+    }
+}
+
+impl<C: RowFn, U: Send + 'static, F: Fn(C::Out) -> U + Send + Sync + 'static> RowFn for Map<C, F> {
+    type In = C::In;
+    type Out = U;
+    const ONE_TO_ONE: bool = C::ONE_TO_ONE;
+
+    #[inline(always)]
+    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(U)) {
+        let Map { before, f, seen } = self;
+        before.run(row, context, &mut |row| {
+            *seen += 1;
+            emit(f(row));
+        });
+    }
+
+    fn counts(&self, into: &mut Vec<u64>) {
+        self.before.counts(into);
+        into.push(self.seen);
+    }
+}
+
+/// Each row becomes another, and the closure also sees where it came from.
+pub struct MapWith<C, F> {
+    before: C,
+    f: Arc<F>,
+    seen: u64,
+}
+
+impl<C, F> MapWith<C, F> {
+    /// `f` of what `before` gives, and of the message that it came from.
+    pub fn new<U>(before: C, f: F) -> Self
+    where
+        C: RowFn,
+        F: Fn(C::Out, RowContext<'_>) -> U,
+    {
+        MapWith { before, f: Arc::new(f), seen: 0 }
+    }
+}
+
+impl<C, U, F> RowFn for MapWith<C, F>
+where
+    C: RowFn,
+    U: Send + 'static,
+    F: Fn(C::Out, RowContext<'_>) -> U + Send + Sync + 'static,
+{
+    type In = C::In;
+    type Out = U;
+    const ONE_TO_ONE: bool = C::ONE_TO_ONE;
+
+    #[inline(always)]
+    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(U)) {
+        let MapWith { before, f, seen } = self;
+        before.run(row, context, &mut |row| {
+            *seen += 1;
+            emit(f(row, context));
+        });
+    }
+
+    fn counts(&self, into: &mut Vec<u64>) {
+        self.before.counts(into);
+        into.push(self.seen);
+    }
+}
+
+super::pass_step!(Map, MapWith);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::{RowPass, Whole};
+    use crate::testkit::{Bench, timed, with_origins};
+
+    #[test]
+    fn a_closure_can_see_where_a_row_came_from() {
+        let map = MapWith::new(Whole::default(), |n: i64, from: RowContext<'_>| (n, from.sequence(), from.time()));
+        let mut bench = Bench::new(RowPass::new(map));
+        bench.batch(with_origins(timed(5..7)));
+        let rows: Vec<_> =
+            bench.take().into_iter().map(|(n, sequence, time)| (n, sequence, time.as_micros())).collect();
+        assert_eq!(rows, [(5, 1, 0), (6, 2, 1)]);
+    }
+}

@@ -1,0 +1,7 @@
+//! The test kit: [`Bench`] drives one operator by hand, with no runtime.
+
+mod bench;
+mod cuts;
+
+pub use bench::Bench;
+pub use cuts::{cuts_do_not_matter, timed, with_origins};
