@@ -156,7 +156,7 @@ mod tests {
         let cause = decoded::<String, _>(&Text, b"ab\xff").remove(0).unwrap_err();
         assert_eq!(cause.offset, Some(2));
         assert!(decoded::<u8, _>(&MsgPack, &[1, 2]).remove(0).unwrap_err().message.contains("more follows"));
-        assert!(decoded::<u8, _>(Json, b"").remove(0).is_err());
+        assert!(decoded::<u8, _>(&Json, b"").remove(0).is_err());
     }
 
     #[test]
