@@ -1,8 +1,49 @@
 //! Millstream: a stateful stream-processing runtime for NATS JetStream.
+//!
+//! ```no_run
+//! use millstream::prelude::*;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order { id: String, amount: f64 }
+//!
+//! #[tokio::main(flavor = "current_thread")]
+//! async fn main() -> std::process::ExitCode {
+//!     let pipeline = Pipeline::new("large-orders");
+//!     pipeline
+//!         .source("orders", jetstream("ORDERS").json::<Order>().rejected_to("dead", dead_letters("DEAD").create()))
+//!         .filter("large", |order| order.amount >= 10.0)
+//!         .sink("totals", jetstream_to("LARGE").json().subject("orders.large").stop_on_rejected());
+//!     millstream::main(&pipeline).await
+//! }
+//! ```
 
 pub mod broker;
 pub mod checkpoint;
 pub mod connectors;
 pub mod engine;
+#[cfg(feature = "jetstream")]
+mod launch;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+
+#[cfg(feature = "jetstream")]
+pub use launch::{Launch, RunError, main, run};
+pub use millstream_operators as operators;
+pub use millstream_pipelines as pipelines;
+
+/// What a pipeline in Rust needs, in one line.
+pub mod prelude {
+    pub use std::time::Duration;
+
+    pub use millstream_operators::rows::{Group, Json, MsgPack, Ndjson, Raw, RowContext, Text, Tokens};
+    pub use millstream_operators::{
+        Batch, Cause, Fault, Headers, Key, Operator, Outbox, Rejected, Result, StateVisitor, Timestamp, Turn,
+    };
+    pub use millstream_pipelines::dsl::{KeyedStream, Pipeline, Stream, when};
+    pub use millstream_pipelines::graph::{AsyncLimits, View, explain};
+    pub use serde::{Deserialize, Serialize};
+
+    pub use crate::connectors::{dead_letters, jetstream, jetstream_to};
+    #[cfg(feature = "jetstream")]
+    pub use crate::{Launch, broker::ConnectOptions};
+}

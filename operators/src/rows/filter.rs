@@ -13,13 +13,18 @@ pub struct Filter<C, F> {
 }
 
 impl<C, F> Filter<C, F> {
+    /// The same step with a closure that others share.
+    pub fn shared(before: C, f: Arc<F>) -> Self {
+        Filter { before, f, seen: 0 }
+    }
+
     /// Of what `before` gives, the rows for which `f` holds.
     pub fn new(before: C, f: F) -> Self
     where
         C: RowFn,
         F: Fn(&C::Out) -> bool,
     {
-        Filter { before, f: Arc::new(f), seen: 0 }
+        Filter::shared(before, Arc::new(f))
     }
 }
 
@@ -53,13 +58,18 @@ pub struct FilterMap<C, F> {
 }
 
 impl<C, F> FilterMap<C, F> {
+    /// The same step with a closure that others share.
+    pub fn shared(before: C, f: Arc<F>) -> Self {
+        FilterMap { before, f, seen: 0 }
+    }
+
     /// Of what `before` gives, what `f` makes of it.
     pub fn new<U>(before: C, f: F) -> Self
     where
         C: RowFn,
         F: Fn(C::Out) -> Option<U>,
     {
-        FilterMap { before, f: Arc::new(f), seen: 0 }
+        FilterMap::shared(before, Arc::new(f))
     }
 }
 

@@ -13,13 +13,18 @@ pub struct FlatMap<C, F> {
 }
 
 impl<C, F> FlatMap<C, F> {
+    /// The same step with a closure that others share.
+    pub fn shared(before: C, f: Arc<F>) -> Self {
+        FlatMap { before, f, seen: 0 }
+    }
+
     /// All rows that `f` makes of what `before` gives.
     pub fn new<I: IntoIterator>(before: C, f: F) -> Self
     where
         C: RowFn,
         F: Fn(C::Out) -> I,
     {
-        FlatMap { before, f: Arc::new(f), seen: 0 }
+        FlatMap::shared(before, Arc::new(f))
     }
 }
 

@@ -14,13 +14,18 @@ pub struct Inspect<C, F> {
 }
 
 impl<C, F> Inspect<C, F> {
+    /// The same step with a closure that others share.
+    pub fn shared(before: C, f: Arc<F>) -> Self {
+        Inspect { before, f, seen: 0 }
+    }
+
     /// What `before` gives, seen by `f`.
     pub fn new(before: C, f: F) -> Self
     where
         C: RowFn,
         F: Fn(&C::Out),
     {
-        Inspect { before, f: Arc::new(f), seen: 0 }
+        Inspect::shared(before, Arc::new(f))
     }
 }
 

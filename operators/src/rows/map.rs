@@ -13,13 +13,18 @@ pub struct Map<C, F> {
 }
 
 impl<C, F> Map<C, F> {
+    /// The same step with a closure that others share.
+    pub fn shared(before: C, f: Arc<F>) -> Self {
+        Map { before, f, seen: 0 }
+    }
+
     /// `f` of what `before` gives.
     pub fn new<U>(before: C, f: F) -> Self
     where
         C: RowFn,
         F: Fn(C::Out) -> U,
     {
-        Map { before, f: Arc::new(f), seen: 0 }
+        Map::shared(before, Arc::new(f))
     }
 }
 
@@ -51,13 +56,18 @@ pub struct MapWith<C, F> {
 }
 
 impl<C, F> MapWith<C, F> {
+    /// The same step with a closure that others share.
+    pub fn shared(before: C, f: Arc<F>) -> Self {
+        MapWith { before, f, seen: 0 }
+    }
+
     /// `f` of what `before` gives, and of the message that it came from.
     pub fn new<U>(before: C, f: F) -> Self
     where
         C: RowFn,
         F: Fn(C::Out, RowContext<'_>) -> U,
     {
-        MapWith { before, f: Arc::new(f), seen: 0 }
+        MapWith::shared(before, Arc::new(f))
     }
 }
 

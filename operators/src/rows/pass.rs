@@ -43,7 +43,7 @@ impl<'a> RowContext<'a> {
 
 /// Something that is done to one row at a time, and gives rows. Two of them in a row are one again, by composition at
 /// compile time, so that a chain of verbs costs one pass over the batch.
-pub trait RowFn: Clone + Send + 'static {
+pub trait RowFn: Clone + Send + Sync + 'static {
     /// The row that goes in.
     type In: Send + 'static;
     /// The rows that come out.

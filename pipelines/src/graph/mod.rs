@@ -3,7 +3,9 @@
 //! A [`Graph`] has named [`Node`]s with typed ports, and [`Edge`]s between ports. A node carries a factory a subtask,
 //! so that operators need not be `Clone`.
 
+mod check;
 mod erase;
+mod explain;
 mod plan;
 
 use std::any::{Any, TypeId};
@@ -15,10 +17,12 @@ use std::time::Duration;
 
 use millstream_operators::{AnyBatch, PortType, Result};
 
+pub use check::check;
 pub use erase::{
     AnyRow, AsyncLimits, Boxed, Call, Called, DynAsync, DynOperator, DynSink, DynSource, erase, erase_async,
     erase_join, erase_sink, erase_source,
 };
+pub use explain::{View, explain};
 pub use plan::{Output, Plan, PlannedEdge, Stage, Step, plan};
 
 /// A whole pipeline: what the engine runs.
@@ -122,8 +126,14 @@ impl Resources {
     /// The same resources, and one more of type `T`.
     #[must_use]
     pub fn with<T: Any + Send + Sync>(self, resource: T) -> Self {
+        self.with_shared(Arc::new(resource))
+    }
+
+    /// The same resources, and one more of type `T` that others hold too.
+    #[must_use]
+    pub fn with_shared<T: Any + Send + Sync>(self, resource: Arc<T>) -> Self {
         let mut all = (*self.0).clone();
-        all.insert(TypeId::of::<T>(), Arc::new(resource));
+        all.insert(TypeId::of::<T>(), resource);
         Resources(Arc::new(all))
     }
 

@@ -4,9 +4,14 @@
 mod connections;
 mod core_nats;
 mod file;
+mod jetstream;
 mod stdout;
 
 pub use connections::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource};
+pub use jetstream::{
+    DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
+    JetStreamWrite, OnGap, Start, dead_letters, jetstream, jetstream_to,
+};
 pub use stdout::StdoutSink;

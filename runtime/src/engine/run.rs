@@ -44,6 +44,21 @@ impl Environment {
         Environment { resources, store, metrics, clock, workers, stopper: Stopper::default(), nudge }
     }
 
+    /// The same environment, which counts in `metrics`.
+    #[must_use]
+    pub fn counting(mut self, metrics: Metrics) -> Self {
+        self.resources = self.resources.with(metrics.clone());
+        self.metrics = metrics;
+        self
+    }
+
+    /// The same environment with one more resource for nodes, which others hold too.
+    #[must_use]
+    pub fn with_shared<T: std::any::Any + Send + Sync>(mut self, resource: Arc<T>) -> Self {
+        self.resources = self.resources.with_shared(resource);
+        self
+    }
+
     /// The same environment with one more resource for nodes.
     #[must_use]
     pub fn with<T: std::any::Any + Send + Sync>(mut self, resource: T) -> Self {

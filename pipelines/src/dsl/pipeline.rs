@@ -1,0 +1,108 @@
+//! [`Pipeline`]: where a pipeline's declaration is gathered.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use millstream_operators::{BuildError, PortType, Problem};
+
+use super::{IntoSource, SourceNode, Stream};
+use crate::graph::{Graph, InPort, Node, NodeId, OutPort, Pass, Role, Route, Settings, check};
+
+/// A pipeline that is being declared. Clones are the same pipeline.
+///
+/// ```
+/// use millstream_pipelines::dsl::Pipeline;
+/// let pipeline = Pipeline::new("empty");
+/// assert!(pipeline.build().unwrap_err().to_string().contains("no source"));
+/// ```
+#[derive(Clone)]
+pub struct Pipeline(Arc<Mutex<Building>>);
+
+#[derive(Default)]
+struct Building {
+    graph: Graph,
+    problems: Vec<Problem>,
+}
+
+impl Pipeline {
+    /// A pipeline without nodes. Its name finds its checkpoints and consumers again, so keep it.
+    pub fn new(name: impl Into<String>) -> Self {
+        let graph = Graph { name: name.into(), ..Graph::default() };
+        Pipeline(Arc::new(Mutex::new(Building { graph, problems: Vec::new() })))
+    }
+
+    /// Changes what holds for the pipeline as a whole.
+    #[must_use]
+    pub fn settings(self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.lock().graph.settings);
+        self
+    }
+
+    /// Begins a stream: `from` is what a connector gives, such as `jetstream("ORDERS").json::<Order>()`.
+    pub fn source<S: IntoSource>(&self, name: &str, from: S) -> Stream<S::Row> {
+        from.wire(self, name)
+    }
+
+    /// Adds the node of a connector that gives raw payloads.
+    pub fn source_node(&self, name: &str, source: SourceNode) -> Stream<Bytes> {
+        let mut node = Node::new(name, source.kind, Role::Source(source.make));
+        node.detail = source.detail;
+        node.touches = source.touches;
+        node.at_most_once = source.at_most_once;
+        node.parallelism = Some(1);
+        node.outputs = vec![PortType::of::<Vec<Bytes>>(PortType::MAIN)];
+        source.problems.into_iter().for_each(|problem| self.problem(problem));
+        Stream::at(self.clone(), OutPort { node: self.add(node), port: 0 })
+    }
+
+    /// Adds a node: for authors of connectors and node kinds.
+    pub fn add(&self, node: Node) -> NodeId {
+        self.lock().graph.add(node)
+    }
+
+    /// Connects two ports: for authors of connectors and node kinds.
+    pub fn connect(&self, from: OutPort, to: InPort, route: Route) {
+        self.lock().graph.connect(from, to, route);
+    }
+
+    /// Notes something that is wrong; [`build`](Pipeline::build) reports it with all else.
+    pub fn problem(&self, problem: Problem) {
+        self.lock().problems.push(problem);
+    }
+
+    /// Changes a node that was added.
+    pub fn change(&self, id: NodeId, change: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.lock().graph.nodes.get_mut(id.0) {
+            change(node);
+        }
+    }
+
+    pub(super) fn pass(&self, pass: Pass) {
+        self.lock().graph.passes.push(pass);
+    }
+
+    /// The graph, if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn build(&self) -> Result<Graph, BuildError> {
+        let building = self.lock();
+        let problems = building.problems.iter().cloned().chain(check(&building.graph));
+        match BuildError::of(problems) {
+            Some(error) => Err(error),
+            None => Ok(building.graph.clone()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Building> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let building = self.lock();
+        write!(f, "Pipeline({}, {} nodes)", building.graph.name, building.graph.nodes.len())
+    }
+}

@@ -1,0 +1,148 @@
+//! What the DSL makes of chains of verbs, and what it says of mistakes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_operators::rows::{Group, Json};
+use millstream_operators::{Fault, Rejected};
+
+use super::*;
+use crate::graph::{Make, Settings, Step, Touch, View, explain, plan};
+
+fn touch(subject: &str) -> Vec<Touch> {
+    vec![Touch { system: "nats".into(), subject: subject.into() }]
+}
+
+/// A connector that is only declared.
+struct Nowhere(&'static str);
+
+fn never<T: ?Sized>() -> Make<T> {
+    Arc::new(|_| Err(Fault::bug("only declared")))
+}
+
+impl ReadFrom for Nowhere {
+    fn source_node(self, _: &str) -> SourceNode {
+        let (touches, problems) = (touch(self.0), Vec::new());
+        SourceNode {
+            kind: "nowhere".into(),
+            detail: self.0.into(),
+            make: never(),
+            touches,
+            at_most_once: None,
+            problems,
+        }
+    }
+}
+
+impl WriteTo for Nowhere {
+    fn sink_node(self, _: &str) -> SinkNode {
+        let (touches, problems) = (touch(self.0), Vec::new());
+        SinkNode { kind: "nowhere".into(), detail: self.0.into(), make: never(), touches, at_most_once: None, problems }
+    }
+}
+
+fn numbers() -> Decoding<Nowhere, i64, Json> {
+    Decoding::new(Nowhere("in.>"), Json)
+}
+
+fn out(subject: &str) -> Encoding<Nowhere, i64, Json> {
+    Encoding::new(Nowhere("out"), Json).subject(subject)
+}
+
+#[test]
+fn a_chain_of_row_verbs_is_planned_as_one_pass_and_counted_by_name() {
+    let pipeline = Pipeline::new("p");
+    pipeline
+        .source("in", numbers().ignore_rejected())
+        .map("double", |n| n * 2)
+        .filter("small", |n| *n < 10)
+        .flat_map("twice", |n| [n, n])
+        .sink("out", out("out").stop_on_rejected());
+    let graph = pipeline.build().unwrap();
+    let planned = plan(&graph);
+    let passes: Vec<usize> = planned
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.steps)
+        .filter_map(|step| if let Step::Pass { nodes, .. } = step { Some(nodes.len()) } else { None })
+        .collect();
+    assert_eq!(passes, [3]);
+    assert_eq!(
+        explain(&graph, View::Text),
+        "pipeline p\n\
+         in            source nowhere  Bytes\n  -> in/json (forward)\n\
+         in/json       operator json  i64\n  -> double (forward)\n  rejected -> in/rejected (forward)\n\
+         in/rejected   sink discard\n\
+         double        operator map  i64\n  -> small (forward)\n\
+         small         operator filter  i64\n  -> twice (forward)\n\
+         twice         operator flat_map  i64\n  -> out/json (forward)\n\
+         out/json      operator json  Record\n  -> out (forward)\n  rejected -> out/rejected (forward)\n\
+         out/rejected  sink stop\n\
+         out           sink nowhere\n\
+         stages\n  1 x in\n  1 x in/json | double + small + twice | out/json\n  1 x in/rejected\n  1 x out/rejected\n  1 x out\n"
+    );
+    assert!(explain(&graph, View::Mermaid).contains("n1 -->|rejected| n2"));
+    assert!(explain(&graph, View::Dot).starts_with("digraph \"p\""));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let pipeline = Pipeline::new("not a name");
+    let numbers = pipeline.source("in", numbers());
+    let (halves, _odd) =
+        numbers.try_map("halve", |n: &i64| if n % 2 == 0 { Ok(n / 2) } else { Err(format!("{n} is odd")) });
+    let ([_big], rest) = halves.route("by_size", [("big", when(|n| *n > 100))]);
+    rest.sink("in", Encoding::new(Nowhere("in.x"), Json).subject("bad subject").ignore_rejected());
+    let text = pipeline.build().unwrap_err().to_string();
+    for part in [
+        "the pipeline's name \"not a name\" cannot be used",
+        "in: two nodes have this name",
+        "in: it is not said what becomes of the rows that it rejects",
+        "halve: it is not said what becomes of the rows that it rejects",
+        "by_size: nobody reads its output `big`",
+        "in.subject: its subject cannot be used: a subject must not hold a space",
+        "it writes to `in.x`, which the source `in` reads as `in.>`",
+    ] {
+        assert!(text.contains(part), "{part}\nis not in\n{text}");
+    }
+}
+
+#[test]
+fn a_clone_is_a_second_reader() {
+    let pipeline = Pipeline::new("p");
+    let numbers = pipeline.source("in", numbers().ignore_rejected());
+    numbers.clone().discard("first");
+    numbers.discard("second");
+    pipeline.build().unwrap();
+}
+
+#[test]
+fn streams_meet_and_part_by_key() {
+    let pipeline = Pipeline::new("p").settings(|settings: &mut Settings| settings.parallelism = 2);
+    let left = pipeline.source("left", numbers().ignore_rejected());
+    let right = pipeline.source("right", numbers().ignore_rejected());
+    left.merge("both", [right])
+        .key_by(|n| n % 3)
+        .fold("sums", 0, |sum, n| *sum += n)
+        .map("sum", |(_, sum)| sum)
+        .batch("groups", Group::of(3))
+        .discard("end");
+    let text = explain(&pipeline.build().unwrap(), View::Text);
+    assert!(text.contains("both            operator merge  i64\n  -> sums (hash)"), "{text}");
+}
+
+#[test]
+fn what_may_lose_messages_needs_the_users_word() {
+    let declare = |accept| {
+        let pipeline = Pipeline::new("p").settings(|settings| settings.accept_loss = accept);
+        let mut node = Nowhere("x").source_node("in");
+        node.at_most_once = Some("core NATS keeps nothing".into());
+        let raw = pipeline.source_node("in", node);
+        let (rows, rejected): (Stream<i64>, Stream<Rejected<Bytes>>) = raw.decode("in/json", Json);
+        rows.discard("end");
+        rejected.stop("bad");
+        pipeline.build().map(drop).map_err(|error| error.to_string())
+    };
+    assert!(declare(false).unwrap_err().contains("promises at-least-once, but core NATS keeps nothing"));
+    declare(true).unwrap();
+}

@@ -1,0 +1,204 @@
+//! [`check`]: everything that is wrong with a graph, found before anything runs.
+
+use millstream_operators::Problem;
+
+use super::{Edge, Graph, Guarantee, InPort, Node, NodeId, OutPort, Role};
+
+/// All that is wrong with a graph; nothing if it can run.
+pub fn check(graph: &Graph) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    names(graph, &mut problems);
+    ends(graph, &mut problems);
+    for edge in &graph.edges {
+        types(graph, edge, &mut problems);
+    }
+    for (index, node) in graph.nodes.iter().enumerate() {
+        outputs(graph, NodeId(index), node, &mut problems);
+        inputs(graph, NodeId(index), node, &mut problems);
+    }
+    cycles(graph, &mut problems);
+    feedback(graph, &mut problems);
+    promises(graph, &mut problems);
+    problems
+}
+
+/// Names become parts of asset names and metrics, so they are plain; one `/` sets off what a node is made of.
+fn is_plain(name: &str, slashes: usize) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    let plain =
+        |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    parts.len() <= slashes + 1 && name.len() <= 64 && parts.iter().all(plain)
+}
+
+fn names(graph: &Graph, problems: &mut Vec<Problem>) {
+    const HELP: &str = "use letters, digits, `_` and `-`, at most 64 of them";
+    if !is_plain(&graph.name, 0) {
+        problems.push(Problem::of_pipeline(format!("the pipeline's name {:?} cannot be used", graph.name)).help(HELP));
+    }
+    for (index, node) in graph.nodes.iter().enumerate() {
+        if !is_plain(&node.name, 1) {
+            problems.push(Problem::at(&node.name, format!("the name {:?} cannot be used", node.name)).help(HELP));
+        }
+        if graph.nodes.iter().take(index).any(|other| other.name == node.name) {
+            let what = "two nodes have this name";
+            problems.push(Problem::at(&node.name, what).help("rename one: state and metrics are found by name"));
+        }
+    }
+}
+
+fn ends(graph: &Graph, problems: &mut Vec<Problem>) {
+    if !graph.nodes.iter().any(|node| matches!(node.role, Role::Source(_))) {
+        problems.push(Problem::of_pipeline("the pipeline has no source").help("begin with `pipeline.source(…)`"));
+    } else if !graph.nodes.iter().any(|node| matches!(node.role, Role::Sink(_))) {
+        problems.push(Problem::of_pipeline("the pipeline has no sink").help("end a stream with `.sink(…)`"));
+    }
+}
+
+fn types(graph: &Graph, edge: &Edge, problems: &mut Vec<Problem>) {
+    let (Some(from), Some(to)) = (graph.node(edge.from.node), graph.node(edge.to.node)) else {
+        return problems.push(Problem::of_pipeline("an edge leads to a node that is not there"));
+    };
+    let (Some(gives), Some(takes)) = (from.outputs.get(edge.from.port), to.inputs.get(edge.to.port)) else {
+        let what = format!("there is no such port between it and `{}`", from.name);
+        return problems.push(Problem::at(&to.name, what));
+    };
+    if gives.payload() != takes.payload() {
+        let what = format!("it takes {}, but `{}` gives {}", takes.rows(), from.name, gives.rows());
+        problems.push(Problem::at(&to.name, what));
+    }
+}
+
+fn outputs(graph: &Graph, id: NodeId, node: &Node, problems: &mut Vec<Problem>) {
+    for (port, output) in node.outputs.iter().enumerate() {
+        let readers = graph.readers(OutPort { node: id, port }).count();
+        if readers == 0 && output.must_connect() {
+            problems.push(match output.name() {
+                "rejected" => {
+                    let owner = node.name.split('/').next().unwrap_or_default();
+                    Problem::at(owner, "it is not said what becomes of the rows that it rejects")
+                        .help("send them to a dead letter sink, ignore them, or stop")
+                }
+                name if port == 0 => Problem::at(&node.name, format!("nobody reads its rows (port `{name}`)"))
+                    .help("end the stream in a sink, or discard it"),
+                name => Problem::at(&node.name, format!("nobody reads its output `{name}`"))
+                    .help("end it in a sink, or discard it"),
+            });
+        }
+        if readers > 1 && output.copy().is_none() {
+            let what = format!("{readers} nodes read its output `{}`, whose rows cannot be copied", output.name());
+            problems.push(Problem::at(&node.name, what).help("clone the stream, which needs rows that are `Clone`"));
+        }
+    }
+}
+
+fn inputs(graph: &Graph, id: NodeId, node: &Node, problems: &mut Vec<Problem>) {
+    for (port, input) in node.inputs.iter().enumerate() {
+        if !graph.edges.iter().any(|edge| edge.to == InPort { node: id, port }) {
+            problems.push(Problem::at(&node.name, format!("nothing leads to its input `{}`", input.name())));
+        }
+    }
+}
+
+fn cycles(graph: &Graph, problems: &mut Vec<Problem>) {
+    // Nodes that only ends lead to are taken away until none is left; what stays is on a cycle or behind one.
+    let mut rest: Vec<NodeId> = (0..graph.nodes.len()).map(NodeId).collect();
+    loop {
+        let before = rest.len();
+        let fed = |id: &NodeId, rest: &[NodeId]| {
+            graph.edges.iter().any(|edge| edge.to.node == *id && rest.contains(&edge.from.node))
+        };
+        let snapshot = rest.clone();
+        rest.retain(|id| fed(id, &snapshot));
+        if rest.len() == before {
+            break;
+        }
+    }
+    // And the same from the other side, so that what is only behind a cycle is not blamed.
+    loop {
+        let before = rest.len();
+        let snapshot = rest.clone();
+        rest.retain(|id| graph.edges.iter().any(|edge| edge.from.node == *id && snapshot.contains(&edge.to.node)));
+        if rest.len() == before {
+            break;
+        }
+    }
+    let name = |id: &NodeId| graph.node(*id).map_or("", |node| node.name.as_str());
+    if let Some(first) = rest.first() {
+        let names: Vec<_> = rest.iter().map(|id| format!("`{}`", name(id))).collect();
+        let what = format!("rows would go round for ever through {}", names.join(", "));
+        problems.push(Problem::at(name(first), what).help("a pipeline must not lead back to itself"));
+    }
+}
+
+fn feedback(graph: &Graph, problems: &mut Vec<Problem>) {
+    let all = |sources: bool| {
+        graph.nodes.iter().filter(move |node| {
+            if sources { matches!(node.role, Role::Source(_)) } else { matches!(node.role, Role::Sink(_)) }
+        })
+    };
+    for sink in all(false) {
+        for source in all(true) {
+            let meet = sink.touches.iter().find_map(|to| {
+                let read =
+                    source.touches.iter().find(|from| from.system == to.system && overlap(&from.subject, &to.subject));
+                read.map(|from| (to, from))
+            });
+            if let Some((to, from)) = meet {
+                let what = format!(
+                    "it writes to `{}`, which the source `{}` reads as `{}`: the pipeline would feed itself",
+                    to.subject, source.name, from.subject
+                );
+                problems.push(Problem::at(&sink.name, what).help("write to other subjects, or read fewer"));
+            }
+        }
+    }
+}
+
+/// Whether some subject matches both patterns.
+fn overlap(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.split('.'), b.split('.'));
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(x), Some(y)) if x == y || x == "*" || y == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
+fn promises(graph: &Graph, problems: &mut Vec<Problem>) {
+    if graph.settings.guarantee == Guarantee::AtMostOnce || graph.settings.accept_loss {
+        return;
+    }
+    for node in &graph.nodes {
+        if let Some(why) = &node.at_most_once {
+            let what = format!("the pipeline promises at-least-once, but {why}");
+            let help = "use JetStream here, or accept the loss in words: `accept_loss = true`";
+            problems.push(Problem::at(&node.name, what).help(help));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_overlap_where_a_subject_matches_both() {
+        for (a, b) in [("a.b", "a.b"), ("a.*", "a.b"), ("a.>", "a.b.c"), (">", "x"), ("a.*.c", "*.b.c"), ("*.>", "a.b")]
+        {
+            assert!(overlap(a, b) && overlap(b, a), "{a} {b}");
+        }
+        for (a, b) in [("a.b", "a.c"), ("a", "a.b"), ("a.>", "a"), ("a.*.d", "*.b.c")] {
+            assert!(!overlap(a, b) && !overlap(b, a), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn names_are_plain() {
+        assert!(is_plain("a-b_9", 0) && is_plain("a/json", 1));
+        for bad in ["", "a b", "ä", "a.b", "a/b", &"x".repeat(65)] {
+            assert!(!is_plain(bad, 0), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What the stories on a real server share: orders, an independent computation of what must come of them, a process to
+//! kill, and a reader of the output stream.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::disallowed_methods,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "it is test code, though not inside a test"
+)]
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Order number `id`, as JSON.
+pub fn order(id: u64) -> String {
+    let region = ["eu", "us", "asia"][(id % 3) as usize];
+    // Every tenth is not paid, and must not come out.
+    let cents = if id.is_multiple_of(10) { 0 } else { id * 7 % 100_000 + 1 };
+    format!(r#"{{"id":{id},"region":"{region}","cents":{cents}}}"#)
+}
+
+/// What must come of order number `id`: its subject and its text, or nothing.
+pub fn expected(id: u64) -> Option<(String, String)> {
+    let region = ["eu", "us", "asia"][(id % 3) as usize];
+    let cents = if id.is_multiple_of(10) { return None } else { id * 7 % 100_000 + 1 };
+    let subject = if region == "eu" { "out.eu" } else { "out.rest" };
+    let tax = cents * 19 / 100;
+    Some((subject.into(), format!(r#"{{"id":{id},"region":"{region}","cents":{cents},"tax":{tax}}}"#)))
+}
+
+pub async fn create_streams(connection: &Connection, replicas: usize) {
+    let js = Js::new(connection.clone());
+    for (name, subjects) in [("IN", "in.>"), ("OUT", "out.>")] {
+        let config = StreamConfig { num_replicas: replicas, ..StreamConfig::new(name, [subjects]) };
+        js.create_stream(&config).await.unwrap();
+    }
+}
+
+/// Publishes orders `from..to`, each confirmed: at most 1,000 are under way, and what has no answer is sent again with
+/// the same message id. Returns when the stream has them all.
+pub async fn feed(connection: &Connection, from: u64, to: u64) {
+    let js = Js::new(connection.clone());
+    let mut next = from;
+    while next < to {
+        let upto = (next + 1_000).min(to);
+        let inbox = connection.new_inbox();
+        let mut acks = connection.subscribe(inbox.clone(), 4_096).await.unwrap();
+        let messages = (next..upto).map(|id| {
+            let mut headers = millstream::operators::Headers::NONE;
+            headers.push("Nats-Msg-Id", &id.to_string()).unwrap();
+            Outgoing::new("in.order", order(id)).headers(headers).reply_to(Subject::from(inbox.clone()))
+        });
+        let sent = timeout(Duration::from_secs(10), connection.publish_all(messages)).await;
+        let mut confirmed = 0;
+        while matches!(sent, Ok(Ok(()))) && confirmed < upto - next {
+            match timeout(Duration::from_secs(2), acks.next()).await {
+                Ok(Some(ack)) if ack.status.is_none() && !ack.payload.starts_with(b"{\"error") => confirmed += 1,
+                _ => break,
+            }
+        }
+        if confirmed == upto - next {
+            next = upto;
+        } else {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    drop(js);
+}
+
+/// The pipeline in a process of its own.
+pub struct Pump {
+    child: Child,
+}
+
+impl Pump {
+    pub fn start(program: &str, url: &str, pipeline: &str) -> Pump {
+        let child = Command::new(program).args([url, pipeline]).env("RUST_BACKTRACE", "0").spawn().unwrap();
+        Pump { child }
+    }
+
+    pub fn kill_9(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "SIGTERM did not end it within 30 s");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.kill_9();
+    }
+}
+
+/// What the output stream holds.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// How often each order came, by id.
+    pub times: BTreeMap<u64, u64>,
+    /// How many messages there are.
+    pub messages: u64,
+    /// Of those, how many differ from what must come of their order.
+    pub wrong: u64,
+}
+
+impl Output {
+    /// Of the orders `0..count`, how many that must be there are not.
+    pub fn missing(&self, count: u64) -> usize {
+        (0..count).filter(|id| expected(*id).is_some() && !self.times.contains_key(id)).count()
+    }
+
+    pub fn duplicates(&self) -> u64 {
+        self.messages - self.times.len() as u64
+    }
+}
+
+/// How many messages the output stream has.
+pub async fn out_len(connection: &Connection) -> u64 {
+    match Js::new(connection.clone()).stream("OUT").await {
+        Ok(info) => info.state.messages,
+        Err(_) => 0,
+    }
+}
+
+/// Waits until the output stream has at least so many messages.
+pub async fn until_out(connection: &Connection, messages: u64, within: Duration) {
+    let deadline = Instant::now() + within;
+    loop {
+        let len = out_len(connection).await;
+        if len >= messages {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the output has {len} messages, {messages} were expected within {within:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until the output stream has had no new message for `quiet`.
+pub async fn until_quiet(connection: &Connection, quiet: Duration) {
+    let (mut len, mut since) = (out_len(connection).await, Instant::now());
+    while since.elapsed() < quiet {
+        sleep(Duration::from_millis(100)).await;
+        let now = out_len(connection).await;
+        if now != len {
+            (len, since) = (now, Instant::now());
+        }
+    }
+}
+
+/// Reads the output stream from its beginning, with a consumer of its own.
+pub async fn read_output(connection: &Connection) -> Output {
+    let js = Js::new(connection.clone());
+    let total = js.stream("OUT").await.unwrap().state.messages;
+    let config = ConsumerConfig { name: "oracle".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
+    js.create_consumer("OUT", &config).await.unwrap();
+    let inbox = connection.new_inbox();
+    let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await.unwrap();
+    let mut output = Output::default();
+    while output.messages < total {
+        let batch = (total - output.messages).min(10_000);
+        let pull = format!(r#"{{"batch":{batch},"expires":5000000000}}"#);
+        let request = Outgoing::new(js.next_subject("OUT", "oracle"), pull).reply_to(Subject::from(inbox.clone()));
+        connection.publish(request).await.unwrap();
+        for _ in 0..batch {
+            let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap();
+            assert!(!message.is_status(), "{message:?}");
+            let text = std::str::from_utf8(&message.payload).unwrap();
+            let id: u64 = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
+            let right = expected(id).is_some_and(|(subject, body)| subject == message.subject.as_str() && body == text);
+            output.wrong += u64::from(!right);
+            output.messages += 1;
+            *output.times.entry(id).or_default() += 1;
+        }
+    }
+    let _ = js.delete_consumer("OUT", "oracle").await;
+    output
+}
+
+/// A number that differs from run to run, for moments that nobody chose; printed, so that a failure can be told.
+pub fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// A server with both streams.
+pub async fn server() -> (NatsServer, Connection) {
+    let server = NatsServer::start().await.unwrap();
+    let connection = server.connect().await.unwrap();
+    create_streams(&connection, 1).await;
+    (server, connection)
+}
