@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::fast::is_fast;
 use super::refusal::{refusal, wrong_last};
 use super::stream::Stream;
 use super::turn::Turn;
@@ -19,7 +20,13 @@ pub(super) enum Accepted {
 impl Stream {
     /// Takes a message that a client published.
     pub(super) fn take(&mut self, message: &Outgoing, turn: &mut Turn<'_>) {
+        if let Some(reply) = message.reply.as_ref().filter(|reply| is_fast(reply)) {
+            return self.take_fast(message, reply, turn);
+        }
         let wishes = Wishes::of(&message.headers);
+        if let Some(id) = wishes.batch {
+            return self.take_atomic(id, message, &wishes, turn);
+        }
         let accepted = self.publish(message, &wishes, turn);
         if let Some(reply) = &message.reply
             && !self.is_silent()
@@ -37,7 +44,7 @@ impl Stream {
     }
 
     /// Whether it acknowledges nothing.
-    fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         self.config.rest.get("no_ack").and_then(serde_json::Value::as_bool).unwrap_or(false)
     }
 

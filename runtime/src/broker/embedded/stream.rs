@@ -6,9 +6,11 @@ use bytes::Bytes;
 use millstream_operators::Headers;
 use serde_json::{Value, json};
 
+use super::atomic::Atomic;
 use super::clock::{NEVER, rfc3339};
 use super::consumer::Consumer;
 use super::due::after;
+use super::fast::Fast;
 use super::filter::{Filter, is_subset};
 use super::ids::Ids;
 use super::log::{Log, Stored};
@@ -27,6 +29,8 @@ pub(super) struct Stream {
     pub(super) last_id: Box<str>,
     /// The beginning of each publish acknowledgement, up to the sequence.
     pub(super) ack_prefix: String,
+    pub(super) atomic: Atomic,
+    pub(super) fast: Fast,
     captures: Filter,
 }
 
@@ -39,6 +43,8 @@ impl Stream {
             ids: Ids::default(),
             last_id: Box::default(),
             ack_prefix: format!("{{\"stream\":{},\"seq\":", Value::from(config.name.as_str())),
+            atomic: Atomic::default(),
+            fast: Fast::default(),
             captures: Filter::new(&config.subjects),
             config,
         }
@@ -237,6 +243,8 @@ impl Stream {
     /// Does what is due.
     pub(super) fn on_time(&mut self, turn: &mut Turn<'_>) {
         self.expire(turn);
+        self.expire_atomic(turn);
+        self.expire_fast(turn);
         let mut gone = Vec::new();
         for (name, consumer) in &mut self.consumers {
             if !consumer.on_time(&self.log, turn) {
@@ -316,6 +324,6 @@ impl Stream {
 }
 
 /// A limit, if there is one.
-fn limit(value: i64) -> Option<u64> {
+pub(super) fn limit(value: i64) -> Option<u64> {
     u64::try_from(value).ok().filter(|most| *most > 0)
 }
