@@ -239,7 +239,6 @@ fn what_is_not_acknowledged_comes_again() {
 
 async fn redeliveries(world: &mut World) {
     filled(world, 4).await;
-    world.listen("advisories", "$JS.EVENT.ADVISORY.CONSUMER.M*.>").await;
     world.listen("exceeded", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>").await;
     world.listen("terminated", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>").await;
     let second = 1_000_000_000_u64;
@@ -257,19 +256,28 @@ async fn redeliveries(world: &mut World) {
         }
         create(world, name, config).await;
         world.pull("S", name, json!({ "batch": 3, "expires": second / 2 })).await;
+        world.settle().await;
         world.answer(name, 0, "-NAK").await;
+        world.settle().await;
         world.pull("S", name, json!({ "batch": 1, "no_wait": true })).await;
+        world.settle().await;
         world.consumer("S", name).await;
-        world.answer(name, 1, "-NAK {\"delay\": 400000000}").await;
+        world.answer(name, 1, "-NAK {\"delay\": 450000000}").await;
+        world.settle().await;
         world.pull("S", name, json!({ "batch": 1, "no_wait": true })).await;
+        world.settle().await;
         world.pull("S", name, json!({ "batch": 1, "expires": second })).await;
+        world.settle().await;
         world.consumer("S", name).await;
         world.wait(1300).await;
         world.consumer("S", name).await;
         world.pull("S", name, json!({ "batch": 9, "no_wait": true })).await;
+        world.settle().await;
         world.consumer("S", name).await;
         world.answer(name, 0, "").await;
+        world.settle().await;
         world.answer(name, 1, "+TERM").await;
+        world.settle().await;
         world.consumer("S", name).await;
     }
     world.read("exceeded", "").await;

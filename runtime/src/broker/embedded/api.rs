@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::api_stream::is_empty;
 use super::jetstream::JetStream;
 use super::refusal::{no_consumer, no_stream, refusal};
 use super::stream::Stream;
@@ -111,7 +112,7 @@ impl JetStream {
     }
 
     fn delete_consumer(&mut self, target: &str, body: &[u8], turn: &mut Turn<'_>) -> Answer {
-        if !body.is_empty() {
+        if !is_empty(body) {
             return Err(refusal(400, 10038, "expected an empty request payload"));
         }
         let (stream, name) = target.split_once('.').unwrap_or((target, ""));

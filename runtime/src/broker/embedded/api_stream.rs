@@ -76,15 +76,15 @@ impl JetStream {
                 let why = "stream name already in use with a different configuration";
                 return Err(refusal(400, codes::STREAM_NAME_IN_USE, why));
             }
-            return Ok(stream.describe(turn.now));
+        } else {
+            self.check_overlap(&config)?;
+            self.streams.insert(name.into(), Stream::new(config, turn.now));
         }
-        self.check_overlap(&config)?;
-        let stream = Stream::new(config, turn.now);
-        let mut answer = stream.describe(turn.now);
+        let mut answer = self.stream(name)?.describe(turn.now);
         if let Some(answer) = answer.as_object_mut() {
+            // The server says so of a stream that was there already, too.
             answer.insert("did_create".into(), true.into());
         }
-        self.streams.insert(name.into(), stream);
         Ok(answer)
     }
 
@@ -130,14 +130,16 @@ impl JetStream {
             if deleted_details {
                 let range = stream.log.first().max(1)..=stream.log.last();
                 let deleted: Vec<u64> = range.filter(|seq| stream.log.get(*seq).is_none()).collect();
-                state.insert("deleted".into(), json!(deleted));
+                if !deleted.is_empty() {
+                    state.insert("deleted".into(), json!(deleted));
+                }
             }
         }
         Ok(answer)
     }
 
     fn delete_stream(&mut self, name: &str, body: &[u8], turn: &mut Turn<'_>) -> Answer {
-        if !body.is_empty() {
+        if !is_empty(body) {
             return Err(refusal(400, 10038, "expected an empty request payload"));
         }
         let mut stream = self.streams.remove(name).ok_or_else(no_stream)?;
@@ -148,7 +150,17 @@ impl JetStream {
     }
 
     fn purge_stream(&mut self, name: &str, body: &[u8], turn: &mut Turn<'_>) -> Answer {
-        let purge: Purge = if body.trim_ascii().starts_with(b"{") { read(body)? } else { Purge::default() };
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Request {
+            filter: Option<String>,
+            seq: u64,
+            keep: u64,
+        }
+        // Anything but JSON is taken for nothing.
+        let body = if body.trim_ascii().starts_with(b"{") { body } else { b"" };
+        let Request { filter, seq, keep } = read(body)?;
+        let purge = Purge { filter, seq, keep };
         if purge.seq > 0 && purge.keep > 0 {
             return Err(bad_request());
         }
@@ -183,7 +195,7 @@ impl JetStream {
     }
 
     fn get_message(&mut self, name: &str, body: &[u8]) -> Answer {
-        if body.is_empty() {
+        if is_empty(body) {
             return Err(bad_request());
         }
         let get: Get = read(body)?;
@@ -211,7 +223,7 @@ impl JetStream {
     }
 
     fn delete_message(&mut self, name: &str, body: &[u8], turn: &mut Turn<'_>) -> Answer {
-        if body.is_empty() {
+        if is_empty(body) {
             return Err(bad_request());
         }
         let Delete { seq, .. } = serde_json::from_slice(body).map_err(bad_json)?;
@@ -224,6 +236,12 @@ impl JetStream {
         }
         Ok(json!({ "success": true }))
     }
+}
+
+/// Whether a request has no content.
+pub(super) fn is_empty(body: &[u8]) -> bool {
+    let body = body.trim_ascii();
+    body.is_empty() || serde_json::from_slice::<Value>(body).is_ok_and(|body| body == json!({}))
 }
 
 /// Reads the body of a request; an empty one is that of defaults.

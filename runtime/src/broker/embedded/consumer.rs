@@ -284,9 +284,13 @@ impl Consumer {
     /// Does what is due; false if it has gone for lack of interest.
     pub(super) fn on_time(&mut self, log: &Log, turn: &mut Turn<'_>) -> bool {
         self.check_pending(log, turn);
-        self.sweep(true, turn);
-        if !self.waiting.is_empty() {
+        let due = |pull: &Pull| [pull.expires, pull.next_heartbeat].iter().flatten().any(|due| *due <= turn.now);
+        if self.waiting.iter().any(due) {
+            self.sweep(true, turn);
             self.pump(log, turn);
+        }
+        for pull in &self.waiting {
+            [pull.expires, pull.next_heartbeat].iter().flatten().for_each(|due| turn.due.at(*due));
         }
         let Some(lifetime) = self.lifetime() else { return true };
         // Whoever still works on messages is not gone.

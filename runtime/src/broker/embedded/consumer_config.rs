@@ -24,7 +24,11 @@ const MISSING: [&str; 9] = [
 ];
 
 /// Reads a configuration as a request holds it.
-pub(super) fn parse(config: Value) -> Result<ConsumerConfig, ApiError> {
+pub(super) fn parse(mut config: Value) -> Result<ConsumerConfig, ApiError> {
+    if let Some(fields) = config.as_object_mut() {
+        // What a request leaves out is not what our own calls leave out.
+        fields.entry("ack_policy").or_insert_with(|| "none".into());
+    }
     let config: ConsumerConfig = serde_json::from_value(config).map_err(bad_json)?;
     for (name, value) in &config.rest {
         let set = !matches!(value, Value::Null | Value::Bool(false)) && *value != json!("") && *value != json!(0);
@@ -101,7 +105,7 @@ fn check_filters(config: &ConsumerConfig) -> Result<(), ApiError> {
     }
     let one = Some(&config.filter_subject).filter(|filter| !filter.is_empty());
     if many.iter().chain(one).any(|filter| !is_subject(filter)) {
-        return Err(stream_config("nats: invalid subject"));
+        return Err(stream_config("invalid subject"));
     }
     let overlap = |(place, filter): (usize, &String)| {
         many.iter().enumerate().any(|(other, wide)| other != place && is_subset(filter, wide))

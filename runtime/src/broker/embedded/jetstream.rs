@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ack::Delivery;
 use super::stream::Stream;
 use super::turn::Turn;
-use crate::broker::Outgoing;
+use crate::broker::{AckPolicy, Outgoing};
 
 /// The streams, by name.
 #[derive(Default)]
@@ -40,6 +40,9 @@ impl JetStream {
         let (Some(stream), Some(consumer)) = (tokens.next(), tokens.next()) else { return false };
         let Some(stream) = self.streams.get_mut(stream) else { return false };
         let Some(reader) = stream.consumers.get_mut(consumer) else { return false };
+        if reader.config.ack_policy == AckPolicy::None {
+            return false;
+        }
         let mut place = [""; 5];
         for slot in &mut place {
             let Some(token) = tokens.next() else { return false };

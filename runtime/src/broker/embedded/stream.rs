@@ -202,11 +202,11 @@ impl Stream {
         let filtered_first =
             if filter.is_empty() { first } else { self.log.next(first, &only).map_or(0, |(seq, _)| seq) };
         for consumer in self.consumers.values_mut() {
-            let narrow = consumer.filter.patterns().iter().any(|pattern| is_subset(pattern, filter));
+            let patterns = consumer.filter.patterns();
+            let narrow = !patterns.is_empty() && patterns.iter().all(|pattern| is_subset(pattern, filter));
             if filter.is_empty() || narrow {
                 consumer.on_purged(if filtered_first == 0 { last + 1 } else { filtered_first }, None, turn);
-            } else if consumer.filter.is_all() || consumer.filter.patterns().iter().any(|wide| is_subset(filter, wide))
-            {
+            } else if consumer.filter.is_all() || patterns.iter().any(|wide| is_subset(filter, wide)) {
                 consumer.on_purged(first, Some(&self.log), turn);
             }
         }

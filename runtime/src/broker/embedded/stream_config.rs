@@ -109,9 +109,6 @@ fn check_subjects(config: &StreamConfig) -> Result<(), ApiError> {
             return Err(stream_config("invalid subject"));
         }
         let rest = config.subjects.get(place + 1..).unwrap_or_default();
-        if rest.contains(subject) {
-            return Err(stream_config("duplicate subjects detected"));
-        }
         if !no_ack(config) {
             if subject == ">" {
                 return Err(stream_config("capturing all subjects requires no-ack to be true"));

@@ -2,8 +2,7 @@
 
 use millstream_operators::Headers;
 
-/// The headers that a stream looks at, read in one pass. Numbers that are none count as absent, as they do for
-/// the server.
+/// The headers that a stream looks at, read in one pass. An expected sequence that is no number is never met.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wishes<'a> {
     pub(super) id: Option<&'a str>,
@@ -27,7 +26,7 @@ impl<'a> Wishes<'a> {
             if !name.starts_with("Nats-") || value.is_empty() {
                 continue;
             }
-            let number = || value.parse().ok();
+            let number = || Some(value.parse().unwrap_or(u64::MAX));
             match name {
                 "Nats-Msg-Id" => wishes.id = Some(value),
                 "Nats-Expected-Stream" => wishes.stream = Some(value),
@@ -38,7 +37,7 @@ impl<'a> Wishes<'a> {
                 "Nats-Rollup" => wishes.rollup = Some(value),
                 "Nats-TTL" => wishes.ttl = Some(value),
                 "Nats-Batch-Id" => wishes.batch = Some(value),
-                "Nats-Batch-Sequence" => wishes.batch_seq = number(),
+                "Nats-Batch-Sequence" => wishes.batch_seq = value.parse().ok(),
                 "Nats-Batch-Commit" => wishes.batch_commit = Some(value),
                 _ => {}
             }
@@ -122,7 +121,7 @@ mod tests {
             headers.push(name, value).unwrap();
         }
         let wishes = Wishes::of(&headers);
-        assert_eq!((wishes.id, wishes.last_seq, wishes.ttl()), (Some("a"), None, Ok(Some(5 * SECOND))));
+        assert_eq!((wishes.id, wishes.last_seq, wishes.ttl()), (Some("a"), Some(u64::MAX), Ok(Some(5 * SECOND))));
         assert_eq!(Wishes { ttl: Some("500ms"), ..Wishes::default() }.ttl(), Err(()));
     }
 }
