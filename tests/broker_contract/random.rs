@@ -124,7 +124,7 @@ async fn apply(world: &mut World, step: &Step) {
         }
         Step::Delete { seq } => {
             world.settle().await;
-            world.call("STREAM.MSG.DELETE.S", json!({ "seq": seq })).await;
+            world.delete("S", *seq).await;
         }
     }
 }

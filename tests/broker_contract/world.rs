@@ -67,6 +67,14 @@ impl World {
         answer
     }
 
+    /// Deletes a message if it is there. How the server says that it is not depends on the layout of its files.
+    pub(crate) async fn delete(&mut self, stream: &str, seq: u64) {
+        let recorded = self.record.len();
+        let answer = self.call(&format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": seq })).await;
+        self.record.truncate(recorded);
+        self.note(format!("> delete {seq} of {stream}: {}", answer.get("success").is_some()));
+    }
+
     /// What is told of a consumer once all is done.
     pub(crate) async fn consumer(&mut self, stream: &str, name: &str) {
         self.settle().await;

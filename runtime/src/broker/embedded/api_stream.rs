@@ -14,7 +14,7 @@ use super::stream::Stream;
 use super::stream_config::{check_update, complete, parse};
 use super::turn::Turn;
 use crate::broker::api::base64;
-use crate::broker::{ApiError, Purge, StreamConfig, codes, overlaps};
+use crate::broker::{ApiError, Purge, Storage, StreamConfig, codes, overlaps};
 
 /// Which message is asked for.
 #[derive(Default, Deserialize)]
@@ -230,6 +230,13 @@ impl JetStream {
         let stream = self.stream(name)?;
         if stream.config.deny_delete {
             return Err(refusal(500, 10057, "message delete not permitted"));
+        }
+        let in_files = stream.config.storage == Storage::File;
+        if in_files && seq == 0 {
+            return Err(refusal(500, 10057, "no message found"));
+        }
+        if in_files && seq > stream.log.last() {
+            return Err(refusal(500, 10057, "stream store EOF"));
         }
         if !stream.remove(seq, turn) {
             return Err(refusal(400, 10043, format!("sequence {seq} not found")));

@@ -192,13 +192,22 @@ impl Consumer {
 
     /// A message went from the stream.
     pub(super) fn on_removed(&mut self, seq: u64, subject: &Subject, log: &Log, turn: &mut Turn<'_>) {
-        if seq >= self.next {
-            if self.filter.matches(subject) {
-                self.to_come -= 1;
-            }
-        } else if let Some(pending) = self.pending.get(&seq) {
-            let delivered = self.deliveries(seq);
-            self.terminate(seq, pending.consumer_seq, delivered, "deleted by limits", log, turn);
+        self.count_removed(seq, subject);
+        self.forget(seq, log, turn);
+    }
+
+    /// Counts a message that went, if it was still to come.
+    pub(super) fn count_removed(&mut self, seq: u64, subject: &Subject) {
+        if seq >= self.next && self.filter.matches(subject) {
+            self.to_come -= 1;
+        }
+    }
+
+    /// Forgets a delivery whose message went.
+    pub(super) fn forget(&mut self, seq: u64, log: &Log, turn: &mut Turn<'_>) {
+        if let Some(pending) = self.pending.get(&seq) {
+            let (first, delivered) = (pending.consumer_seq, self.deliveries(seq));
+            self.terminate(seq, first, delivered, "Unacknowledged message was deleted", log, turn);
         } else {
             self.redelivered.remove(&seq);
         }

@@ -161,6 +161,7 @@ impl Stream {
     pub(super) fn purge(&mut self, purge: &Purge, turn: &mut Turn<'_>) -> u64 {
         let filter = purge.filter.as_deref().unwrap_or_default();
         let whole = filter.is_empty() || filter == ">";
+        let mut alone = None;
         let purged = if purge.seq == 1 {
             0
         } else if whole && purge.keep == 0 && (purge.seq == 0 || purge.seq > self.log.last()) {
@@ -175,24 +176,37 @@ impl Stream {
             if purge.keep > 0 {
                 doomed.truncate(doomed.len().saturating_sub(purge.keep as usize));
             }
-            if !(whole && purge.keep == 0)
-                && let [one] = doomed.as_slice()
-            {
-                u64::from(self.remove(*one, turn))
+            if !(whole && purge.keep == 0) && doomed.len() == 1 {
+                alone = self.take_out(&doomed);
             } else {
                 for seq in &doomed {
                     self.log.remove(*seq);
                 }
-                doomed.len() as u64
             }
+            doomed.len() as u64
         };
-        if purged > 0 {
+        if purged > 0 && alone.is_none() {
             for consumer in self.consumers.values_mut() {
                 consumer.recount(&self.log);
             }
         }
         self.purge_consumers(filter, turn);
+        if let Some(seq) = alone {
+            for consumer in self.consumers.values_mut() {
+                consumer.forget(seq, &self.log, turn);
+            }
+        }
         purged
+    }
+
+    /// Takes the one message out of which a purge may consist, which the server counts by itself.
+    fn take_out(&mut self, doomed: &[u64]) -> Option<u64> {
+        let seq = *doomed.first()?;
+        let message = self.log.remove(seq)?;
+        for consumer in self.consumers.values_mut() {
+            consumer.count_removed(seq, &message.subject);
+        }
+        Some(seq)
     }
 
     /// Moves consumers beyond what was purged.
