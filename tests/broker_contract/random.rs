@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::world::World;
 use crate::{difference, runtime};
 
-/// Sequences of operations tried; the seed is fixed, so that every run tries the same.
+/// Sequences of operations tried, unless `MILLSTREAM_CONTRACT_CASES` says otherwise. The seed is fixed, so that every
+/// run tries the same, unless `MILLSTREAM_CONTRACT_SEED` is another.
 const CASES: u32 = 40;
 const CONSUMERS: [&str; 4] = ["explicit", "all", "some", "one"];
 
@@ -133,16 +134,23 @@ async fn apply(world: &mut World, step: &Step) {
 fn random_operations_give_the_same_answers() {
     let real = runtime(false);
     let server = real.block_on(NatsServer::start()).expect("a nats-server: run tests/setup");
-    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    let cases = number("MILLSTREAM_CONTRACT_CASES").unwrap_or(CASES);
+    let seed = [u8::try_from(number("MILLSTREAM_CONTRACT_SEED").unwrap_or(0)).unwrap_or(0); 32];
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
     let result = runner.run(&(limits(), steps()), |(limits, steps)| {
-        let theirs = real.block_on(async {
-            let mut world = World::new(server.connect().await.unwrap());
+        let ours = runtime(true).block_on(async {
+            let mut world = World::new(Embedded::default().connect());
             run(&mut world, &limits, &steps).await;
             world.record
         });
-        let ours = runtime(true).block_on(async {
-            let mut world = World::new(Embedded::default().connect());
+        // When a purge takes exactly one message, two threads of the server race for the deliveries of it.
+        if ours.iter().any(|line| line.contains("\"purged\":1,")) {
+            return Err(TestCaseError::reject("what the server does is not determined"));
+        }
+        let theirs = real.block_on(async {
+            let mut world = World::new(server.connect().await.unwrap());
             run(&mut world, &limits, &steps).await;
             world.record
         });

@@ -176,37 +176,29 @@ impl Stream {
             if purge.keep > 0 {
                 doomed.truncate(doomed.len().saturating_sub(purge.keep as usize));
             }
+            let removed = doomed.iter().filter_map(|seq| Some((*seq, self.log.remove(*seq)?.subject)));
+            let last = removed.last();
             if !(whole && purge.keep == 0) && doomed.len() == 1 {
-                alone = self.take_out(&doomed);
-            } else {
-                for seq in &doomed {
-                    self.log.remove(*seq);
-                }
+                alone = last;
             }
             doomed.len() as u64
         };
-        if purged > 0 && alone.is_none() {
-            for consumer in self.consumers.values_mut() {
-                consumer.recount(&self.log);
+        if let Some((seq, subject)) = &mut alone {
+            if self.config.storage == Storage::File {
+                // Of one message, the file store tells only consumers that read all of the purge's pattern.
+                *subject = Subject::from(if whole { ">" } else { filter }.to_owned());
             }
+            self.consumers.values_mut().for_each(|consumer| consumer.count_removed(*seq, subject));
+        } else if purged > 0 {
+            self.consumers.values_mut().for_each(|consumer| consumer.recount(&self.log));
         }
         self.purge_consumers(filter, turn);
-        if let Some(seq) = alone {
-            for consumer in self.consumers.values_mut() {
+        if let Some((seq, subject)) = alone {
+            for consumer in self.consumers.values_mut().filter(|consumer| consumer.filter.matches(&subject)) {
                 consumer.forget(seq, &self.log, turn);
             }
         }
         purged
-    }
-
-    /// Takes the one message out of which a purge may consist, which the server counts by itself.
-    fn take_out(&mut self, doomed: &[u64]) -> Option<u64> {
-        let seq = *doomed.first()?;
-        let message = self.log.remove(seq)?;
-        for consumer in self.consumers.values_mut() {
-            consumer.count_removed(seq, &message.subject);
-        }
-        Some(seq)
     }
 
     /// Moves consumers beyond what was purged.
