@@ -3,8 +3,7 @@
 //! Every call is one request on a `$JS.API.*` subject through a [`Connection`](super::Connection), so the same
 //! code speaks to a real server and to the embedded broker.
 
-#[allow(dead_code, reason = "the streams encode too, which come next")]
-mod base64;
+pub(super) mod base64;
 pub mod codes;
 mod js;
 mod kv;

@@ -1,6 +1,7 @@
 //! [`Core`]: the one lock of the embedded broker, and the way of a message through it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::Headers;
@@ -8,9 +9,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::EmbeddedOptions;
-use super::due::{Due, Now};
+use super::due::Due;
 use super::hook::{Fate, Hook};
+use super::jetstream::JetStream;
 use super::router::Router;
+use super::turn::Turn;
 use crate::broker::message::headers_len;
 use crate::broker::{Incoming, LinkState, Outgoing, Subject};
 
@@ -28,6 +31,7 @@ pub(super) struct Core {
 /// Everything behind the lock.
 pub(super) struct State {
     pub(super) router: Router,
+    js: JetStream,
     due: Due,
     last_inbox: u64,
 }
@@ -37,7 +41,12 @@ impl Core {
         Arc::new(Core {
             options,
             link: watch::Sender::new(LinkState { connected: true, generation: 1 }),
-            state: Mutex::new(State { router: Router::new(hook.clone()), due: Due::default(), last_inbox: 0 }),
+            state: Mutex::new(State {
+                router: Router::new(hook.clone()),
+                js: JetStream::default(),
+                due: Due::default(),
+                last_inbox: 0,
+            }),
             hook,
             started: Instant::now(),
             due: watch::Sender::new(None),
@@ -54,7 +63,7 @@ impl Core {
             return;
         }
         let mut state = self.lock();
-        state.publish(message);
+        state.publish(message, self.now());
         self.follow(&state);
     }
 
@@ -66,14 +75,18 @@ impl Core {
     }
 
     fn follow(&self, state: &State) {
-        let next = state.due.0;
+        let next = state.due.0.map(|wall| {
+            // 30 years from now is as good as never, and no clock overflows on the way.
+            let passed = wall.saturating_sub(self.options.started_at).clamp(0, 1_000_000_000_000_000_000);
+            self.started + Duration::from_nanos(passed.unsigned_abs())
+        });
         self.due.send_if_modified(|due| std::mem::replace(due, next) != next);
     }
 
-    fn now(&self) -> Now {
-        let instant = Instant::now();
-        let passed = instant.saturating_duration_since(self.started).as_nanos();
-        Now { instant, wall: self.options.started_at.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX)) }
+    /// Nanoseconds since the epoch.
+    fn now(&self) -> i64 {
+        let passed = Instant::now().saturating_duration_since(self.started).as_nanos();
+        self.options.started_at.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX))
     }
 
     pub(super) fn cut_links(&self) {
@@ -120,17 +133,41 @@ impl State {
         self.last_inbox
     }
 
-    fn on_time(&mut self, now: Now) {
-        self.due.take(now.instant);
+    /// Does what is due.
+    fn on_time(&mut self, now: i64) {
+        if self.due.take(now) {
+            let mut advisories = Vec::new();
+            let State { router, js, due, .. } = self;
+            js.on_time(&mut Turn { now, router, due, advisories: &mut advisories });
+            self.publish_all(advisories, now);
+        }
     }
 
-    fn publish(&mut self, message: Outgoing) {
-        let reply = message.reply.clone();
-        let heard = self.router.deliver(into_incoming(message));
-        if let Some(reply) = reply
-            && !heard
-        {
-            self.router.deliver(status(reply, 503, None));
+    fn publish(&mut self, message: Outgoing, now: i64) {
+        // The driver may be late: what is due comes first all the same.
+        self.on_time(now);
+        let mut advisories = Vec::new();
+        let State { router, js, due, .. } = self;
+        let taken = js.take(&message, &mut Turn { now, router, due, advisories: &mut advisories });
+        if !taken || self.router.hears(&message.subject) {
+            let (reply, subject) = (message.reply.clone(), message.subject.clone());
+            let heard = self.router.deliver(into_incoming(message));
+            if let Some(reply) = reply
+                && !heard
+                && !taken
+            {
+                let mut nobody = status(reply, 503, None);
+                // The server names the subject that nobody listens on; a subject is a sound value.
+                let _ = nobody.headers.push("Nats-Subject", &subject);
+                self.router.deliver(nobody);
+            }
+        }
+        self.publish_all(advisories, now);
+    }
+
+    fn publish_all(&mut self, messages: Vec<Outgoing>, now: i64) {
+        for message in messages {
+            self.publish(message, now);
         }
     }
 }

@@ -8,12 +8,34 @@
 //! Time is tokio's, so that a paused runtime is virtual time. Every operation happens at once, under one lock that
 //! is never held across an `await`.
 
+mod ack;
+mod api;
+mod api_consumer;
+mod api_stream;
+mod atomic;
+mod clock;
+mod consumer;
+mod consumer_config;
 mod core;
-#[allow(dead_code, reason = "used by the streams, which come next")]
+mod delivery;
 mod due;
+mod fast;
+mod filter;
 mod hook;
+mod ids;
+mod jetstream;
 mod link;
+mod log;
+mod publish;
+mod pull;
+mod redelivery;
+mod refusal;
 mod router;
+mod staged;
+mod stream;
+mod stream_config;
+mod turn;
+mod wishes;
 
 use std::fmt;
 use std::sync::Arc;
@@ -86,7 +108,7 @@ mod tests {
     use millstream_operators::Headers;
 
     use super::*;
-    use crate::broker::{BrokerError, Outgoing};
+    use crate::broker::{AckPolicy, BrokerError, ConsumerConfig, Incoming, Js, Outgoing, StreamConfig};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -126,5 +148,102 @@ mod tests {
         let connection = Embedded::default().connect();
         let error = connection.publish(Outgoing::new("a", vec![0; (1 << 20) + 1])).await.unwrap_err();
         assert!(matches!(error, BrokerError::MaxPayload { .. }), "{error}");
+    }
+
+    fn js(embedded: &Embedded) -> Js {
+        Js::new(embedded.connect())
+    }
+
+    async fn pull(js: &Js, consumer: &str, body: &str) -> Vec<Incoming> {
+        let inbox = js.connection().new_inbox();
+        let mut deliveries = js.connection().subscribe(inbox.clone(), 1024).await.unwrap();
+        let pull = Outgoing::new(js.next_subject("S", consumer), body.to_owned()).reply_to(inbox);
+        js.connection().publish(pull).await.unwrap();
+        let mut all = Vec::new();
+        deliveries.drain(&mut all, 1024);
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_published_is_pulled_acknowledged_and_read_again_after_a_reset() {
+        let js = js(&Embedded::default());
+        js.create_stream(&StreamConfig::new("S", ["s.>"])).await.unwrap();
+        for number in 1..=5 {
+            let ack = js.publish(format!("s.{number}"), Headers::NONE, "x").await.unwrap();
+            assert_eq!((ack.stream.as_str(), ack.seq), ("S", number));
+        }
+        let config = ConsumerConfig { ack_policy: AckPolicy::All, ..ConsumerConfig::durable("c") };
+        assert_eq!(js.create_consumer("S", &config).await.unwrap().num_pending, 5);
+        let got = pull(&js, "c", r#"{"batch":3,"no_wait":true}"#).await;
+        assert_eq!(got.len(), 3);
+        let ack = got[1].reply.clone().unwrap();
+        assert!(ack.starts_with("$JS.ACK.S.c.1.2.2.") && ack.ends_with(".3"), "{ack}");
+        let answer = js.connection().request(ack, Headers::NONE, "", SECOND).await.unwrap();
+        assert!(answer.payload.is_empty());
+        let info = js.consumer("S", "c").await.unwrap();
+        assert_eq!((info.ack_floor.stream_seq, info.num_ack_pending, info.num_pending), (2, 1, 2));
+        assert_eq!(js.reset_consumer("S", "c", None).await.unwrap().reset_seq, 3);
+        let got = pull(&js, "c", r#"{"batch":9,"no_wait":true}"#).await;
+        assert!(got[0].reply.as_ref().unwrap().starts_with("$JS.ACK.S.c.1.3.1."));
+        assert_eq!((got.len(), got[3].status), (4, Some(404)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_acknowledged_in_time_comes_again() {
+        let js = js(&Embedded::default());
+        js.create_stream(&StreamConfig::new("S", ["s"])).await.unwrap();
+        js.publish("s", Headers::NONE, "x").await.unwrap();
+        let config = ConsumerConfig { ack_wait: 1_000_000_000, ..ConsumerConfig::durable("c") };
+        js.create_consumer("S", &config).await.unwrap();
+        assert_eq!(pull(&js, "c", "1").await.len(), 1);
+        let inbox = js.connection().new_inbox();
+        let mut deliveries = js.connection().subscribe(inbox.clone(), 8).await.unwrap();
+        let next = js.next_subject("S", "c");
+        js.connection().publish(Outgoing::new(next, "1").reply_to(inbox)).await.unwrap();
+        assert!(deliveries.try_next().is_none());
+        let again = deliveries.next().await.unwrap();
+        assert!(again.reply.unwrap().starts_with("$JS.ACK.S.c.2.1.2."));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pull_that_expires_is_told_so() {
+        let js = js(&Embedded::default());
+        js.create_stream(&StreamConfig::new("S", ["s"])).await.unwrap();
+        js.create_consumer("S", &ConsumerConfig::durable("c")).await.unwrap();
+        let inbox = js.connection().new_inbox();
+        let mut deliveries = js.connection().subscribe(inbox.clone(), 8).await.unwrap();
+        let body = r#"{"batch":3,"expires":10000000000,"idle_heartbeat":4000000000}"#;
+        let pull = Outgoing::new(js.next_subject("S", "c"), body).reply_to(inbox);
+        js.connection().publish(pull).await.unwrap();
+        for expected in [100, 100, 408] {
+            assert_eq!(deliveries.next().await.unwrap().status, Some(expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_change_by_compare_and_set() {
+        let js = js(&Embedded::default());
+        js.create_bucket("b", 1).await.unwrap();
+        assert_eq!(js.kv_create("b", "k", "1").await.unwrap(), Some(1));
+        assert_eq!(js.kv_create("b", "k", "2").await.unwrap(), None);
+        assert_eq!(js.kv_update("b", "k", "3", 1).await.unwrap(), Some(2));
+        assert_eq!(js.kv_update("b", "k", "4", 1).await.unwrap(), None);
+        assert_eq!(js.kv_get("b", "k").await.unwrap().unwrap().value, "3");
+        js.kv_purge("b", "k").await.unwrap();
+        assert_eq!(js.kv_get("b", "k").await.unwrap(), None);
+        assert_eq!(js.kv_create("b", "k", "5").await.unwrap(), Some(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_messages_go() {
+        let js = js(&Embedded::default());
+        let config = StreamConfig { max_age: 5_000_000_000, ..StreamConfig::new("S", ["s"]) };
+        js.create_stream(&config).await.unwrap();
+        js.publish("s", Headers::NONE, "x").await.unwrap();
+        tokio::time::advance(4 * SECOND).await;
+        assert_eq!(js.stream("S").await.unwrap().state.messages, 1);
+        tokio::time::advance(SECOND).await;
+        let state = js.stream("S").await.unwrap().state;
+        assert_eq!((state.messages, state.first_seq, state.last_seq), (0, 2, 1));
     }
 }

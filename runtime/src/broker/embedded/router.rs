@@ -68,7 +68,6 @@ impl Router {
     }
 
     /// Whether anybody listens on `subject`.
-    #[allow(dead_code, reason = "used by the streams, which come next")]
     pub(super) fn hears(&self, subject: &str) -> bool {
         self.requests.get(subject).is_some_and(|sender| !sender.is_closed())
             || self.literal.get(subject).is_some_and(|all| all.iter().any(|l| !l.sender.is_closed()))
@@ -77,20 +76,26 @@ impl Router {
 
     /// Delivers a message to who listens on its subject; says whether anybody does.
     pub(super) fn deliver(&mut self, message: Incoming) -> bool {
+        let to = message.subject.clone();
+        self.deliver_to(&to, message)
+    }
+
+    /// Delivers a message to who listens on `to`: a consumer's delivery keeps the subject it was published to.
+    pub(super) fn deliver_to(&mut self, to: &Subject, message: Incoming) -> bool {
         if let Some(hook) = &self.hook
             && hook.on_deliver(&message) == Fate::Lose
         {
             return true;
         }
-        let message = match self.requests.remove(&message.subject) {
+        let message = match self.requests.remove(to.as_str()) {
             Some(sender) => match sender.send(message) {
                 Ok(()) => return true,
                 Err(message) => message,
             },
             None => message,
         };
-        let literal = self.literal.get(&message.subject).map_or(&[][..], Vec::as_slice);
-        let wild = self.patterns.iter().filter(|l| matches(&l.pattern, &message.subject));
+        let literal = self.literal.get(to.as_str()).map_or(&[][..], Vec::as_slice);
+        let wild = self.patterns.iter().filter(|l| matches(&l.pattern, to));
         let mut heard = false;
         let mut groups: Vec<(&str, Vec<&Listener>)> = Vec::new();
         // The last one gets the message itself; the others, which are rare, a copy.

@@ -1,0 +1,63 @@
+//! The contract of the embedded broker: the same operations on it and on a real nats-server give the same answers.
+//!
+//! A script is a function of a [`World`], which writes down all that the broker says. It runs once in virtual time
+//! on the embedded broker and once on a server of its own; the two records must be equal. Times, inbox names and
+//! generated names are left out of the record.
+
+mod batches;
+mod consumers;
+mod keys;
+mod publishing;
+mod random;
+mod streams;
+mod world;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use millstream::broker::{Embedded, NatsServer};
+use world::World;
+
+/// A script borrows the world as long as it runs.
+type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// Runs a script on both brokers and compares the records.
+fn same(script: impl for<'a> Fn(&'a mut World) -> Running<'a>) {
+    let embedded = on_embedded(&script);
+    let real = runtime(false).block_on(async {
+        let server = NatsServer::start().await.expect("a nats-server: run tests/setup");
+        let mut world = World::new(server.connect().await.unwrap());
+        script(&mut world).await;
+        world.record
+    });
+    compare(&embedded, &real);
+}
+
+fn on_embedded(script: &impl for<'a> Fn(&'a mut World) -> Running<'a>) -> Vec<String> {
+    runtime(true).block_on(async {
+        let mut world = World::new(Embedded::default().connect());
+        script(&mut world).await;
+        world.record
+    })
+}
+
+fn runtime(paused: bool) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(paused).build().unwrap()
+}
+
+/// Fails at the first difference, with what came before it.
+fn compare(embedded: &[String], real: &[String]) {
+    if let Some(difference) = difference(embedded, real) {
+        panic!("{difference}");
+    }
+}
+
+fn difference(embedded: &[String], real: &[String]) -> Option<String> {
+    if embedded == real {
+        return None;
+    }
+    let at = embedded.iter().zip(real).take_while(|(ours, theirs)| ours == theirs).count();
+    let before = real[at.saturating_sub(12)..at].join("\n");
+    let line = |record: &[String]| record.get(at).cloned().unwrap_or_else(|| "(nothing more)".to_owned());
+    Some(format!("{before}\n-- nats-server: {}\n-- embedded:    {}", line(real), line(embedded)))
+}
