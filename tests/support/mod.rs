@@ -11,12 +11,16 @@
     reason = "it is test code, though not inside a test"
 )]
 
+mod proxy;
+
 use std::collections::BTreeMap;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject};
 use tokio::time::{Instant, sleep, timeout};
+
+pub use proxy::LossyProxy;
 
 /// Order number `id`, as JSON.
 pub fn order(id: u64) -> String {
@@ -100,6 +104,25 @@ impl Pump {
             }
             assert!(Instant::now() < deadline, "SIGTERM did not end it within 30 s");
             sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Resident memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn end(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it did not end within 30 s");
+            sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -264,7 +264,6 @@ impl Consumer {
     pub(super) fn reset(&mut self, seq: u64, log: &Log, turn: &mut Turn<'_>) -> Result<u64, &'static str> {
         let seq = match self.config.deliver_policy {
             _ if seq == 0 => self.floor.stream_seq + 1,
-            DeliverPolicy::All => seq,
             DeliverPolicy::ByStartSequence if seq < self.config.opt_start_seq => return Err("below start seq"),
             DeliverPolicy::ByStartTime => {
                 let time = self.config.opt_start_time.as_deref().and_then(super::clock::parse_rfc3339);
@@ -273,7 +272,7 @@ impl Consumer {
                 }
                 seq
             }
-            DeliverPolicy::ByStartSequence => seq,
+            DeliverPolicy::All | DeliverPolicy::ByStartSequence => seq,
             _ => return Err("not allowed"),
         };
         self.pending.clear();

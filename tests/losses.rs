@@ -1,0 +1,169 @@
+//! The network loses deliveries, streams lose messages, consumers go, outputs fill up: nothing is lost in silence.
+//!
+//! `MILLSTREAM_STALL_ORDERS` and `MILLSTREAM_STALL_SECONDS` make the stalled sink's story longer (the form:
+//! 2000000 and 60).
+
+use std::time::Duration;
+
+use millstream::broker::{Discard, Js, Purge, StreamConfig};
+use millstream_tests::support::*;
+use tokio::time::{Instant, sleep};
+
+const PUMP: &str = env!("CARGO_BIN_EXE_pump");
+
+fn wanted(orders: u64) -> u64 {
+    (0..orders).filter_map(expected).count() as u64
+}
+
+#[tokio::test]
+async fn deliveries_that_the_network_swallows_are_read_again() {
+    let (server, connection) = server().await;
+    let proxy = LossyProxy::before(server.port()).await;
+    let orders = 60_000;
+    let mut pump = Pump::start(PUMP, &proxy.url(), "lossy");
+    // Fed in parts, so that every loss hits deliveries that are on their way.
+    let rounds = 20;
+    for round in 0..rounds {
+        let before = proxy.cuts();
+        let upto = orders * (round + 1) / rounds - 500;
+        feed(&connection, orders * round / rounds, upto).await;
+        // It reads, so the next deliveries go over a connection that can be cut.
+        until_out(&connection, wanted(upto), Duration::from_secs(30)).await;
+        proxy.lose(20_000);
+        feed(&connection, upto, upto + 500).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while proxy.cuts() == before {
+            assert!(Instant::now() < deadline, "no connection was cut in round {round}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    until_out(&connection, wanted(orders), Duration::from_secs(60)).await;
+    until_quiet(&connection, Duration::from_secs(3)).await;
+    assert!(pump.terminate().await.success());
+    let output = read_output(&connection).await;
+    println!(
+        "lossy network: {} connections cut, {} bytes swallowed, {} orders in, {} distinct out, {} duplicates, {} missing",
+        proxy.cuts(),
+        proxy.swallowed(),
+        orders,
+        output.times.len(),
+        output.duplicates(),
+        output.missing(orders)
+    );
+    assert_eq!((output.missing(orders), output.wrong), (0, 0));
+}
+
+#[tokio::test]
+async fn messages_that_are_purged_before_they_are_read_stop_the_pipeline() {
+    let (server, connection) = server().await;
+    feed(&connection, 0, 2_000).await;
+    let mut pump = Pump::start(PUMP, &server.url(), "purged");
+    until_out(&connection, wanted(2_000), Duration::from_secs(20)).await;
+    assert!(pump.terminate().await.success());
+    feed(&connection, 2_000, 4_000).await;
+    Js::new(connection.clone()).purge("IN", &Purge { seq: 3_000, ..Purge::default() }).await.unwrap();
+    let mut pump = Pump::start(PUMP, &server.url(), "purged");
+    assert_eq!(pump.end().await.code(), Some(4), "source lost");
+    assert_eq!(out_len(&connection).await, wanted(2_000), "nothing was read behind the gap");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_made_again_stops_the_pipeline() {
+    let (server, connection) = server().await;
+    feed(&connection, 0, 1_000).await;
+    let mut pump = Pump::start(PUMP, &server.url(), "recreated");
+    until_out(&connection, wanted(1_000), Duration::from_secs(20)).await;
+    let js = Js::new(connection.clone());
+    js.delete_stream("IN").await.unwrap();
+    js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
+    assert_eq!(pump.end().await.code(), Some(4), "source lost, while it ran");
+    feed(&connection, 0, 2_000).await;
+    let mut pump = Pump::start(PUMP, &server.url(), "recreated");
+    assert_eq!(pump.end().await.code(), Some(4), "source lost, at the next start");
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_deleted_is_made_again_and_nothing_is_missed() {
+    let (server, connection) = server().await;
+    let mut pump = Pump::start(PUMP, &server.url(), "consumer-gone");
+    let js = Js::new(connection.clone());
+    for round in 0..5 {
+        feed(&connection, round * 2_000, (round + 1) * 2_000).await;
+        until_out(&connection, wanted(round * 2_000 + 100), Duration::from_secs(20)).await;
+        js.delete_consumer("IN", "mill-consumer-gone-orders").await.unwrap();
+    }
+    until_out(&connection, wanted(10_000), Duration::from_secs(40)).await;
+    assert!(pump.terminate().await.success());
+    let output = read_output(&connection).await;
+    assert_eq!((output.missing(10_000), output.wrong), (0, 0));
+}
+
+#[tokio::test]
+async fn a_full_or_missing_output_stream_stalls_and_goes_on_by_itself() {
+    let (server, connection) = server().await;
+    let js = Js::new(connection.clone());
+    let mut full = js.stream("OUT").await.unwrap().config;
+    full.discard = Discard::New;
+    full.max_msgs = 1_000;
+    js.update_stream(&full).await.unwrap();
+    let mut pump = Pump::start(PUMP, &server.url(), "full");
+    feed(&connection, 0, 5_000).await;
+    until_out(&connection, 1_000, Duration::from_secs(20)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(pump.ended().is_none(), "a full stream is no reason to die");
+    full.max_msgs = -1;
+    js.update_stream(&full).await.unwrap();
+    until_out(&connection, wanted(5_000), Duration::from_secs(40)).await;
+    let output = read_output(&connection).await;
+    assert_eq!((output.missing(5_000), output.wrong), (0, 0));
+
+    js.delete_stream("OUT").await.unwrap();
+    feed(&connection, 5_000, 8_000).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(pump.ended().is_none(), "a missing stream is no reason to die");
+    js.create_stream(&StreamConfig::new("OUT", ["out.>"])).await.unwrap();
+    until_out(&connection, wanted(8_000) - wanted(5_000), Duration::from_secs(40)).await;
+    until_quiet(&connection, Duration::from_secs(2)).await;
+    assert!(pump.terminate().await.success());
+    let output = read_output(&connection).await;
+    let missing = (5_000..8_000).filter(|id| expected(*id).is_some() && !output.times.contains_key(id)).count();
+    assert_eq!((missing, output.wrong), (0, 0));
+}
+
+#[tokio::test]
+async fn a_stalled_sink_keeps_memory_and_deliveries_bounded() {
+    let setting = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (orders, seconds): (u64, u64) =
+        (setting("MILLSTREAM_STALL_ORDERS", 150_000), setting("MILLSTREAM_STALL_SECONDS", 8));
+    let (server, connection) = server().await;
+    let js = Js::new(connection.clone());
+    let mut full = js.stream("OUT").await.unwrap().config;
+    full.discard = Discard::New;
+    full.max_msgs = 1;
+    js.update_stream(&full).await.unwrap();
+    feed(&connection, 0, orders).await;
+    let mut pump = Pump::start(PUMP, &server.url(), "stalled");
+    until_out(&connection, 1, Duration::from_secs(20)).await;
+    // Nine edges of 8 MiB, two windows of 8 MiB, two pulls of 8 MiB; and the program itself.
+    let bound = (9 * 8 + 2 * 8 + 2 * 8 + 48) << 20;
+    let (mut most, mut pending) = (0, 0);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        sleep(Duration::from_millis(200)).await;
+        most = most.max(pump.resident());
+        pending = pending.max(js.consumer("IN", "mill-stalled-orders").await.unwrap().num_ack_pending);
+    }
+    full.max_msgs = -1;
+    js.update_stream(&full).await.unwrap();
+    until_out(&connection, wanted(orders), Duration::from_secs(120)).await;
+    assert!(pump.terminate().await.success());
+    let output = read_output(&connection).await;
+    println!(
+        "stalled sink: {orders} orders waiting for {seconds} s, {} MiB resident at most, {pending} messages pending at most, {} missing in the end",
+        most >> 20,
+        output.missing(orders)
+    );
+    assert!(most < bound, "{most} bytes resident, {bound} at most");
+    assert!(pending <= 100_000, "{pending} pending");
+    assert_eq!((output.missing(orders), output.wrong), (0, 0));
+}
