@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 /// Forwards connections to a port of this machine. Told to, it swallows so many bytes from the server on each
-/// connection and cuts it then: what a broken network does to deliveries that are on their way.
+/// connection and cuts it then, or half a second after the first: what a broken network does to deliveries that are on
+/// their way.
 #[derive(Debug)]
 pub struct LossyProxy {
     port: u16,
@@ -49,7 +52,7 @@ impl LossyProxy {
         self.shared.orders.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How many connections were cut.
+    /// How many connections were cut after they had swallowed as much as they were told.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
     }
@@ -68,12 +71,25 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
         let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
     });
     let (mut buffer, mut swallowed) = (vec![0; 16 << 10], 0);
-    while let Ok(read) = from_server.read(&mut buffer).await {
+    let mut cut_at = None;
+    loop {
+        // A connection with little to lose does not stay half dead for ever.
+        let deadline = async {
+            match cut_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let read = tokio::select! {
+            read = from_server.read(&mut buffer) => read.unwrap_or(0),
+            () = deadline => 0,
+        };
         if read == 0 {
             break;
         }
         if shared.orders.load(Ordering::SeqCst) > seen {
             swallowed += read as u64;
+            cut_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(500));
             shared.swallowed.fetch_add(read as u64, Ordering::SeqCst);
             if swallowed >= shared.bytes.load(Ordering::SeqCst) {
                 shared.cuts.fetch_add(1, Ordering::SeqCst);

@@ -13,6 +13,8 @@ use super::{BrokerError, Connection, context};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const PAUSE: Duration = Duration::from_millis(200);
+// A link that answers none of three pings is dead, and is made anew: half a minute in place of the client's three.
+const PING: Duration = Duration::from_secs(10);
 
 /// How to reach a NATS server and who to be there. All fields are optional; the default is a server on this machine
 /// without authentication.
@@ -173,6 +175,7 @@ impl ConnectOptions {
     async fn client_options(&self, told: Arc<Told>) -> Result<async_nats::ConnectOptions, BrokerError> {
         let mut client = async_nats::ConnectOptions::new()
             .subscription_capacity(self.subscription_capacity.unwrap_or(1 << 18))
+            .ping_interval(PING)
             .event_callback(move |event| {
                 told.note(&event);
                 std::future::ready(())
