@@ -1,7 +1,7 @@
 //! [`Consumer`]: one reader of a stream: where it is, what it has delivered, and what is acknowledged.
 //!
 //! Deliveries are in `delivery`, pull requests in `pull`, acknowledgements in `ack`, what comes back to be delivered
-//! again in `redelivery`.
+//! again in `redelivery`, jumps in `jump`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -213,33 +213,6 @@ impl Consumer {
         }
     }
 
-    /// Moves on after a purge up to `first`; with `still` there, only what is gone from it is forgotten above that.
-    pub(super) fn on_purged(&mut self, first: u64, still: Option<&Log>, turn: &mut Turn<'_>) {
-        self.next = self.next.max(first);
-        if self.floor.stream_seq < first {
-            self.floor.stream_seq = first.saturating_sub(1);
-            let floor = self.floor.stream_seq;
-            let gone = |seq: u64| seq <= floor || still.is_some_and(|log| log.get(seq).is_none());
-            let doomed: Vec<_> = self.pending.iter().filter(|(seq, _)| gone(**seq)).map(|(s, p)| (*s, *p)).collect();
-            for (seq, pending) in doomed {
-                if pending.consumer_seq > self.floor.consumer_seq {
-                    self.floor.consumer_seq = pending.consumer_seq;
-                    self.next_delivery = self.next_delivery.max(self.floor.consumer_seq);
-                }
-                self.pending.remove(&seq);
-                self.redelivered.remove(&seq);
-                self.show_ack(pending.consumer_seq, seq, true);
-                self.last_acked_at = Some(turn.now);
-            }
-        }
-        if self.pending.is_empty() {
-            self.redelivered.clear();
-            self.floor = self.position();
-        }
-        self.redeliveries.retain_from(self.next);
-        self.show_all();
-    }
-
     /// The last delivery, and the last message it is done looking at.
     pub(super) fn position(&self) -> SequencePair {
         SequencePair { consumer_seq: self.next_delivery.saturating_sub(1), stream_seq: self.next.saturating_sub(1) }
@@ -255,38 +228,6 @@ impl Consumer {
             AckPolicy::Explicit => seq > self.floor.stream_seq && (seq >= self.next || self.pending.contains_key(&seq)),
         };
         unacked || self.redelivered.contains_key(&seq)
-    }
-
-    /// Starts over at `seq`, or at the ack floor; returns where.
-    ///
-    /// # Errors
-    /// Why the deliver policy does not allow it.
-    pub(super) fn reset(&mut self, seq: u64, log: &Log, turn: &mut Turn<'_>) -> Result<u64, &'static str> {
-        let seq = match self.config.deliver_policy {
-            _ if seq == 0 => self.floor.stream_seq + 1,
-            DeliverPolicy::ByStartSequence if seq < self.config.opt_start_seq => return Err("below start seq"),
-            DeliverPolicy::ByStartTime => {
-                let time = self.config.opt_start_time.as_deref().and_then(super::clock::parse_rfc3339);
-                if seq < log.first_at(time.unwrap_or(i64::MIN)) {
-                    return Err("below start time");
-                }
-                seq
-            }
-            DeliverPolicy::All | DeliverPolicy::ByStartSequence => seq,
-            _ => return Err("not allowed"),
-        };
-        self.pending.clear();
-        self.redelivered.clear();
-        self.redeliveries = Redeliveries::default();
-        self.next = seq;
-        self.next_delivery = 1;
-        self.floor = SequencePair { consumer_seq: 0, stream_seq: seq - 1 };
-        self.shown_delivered = self.floor;
-        self.shown_floor = self.floor;
-        (self.last_delivered_at, self.last_acked_at) = (None, None);
-        self.recount(log);
-        self.pump(log, turn);
-        Ok(seq)
     }
 
     /// Does what is due; false if it has gone for lack of interest.

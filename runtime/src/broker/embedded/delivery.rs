@@ -70,7 +70,7 @@ impl Consumer {
             match log.get(seq) {
                 Some(message) => return Next::Message(seq, message, deliveries),
                 // It was removed while it waited to be delivered again.
-                None => *again -= 1,
+                None => self.uncount(seq),
             }
         }
         if self.is_full() {
@@ -99,10 +99,18 @@ impl Consumer {
             self.next = seq;
             self.to_come += 1;
         } else if !self.redeliveries.contains(seq) {
-            if let Some(again) = self.redelivered.get_mut(&seq) {
-                *again = again.saturating_sub(1);
-            }
+            self.uncount(seq);
             self.redeliveries.push(seq);
+        }
+    }
+
+    /// A redelivery that was counted did not happen.
+    fn uncount(&mut self, seq: u64) {
+        if let Some(again) = self.redelivered.get_mut(&seq) {
+            *again = again.saturating_sub(1);
+            if *again == 0 {
+                self.redelivered.remove(&seq);
+            }
         }
     }
 

@@ -5,6 +5,11 @@
 //! nats-server. It is *not a product to deploy*: nothing is kept when the process ends, and nobody outside the
 //! process can reach it.
 //!
+//! It has: streams with all limits, retentions and discards, message ids, expected sequences, rollups, times to live;
+//! atomic batches and fast ingest; pull consumers with acknowledgements of all kinds, redelivery and `RESET`. It has
+//! not: push consumers, mirrors, sources, republishing, counters, schedules, priority groups, direct gets, more than
+//! one replica; it refuses what asks for them.
+//!
 //! Time is tokio's, so that a paused runtime is virtual time. Every operation happens at once, under one lock that
 //! is never held across an `await`.
 
@@ -24,10 +29,13 @@ mod filter;
 mod hook;
 mod ids;
 mod jetstream;
+mod jump;
 mod link;
 mod log;
+mod place;
 mod publish;
 mod pull;
+mod purge;
 mod redelivery;
 mod refusal;
 mod router;

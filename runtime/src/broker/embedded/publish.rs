@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::fast::is_fast;
+use super::place::is_fast;
 use super::refusal::{refusal, wrong_last};
 use super::stream::Stream;
 use super::turn::Turn;
