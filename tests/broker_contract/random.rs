@@ -48,6 +48,7 @@ fn limits() -> impl Strategy<Value = Value> {
         json!({ "max_msgs": 6 }),
         json!({ "max_msgs_per_subject": 2 }),
         json!({ "max_msgs": 6, "discard": "new" }),
+        json!({ "retention": "interest" }),
     ])
 }
 
