@@ -5,7 +5,9 @@ use serde_json::json;
 use crate::same;
 use crate::world::World;
 
-async fn step(world: &mut World, subject: &str, id: &str, number: u64, commit: &str, more: &[(&str, &str)]) {
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+async fn step(world: &mut World, subject: &str, id: &str, number: u64, commit: &str, more: Pairs<'_>) {
     let number = number.to_string();
     let mut headers = vec![("Nats-Batch-Id", id), ("Nats-Batch-Sequence", &number)];
     if !commit.is_empty() {
@@ -37,7 +39,7 @@ async fn atomic(world: &mut World) {
     step(world, "a.1", "j", 1001, "eob", &[]).await;
     step(world, "a.1", "j", 1002, "eob", &[]).await;
     world.stream("S").await;
-    let pairs: [(&[(&str, &str)], &[(&str, &str)]); 12] = [
+    let pairs: [(Pairs<'_>, Pairs<'_>); 12] = [
         (&[("Nats-Msg-Id", "m")], &[("Nats-Msg-Id", "m")]),
         (&[("Nats-Msg-Id", "m")], &[]),
         (&[], &[("Nats-Msg-Id", "m")]),

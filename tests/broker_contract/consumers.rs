@@ -290,7 +290,7 @@ fn what_is_purged_or_deleted_is_delivered_no_more() {
 }
 
 async fn purges(world: &mut World) {
-    filled(world, 12).await;
+    filled(world, 24).await;
     for (name, config) in [
         ("explicit", json!({ "ack_policy": "explicit" })),
         ("all", json!({ "ack_policy": "all" })),
@@ -305,7 +305,7 @@ async fn purges(world: &mut World) {
     for (call, body) in [
         ("STREAM.MSG.DELETE.S", json!({ "seq": 2 })),
         ("STREAM.MSG.DELETE.S", json!({ "seq": 8 })),
-        ("STREAM.PURGE.S", json!({ "filter": "a.1", "seq": 6 })),
+        ("STREAM.PURGE.S", json!({ "filter": "a.1", "seq": 12 })),
         ("STREAM.PURGE.S", json!({ "seq": 3 })),
         ("STREAM.PURGE.S", json!({ "filter": "a.1", "keep": 1 })),
         ("STREAM.PURGE.S", json!({ "seq": 9 })),

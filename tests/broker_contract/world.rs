@@ -7,8 +7,10 @@ use millstream::broker::{BrokerError, Connection, Incoming, Outgoing, Subject, S
 use millstream_operators::Headers;
 use serde_json::{Value, json};
 
-/// How long nothing must come until nothing is expected to come. A loaded machine must not fail the suite.
+/// How long nothing must come until nothing is expected to come.
 const QUIET: Duration = Duration::from_millis(300);
+/// How long an answer may take; few calls get none.
+const ANSWER: Duration = Duration::from_secs(1);
 /// Time for a server to finish what it does behind its answers.
 const SETTLE: Duration = Duration::from_millis(25);
 
@@ -54,7 +56,7 @@ impl World {
             body => body.to_string(),
         };
         self.note(format!("> {call} {text}"));
-        let answer = self.connection.request(format!("$JS.API.{call}"), Headers::NONE, text, QUIET).await;
+        let answer = self.connection.request(format!("$JS.API.{call}"), Headers::NONE, text, ANSWER).await;
         let answer = match answer {
             Ok(answer) => serde_json::from_slice(&answer.payload).unwrap_or(Value::Null),
             Err(error) => {
@@ -90,7 +92,7 @@ impl World {
     /// A publish that wants an answer.
     pub(crate) async fn publish(&mut self, subject: &str, pairs: &[(&str, &str)], payload: &str) {
         self.note(format!("> publish {subject} {pairs:?} {payload:.20}"));
-        let answer = self.connection.request(subject.to_owned(), headers(pairs), payload.to_owned(), QUIET).await;
+        let answer = self.connection.request(subject.to_owned(), headers(pairs), payload.to_owned(), ANSWER).await;
         let told = match answer {
             Ok(answer) => told(&answer, false),
             Err(error) => failure(&error),
@@ -167,7 +169,7 @@ impl World {
     pub(crate) async fn answer(&mut self, consumer: &str, delivery: usize, word: &str) {
         let reply = self.deliveries[consumer][delivery].clone();
         self.note(format!("> {word:?} to {}", normal_ack(&reply)));
-        let answer = self.connection.request(reply, Headers::NONE, word.to_owned(), QUIET / 2).await;
+        let answer = self.connection.request(reply, Headers::NONE, word.to_owned(), QUIET).await;
         let told = match answer {
             Ok(answer) => told(&answer, true),
             Err(error) => failure(&error),

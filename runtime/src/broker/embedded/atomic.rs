@@ -164,3 +164,38 @@ fn incomplete() -> ApiError {
 fn batch_too_large() -> ApiError {
     refusal(400, codes::ATOMIC_TOO_LARGE, format!("atomic publish batch is too large: {MOST_MESSAGES}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millstream_operators::Headers;
+
+    use crate::broker::{BrokerError, Embedded, Js, PubAck, StreamConfig, codes};
+
+    async fn step(js: &Js, number: u32, commit: bool) -> Result<PubAck, BrokerError> {
+        let mut headers = Headers::NONE;
+        headers.push("Nats-Batch-Id", "b").unwrap();
+        headers.push("Nats-Batch-Sequence", &number.to_string()).unwrap();
+        if commit {
+            headers.push("Nats-Batch-Commit", "1").unwrap();
+        }
+        js.publish("s", headers, "x").await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_stored_at_its_commit_and_abandoned_when_idle() {
+        let js = Js::new(Embedded::default().connect());
+        js.create_stream(&StreamConfig { allow_atomic: true, ..StreamConfig::new("S", ["s"]) }).await.unwrap();
+        // What is kept for later is answered with nothing, which is no acknowledgement.
+        assert!(matches!(step(&js, 1, false).await, Err(BrokerError::Protocol { .. })));
+        assert_eq!(js.stream("S").await.unwrap().state.messages, 0);
+        let ack = step(&js, 2, true).await.unwrap();
+        assert_eq!((ack.seq, ack.count, ack.batch.as_deref()), (2, 2, Some("b")));
+        let _ = step(&js, 1, false).await;
+        tokio::time::advance(Duration::from_secs(11)).await;
+        let error = step(&js, 2, true).await.unwrap_err();
+        assert_eq!(error.api_code(), Some(codes::ATOMIC_INCOMPLETE));
+        assert_eq!(js.stream("S").await.unwrap().state.messages, 2);
+    }
+}

@@ -249,3 +249,32 @@ impl Stream {
 fn gap(expected: u64, number: u64) -> String {
     json!({ "type": "gap", "last_seq": expected, "seq": number }).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::broker::{Embedded, Js, Outgoing, StreamConfig};
+
+    #[tokio::test(start_paused = true)]
+    async fn every_so_many_messages_are_acknowledged_and_the_end_is_confirmed() {
+        let js = Js::new(Embedded::default().connect());
+        js.create_stream(&StreamConfig { allow_batched: true, ..StreamConfig::new("S", ["s"]) }).await.unwrap();
+        let inbox = js.connection().new_inbox();
+        let mut answers = js.connection().subscribe(format!("{inbox}.>"), 64).await.unwrap();
+        for (number, operation) in [(1, 0), (2, 1), (3, 1), (4, 1), (5, 3)] {
+            let reply = format!("{inbox}.b.2.fail.{number}.{operation}.$FI");
+            js.connection().publish(Outgoing::new("s", "x").reply_to(reply)).await.unwrap();
+        }
+        let mut told = Vec::new();
+        answers.drain(&mut told, 64);
+        let told: Vec<_> = told.iter().map(|answer| String::from_utf8_lossy(&answer.payload)).collect();
+        assert_eq!(
+            told,
+            [
+                r#"{"msgs":2,"seq":0,"type":"ack"}"#,
+                r#"{"msgs":2,"seq":2,"type":"ack"}"#,
+                r#"{"msgs":2,"seq":4,"type":"ack"}"#,
+                r#"{"stream":"S","seq":4,"batch":"b","count":4}"#,
+            ]
+        );
+    }
+}
