@@ -47,3 +47,7 @@ pub mod prelude {
     #[cfg(feature = "jetstream")]
     pub use crate::{Launch, broker::ConnectOptions};
 }
+
+#[cfg(all(doctest, feature = "jetstream"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -78,6 +78,10 @@ impl Pipeline {
         }
     }
 
+    pub(super) fn name_of(&self, id: NodeId) -> String {
+        self.lock().graph.node(id).map(|node| node.name.clone()).unwrap_or_default()
+    }
+
     pub(super) fn pass(&self, pass: Pass) {
         self.lock().graph.passes.push(pass);
     }

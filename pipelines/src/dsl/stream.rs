@@ -62,6 +62,11 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         &self.pipeline
     }
 
+    /// The name of the node that gives these rows.
+    pub fn node_name(&self) -> String {
+        self.pipeline.name_of(self.port.node)
+    }
+
     /// Each row becomes another.
     pub fn map<U, F>(self, name: &str, f: F) -> Stream<U, Map<R, F>>
     where

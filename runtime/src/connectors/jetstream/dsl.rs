@@ -226,9 +226,10 @@ impl DeadLetters {
 impl<T: Serialize + Send + 'static> IntoSink<Rejected<T>> for DeadLetters {
     fn wire(self, stream: Stream<Rejected<T>>, name: &str) {
         let sink = self.0.sink_node(name);
-        let make = Arc::new(|subtask: &Subtask| {
-            let pipeline = subtask.pipeline.to_string();
-            Ok(erase(Letters::<T> { pipeline, rows: std::marker::PhantomData }))
+        let refused_by = stream.node_name();
+        let make = Arc::new(move |subtask: &Subtask| {
+            let (pipeline, refused_by) = (subtask.pipeline.to_string(), refused_by.clone());
+            Ok(erase(Letters::<T> { pipeline, refused_by, rows: std::marker::PhantomData }))
         });
         let mut node = Node::new(format!("{name}/letter"), "dead_letter", Role::Operator(make));
         node.inputs = vec![PortType::of::<Vec<Rejected<T>>>("in")];
@@ -240,6 +241,8 @@ impl<T: Serialize + Send + 'static> IntoSink<Rejected<T>> for DeadLetters {
 /// Makes records of rejected rows.
 struct Letters<T> {
     pipeline: String,
+    // The node whose rejected rows these are, unless a row's cause names another.
+    refused_by: String,
     rows: std::marker::PhantomData<fn(T)>,
 }
 
@@ -255,7 +258,11 @@ impl<T: Serialize + Send + 'static> Operator for Letters<T> {
         let mut records = Vec::with_capacity(rows.len());
         for (row, rejected) in rows.into_iter().enumerate() {
             let origin = origins.as_ref().and_then(|all| Some((all.place(), all.get(row)?)));
-            let node = rejected.cause.node.split('/').next().unwrap_or_default();
+            let node = match rejected.cause.node.as_str() {
+                "" => self.refused_by.as_str(),
+                node => node,
+            };
+            let node = node.split('/').next().unwrap_or_default();
             let mut headers = Headers::NONE;
             let mut set = |name: &str, value: &str| {
                 let clean: String =
@@ -282,7 +289,6 @@ impl<T: Serialize + Send + 'static> Operator for Letters<T> {
                 // A row of no single message: the row itself is all there is.
                 None => serde_json::to_vec(&rejected.row).unwrap_or_default().into(),
             };
-            let node = if node.is_empty() { "unknown" } else { node };
             let subject = format!("mill.dlq.{}.{node}", self.pipeline).into();
             records.push(Record { subject, headers, payload });
         }
