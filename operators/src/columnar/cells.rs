@@ -128,6 +128,15 @@ impl<'a> Cells<'a> {
         }
     }
 
+    /// A value of text or bytes as it is; `None` for null and for other types.
+    pub(super) fn bytes(&self, row: usize) -> Option<&'a [u8]> {
+        match self {
+            Cells::Text(a) | Cells::Json(a) if a.is_valid(row) => Some(a.value(row).as_bytes()),
+            Cells::Binary(a) if a.is_valid(row) => Some(a.value(row)),
+            _ => None,
+        }
+    }
+
     /// Appends a value as text: what stands in a subject or a header. Whether there is one; nothing is written for
     /// null.
     pub(super) fn write_text(&self, row: usize, out: &mut String) -> bool {

@@ -173,12 +173,7 @@ fn parse_error(sql: &str, message: &str, input: &Schema) -> ExprError {
     let within = start..(start + found.len()).min(sql.len());
     let within = sql.get(within.clone()).map(|_| within);
     let error = ExprError::new(format!("expected {expected}, found `{found}`")).within(within);
-    let column = input.fields().iter().any(|field| field.name() == found);
-    if column {
-        ExprError::new(format!("`{found}` is a word of SQL")).within(error.within).help(quote(found))
-    } else {
-        error.help(reserved(sql, input))
-    }
+    error.help(reserved(sql, input))
 }
 
 fn quote(name: &str) -> String {

@@ -10,13 +10,25 @@
 
 mod base64;
 mod cells;
+mod decode;
+mod decode_arrow;
+mod decode_column;
+#[cfg(any(test, feature = "testkit"))]
+mod decode_corpus;
+mod decode_number;
+mod decode_row;
+mod encode;
+mod encode_address;
+mod explode;
 mod expr;
 mod expr_check;
 mod expr_functions;
 mod expr_plan;
 mod expr_total;
 mod filter;
+mod generate;
 mod payload;
+mod route;
 mod rows;
 mod schema;
 mod select;
@@ -25,9 +37,16 @@ mod temporal;
 #[cfg(test)]
 mod tests;
 
+pub use decode::{Decode, DecodeFormat, Meta};
+#[cfg(any(test, feature = "testkit"))]
+pub use decode_corpus::{HOSTILE_COLUMNS, HostileJson, hostile_json};
+pub use encode::{Encode, EncodeError, EncodeFormat, Encoding};
+pub use explode::Explode;
 pub use expr::{ExprError, Expression};
 pub use filter::Filter;
+pub use generate::{numbers, numbers_schema};
 pub use payload::keep;
+pub use route::Route;
 pub use rows::{Clock, REJECTED};
 pub use schema::{TypeError, describe, parse_field, parse_type, schema};
 pub use select::Select;
