@@ -49,8 +49,9 @@ impl Explode {
     pub fn new(input: &SchemaRef, column: &str, keep_empty: bool, flatten: bool) -> Result<Self, ExprError> {
         let Some((place, field)) = input.column_with_name(column) else {
             let known = input.fields().iter().map(|field| field.name().as_str());
-            return Err(ExprError::new(format!("there is no column `{column}`"))
-                .help(did_you_mean(column, "columns", known)));
+            return Err(
+                ExprError::new(format!("there is no column `{column}`")).help(did_you_mean(column, "columns", known))
+            );
         };
         let DataType::List(item) = field.data_type() else {
             return Err(ExprError::new(format!("`{column}` is {}, and must be a list", describe_field(field))));
@@ -62,7 +63,8 @@ impl Explode {
                 fields.iter().map(column).collect()
             }
             _ if flatten => {
-                let what = format!("the items of `{column}` are {}, and only structs can be flattened", describe_field(item));
+                let what =
+                    format!("the items of `{column}` are {}, and only structs can be flattened", describe_field(item));
                 return Err(ExprError::new(what));
             }
             _ => vec![Arc::new(Field::clone(item).with_name(column).with_nullable(item.is_nullable() || keep_empty))],
@@ -100,7 +102,8 @@ impl Open {
                 items.push(None);
             }
             let count = (length - self.item).min(BATCH_ROWS - parents.len());
-            let start = self.list.value_offsets().get(self.row).and_then(|start| u64::try_from(*start).ok()).unwrap_or(0);
+            let start =
+                self.list.value_offsets().get(self.row).and_then(|start| u64::try_from(*start).ok()).unwrap_or(0);
             let first = start + self.item as u64;
             parents.extend(std::iter::repeat_n(parent, count));
             items.extend((first..first + count as u64).map(Some));
@@ -130,7 +133,14 @@ impl Explode {
             let taken = take(open.list.values(), &items, None).map_err(bug)?;
             if self.flatten {
                 let parts = taken.as_struct();
-                columns.extend(parts.columns().iter().map(|part| masked(part, parts.nulls())).collect::<Result<Vec<_>, _>>().map_err(bug)?);
+                columns.extend(
+                    parts
+                        .columns()
+                        .iter()
+                        .map(|part| masked(part, parts.nulls()))
+                        .collect::<Result<Vec<_>, _>>()
+                        .map_err(bug)?,
+                );
             } else {
                 columns.push(taken);
             }
@@ -217,26 +227,32 @@ mod tests {
     fn each_item_becomes_a_row() {
         let (schema, rows) = exploded(false, false);
         assert_eq!(schema, "id: int64 not null, items: struct<sku: utf8 not null, n: int32>, at: date");
-        assert_eq!(rows, [
-            json!({"id": 1, "items": {"sku": "a", "n": 1}, "at": "2026-01-01"}),
-            json!({"id": 1, "items": {"sku": "b", "n": null}, "at": "2026-01-01"}),
-            json!({"id": 4, "items": null, "at": null}),
-            json!({"id": 4, "items": {"sku": "c", "n": 3}, "at": null}),
-        ]);
+        assert_eq!(
+            rows,
+            [
+                json!({"id": 1, "items": {"sku": "a", "n": 1}, "at": "2026-01-01"}),
+                json!({"id": 1, "items": {"sku": "b", "n": null}, "at": "2026-01-01"}),
+                json!({"id": 4, "items": null, "at": null}),
+                json!({"id": 4, "items": {"sku": "c", "n": 3}, "at": null}),
+            ]
+        );
     }
 
     #[test]
     fn empty_lists_can_be_kept_and_structs_flattened() {
         let (schema, rows) = exploded(true, true);
         assert_eq!(schema, "id: int64 not null, sku: utf8, n: int32, at: date");
-        assert_eq!(rows, [
-            json!({"id": 1, "sku": "a", "n": 1, "at": "2026-01-01"}),
-            json!({"id": 1, "sku": "b", "n": null, "at": "2026-01-01"}),
-            json!({"id": 2, "sku": null, "n": null, "at": null}),
-            json!({"id": 3, "sku": null, "n": null, "at": null}),
-            json!({"id": 4, "sku": null, "n": null, "at": null}),
-            json!({"id": 4, "sku": "c", "n": 3, "at": null}),
-        ]);
+        assert_eq!(
+            rows,
+            [
+                json!({"id": 1, "sku": "a", "n": 1, "at": "2026-01-01"}),
+                json!({"id": 1, "sku": "b", "n": null, "at": "2026-01-01"}),
+                json!({"id": 2, "sku": null, "n": null, "at": null}),
+                json!({"id": 3, "sku": null, "n": null, "at": null}),
+                json!({"id": 4, "sku": null, "n": null, "at": null}),
+                json!({"id": 4, "sku": "c", "n": 3, "at": null}),
+            ]
+        );
     }
 
     #[test]
@@ -255,10 +271,12 @@ mod tests {
     #[test]
     fn what_cannot_be_exploded_is_refused() {
         let schema = rows(&COLUMNS, &LINES).into_parts().rows.schema();
-        for (column, words) in [("itms", "did you mean `items`?"), ("id", "`id` is int64 not null, and must be a list")] {
+        for (column, words) in [("itms", "did you mean `items`?"), ("id", "`id` is int64 not null, and must be a list")]
+        {
             assert!(Explode::new(&schema, column, false, false).unwrap_err().to_string().contains(words));
         }
-        let lists = crate::columnar::schema([("n", "int8"), ("a", "list<utf8>"), ("b", "list<struct<n: int8>>")]).unwrap();
+        let lists =
+            crate::columnar::schema([("n", "int8"), ("a", "list<utf8>"), ("b", "list<struct<n: int8>>")]).unwrap();
         assert!(Explode::new(&lists, "a", false, true).unwrap_err().what.contains("only structs"));
         assert!(Explode::new(&lists, "b", false, true).unwrap_err().what.contains("two columns called `n`"));
     }

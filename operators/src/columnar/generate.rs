@@ -34,17 +34,23 @@ mod tests {
 
     #[test]
     fn a_select_over_numbers_makes_rows() {
-        let compile = |(name, sql): (&str, &str)| {
-            (name.to_owned(), Expression::compile(sql, &numbers_schema()).unwrap())
-        };
-        let columns = [("id", "'c-' || n % 2"), ("amount", "n * 1.5"), ("at", "at + interval '1 second' * cast(n as int64)")];
+        let compile =
+            |(name, sql): (&str, &str)| (name.to_owned(), Expression::compile(sql, &numbers_schema()).unwrap());
+        let columns = [
+            ("id", "'c-' || n % 2"),
+            ("amount", "n * 1.5"),
+            ("at", "at + cast(cast(n as int64) * 1000000 as duration)"),
+        ];
         let mut select = Select::new(columns.map(compile).to_vec(), clock()).unwrap();
         let rows = numbers(5, 2, Timestamp::from_micros(0));
         let made = joined(&mut run(&mut select, [Batch::at(Timestamp::MIN, rows)]), 0).unwrap();
-        assert_eq!(lines(&made), [
-            json!({"id": "c-1", "amount": 7.5, "at": "1970-01-01T00:00:05Z"}),
-            json!({"id": "c-0", "amount": 9.0, "at": "1970-01-01T00:00:06Z"}),
-        ]);
+        assert_eq!(
+            lines(&made),
+            [
+                json!({"id": "c-1", "amount": 7.5, "at": "1970-01-01T00:00:05Z"}),
+                json!({"id": "c-0", "amount": 9.0, "at": "1970-01-01T00:00:06Z"}),
+            ]
+        );
     }
 
     #[test]

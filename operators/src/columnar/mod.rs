@@ -11,20 +11,9 @@
 mod base64;
 mod cells;
 mod decode;
-mod decode_arrow;
-mod decode_column;
-#[cfg(any(test, feature = "testkit"))]
-mod decode_corpus;
-mod decode_number;
-mod decode_row;
 mod encode;
-mod encode_address;
 mod explode;
 mod expr;
-mod expr_check;
-mod expr_functions;
-mod expr_plan;
-mod expr_total;
 mod filter;
 mod generate;
 mod payload;
@@ -39,7 +28,7 @@ mod tests;
 
 pub use decode::{Decode, DecodeFormat, Meta};
 #[cfg(any(test, feature = "testkit"))]
-pub use decode_corpus::{HOSTILE_COLUMNS, HostileJson, hostile_json};
+pub use decode::{HOSTILE_COLUMNS, HostileJson, hostile_json};
 pub use encode::{Encode, EncodeError, EncodeFormat, Encoding};
 pub use explode::Explode;
 pub use expr::{ExprError, Expression};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::cells::Rows;
 use super::{Expression, describe, keep};
-use crate::{Batch, Cause, Fault, FaultKind, Origins, Parts, PortType, Rejected, Result, Side, Timestamp};
+use crate::{AnyBatch, Batch, Cause, Fault, FaultKind, Origins, Parts, PortType, Rejected, Result, Side, Timestamp};
 
 /// The side output of rows that an expression could not be computed for.
 pub const REJECTED: &str = "rejected";
@@ -57,11 +57,14 @@ pub(super) fn compute(expressions: &[Expression], rows: &RecordBatch, now: Times
     Ok(Computed { columns: columns.map_err(|error| Fault::bug("cannot concatenate").because(error))?, failed })
 }
 
+/// Rows of record batches that were refused, as JSON text.
+pub(super) type RejectedRows = Batch<Vec<Rejected<Bytes>>>;
+
 /// Takes the rows that failed out of a batch, and makes rejected rows of them.
 pub(super) fn without_failed(
     batch: Batch<RecordBatch>,
     failed: Vec<(usize, String)>,
-) -> Result<(Batch<RecordBatch>, Batch<Vec<Rejected<Bytes>>>)> {
+) -> Result<(Batch<RecordBatch>, RejectedRows)> {
     let mut good = vec![true; batch.len()];
     for (row, _) in &failed {
         if let Some(good) = good.get_mut(*row) {
@@ -79,7 +82,7 @@ pub(super) fn rejected_rows(
     times: &[Timestamp],
     origins: Option<&Origins>,
     causes: impl IntoIterator<Item = (usize, Cause)>,
-) -> Result<Batch<Vec<Rejected<Bytes>>>> {
+) -> Result<RejectedRows> {
     let text = Rows::of(rows);
     let (mut indices, mut rejected, mut weight) = (Vec::new(), Vec::new(), 0);
     for (row, cause) in causes {
@@ -104,7 +107,7 @@ pub(super) fn rejected_port(port: usize, can_fail: bool) -> PortType {
 
 /// A port of record batches with these columns.
 pub(super) fn columns_port(name: String, schema: &Schema) -> PortType {
-    PortType::of::<RecordBatch>(name).describing(describe(schema)).copied_by(|batch| batch.copied::<RecordBatch>())
+    PortType::of::<RecordBatch>(name).describing(describe(schema)).copied_by(AnyBatch::copied::<RecordBatch>)
 }
 
 #[cfg(test)]

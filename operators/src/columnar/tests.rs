@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 
@@ -18,7 +18,7 @@ pub(super) fn clock() -> Clock {
 /// Rows `0..count` in a column `n`, each at the time of its number.
 pub(super) fn numbered_batch(count: i64) -> Batch<RecordBatch> {
     let column = Arc::new(Int64Array::from_iter_values(0..count)) as _;
-    let rows = RecordBatch::try_from_iter([("n", column)]).unwrap();
+    let rows = RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap();
     Batch::new((0..count).map(Timestamp::from_micros).collect(), rows).unwrap()
 }
 

@@ -74,16 +74,33 @@ mod tests {
     #[test]
     fn decimals_keep_every_digit() {
         for (text, scale, value) in [
-            ("12.3", 2, 1230), ("-0.01", 2, -1), ("1e2", 0, 100), ("1.5e1", 0, 15), ("150e-2", 1, 15), ("0e99999", 2, 0),
-            ("100", -2, 1), ("0.000", 2, 0), ("00012", 0, 12), ("1.2300000000000000000000000000000000000000", 2, 123),
+            ("12.3", 2, 1230),
+            ("-0.01", 2, -1),
+            ("1e2", 0, 100),
+            ("1.5e1", 0, 15),
+            ("150e-2", 1, 15),
+            ("0e99999", 2, 0),
+            ("100", -2, 1),
+            ("0.000", 2, 0),
+            ("00012", 0, 12),
+            ("1.2300000000000000000000000000000000000000", 2, 123),
         ] {
             assert_eq!(decimal(text, 10, scale), Ok(value), "{text}");
         }
         assert_eq!(decimal(&"9".repeat(38), 38, 0), Ok(10i128.pow(38) - 1));
         for (text, why) in [
-            ("", "no number"), ("-", "no number"), ("1.", "no number"), (".5", "no number"), ("1x", "no number"), ("+1", "no number"),
-            ("0.001", "behind the point"), ("1e-3", "behind the point"), ("1e-9999999999", "behind the point"),
-            ("123456789.0", "too many"), ("1e9223372036854775807", "too many"), ("1e99999999999999999999", "too many"),
+            ("", "no number"),
+            ("-", "no number"),
+            ("1.", "no number"),
+            (".5", "no number"),
+            ("1x", "no number"),
+            ("+1", "no number"),
+            ("0.001", "behind the point"),
+            ("1e-3", "behind the point"),
+            ("1e-9999999999", "behind the point"),
+            ("123456789.0", "too many"),
+            ("1e9223372036854775807", "too many"),
+            ("1e99999999999999999999", "too many"),
         ] {
             assert!(decimal(text, 10, 2).unwrap_err().contains(why), "{text}: {:?}", decimal(text, 10, 2));
         }

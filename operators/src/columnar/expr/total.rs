@@ -59,7 +59,8 @@ fn node_is_total(node: &Expr, columns: &DFSchemaRef) -> bool {
         | Expr::IsNotUnknown(_)
         | Expr::Between(_)
         | Expr::InList(_)
-        | Expr::Case(_) => true,
+        | Expr::Case(_)
+        | Expr::TryCast(_) => true,
         Expr::Like(like) => matches!(*like.pattern, Expr::Literal(..)),
         Expr::BinaryExpr(binary) => match binary.op {
             Operator::Eq
@@ -84,7 +85,6 @@ fn node_is_total(node: &Expr, columns: &DFSchemaRef) -> bool {
         },
         Expr::ScalarFunction(call) => TOTAL.contains(&call.func.name()),
         Expr::Cast(cast) => cast.expr.get_type(columns).is_ok_and(|from| always_fits(&from, cast.field.data_type())),
-        Expr::TryCast(_) => true,
         _ => false,
     }
 }

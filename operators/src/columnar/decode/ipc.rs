@@ -11,9 +11,9 @@ use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::root_as_message;
 use bytes::Bytes;
 
-use super::decode_row::Refused;
-use super::expr_plan::canonical;
-use super::schema::{describe_field, describe_type};
+use super::row::Refused;
+use crate::columnar::expr::canonical;
+use crate::columnar::schema::{describe_field, describe_type};
 
 /// Reads every batch of a stream. Columns are found by name, may be cast where nothing is lost, and those that nobody
 /// declared are left out; what is declared and not there is null.
@@ -145,8 +145,7 @@ fn related(from: &DataType, to: &DataType) -> bool {
         ) => related(a.data_type(), b.data_type()),
         (DataType::Struct(a), DataType::Struct(b)) => {
             let pairs = || a.iter().zip(b);
-            a.len() == b.len()
-                && pairs().all(|(a, b)| a.name() == b.name() && related(a.data_type(), b.data_type()))
+            a.len() == b.len() && pairs().all(|(a, b)| a.name() == b.name() && related(a.data_type(), b.data_type()))
         }
         _ => canonical(from) == *to || from.is_numeric() && to.is_numeric(),
     }
@@ -193,11 +192,16 @@ mod tests {
     fn what_would_lose_something_is_refused() {
         let (n, f) = (Arc::new(Int64Array::from(vec![Some(300), None])), Arc::new(Float64Array::from(vec![0.5, 1.0])));
         let naive = Arc::new(TimestampNanosecondArray::from(vec![1, 2]));
-        let from = RecordBatch::try_from_iter_with_nullable([("n", n as ArrayRef, true), ("f", f, true), ("at", naive, true)]);
+        let from =
+            RecordBatch::try_from_iter_with_nullable([("n", n as ArrayRef, true), ("f", f, true), ("at", naive, true)]);
         let payload = stream(&[from.unwrap()]);
         for (name, kind, words) in [
-            ("n", "int8", "not every value fits"), ("n", "utf8", "must be utf8, not int64"), ("f", "int64", "not every value fits"),
-            ("n", "int64 not null", "`n` must not be null"), ("at", "timestamp", "must be timestamp, not"), ("x", "utf8 not null", "missing"),
+            ("n", "int8", "not every value fits"),
+            ("n", "utf8", "must be utf8, not int64"),
+            ("f", "int64", "not every value fits"),
+            ("n", "int64 not null", "`n` must not be null"),
+            ("at", "timestamp", "must be timestamp, not"),
+            ("x", "utf8 not null", "missing"),
         ] {
             let refused = batches(&payload, &schema([(name, kind)]).unwrap(), false).unwrap_err();
             assert!(refused.what.contains(words), "{name} {kind}: {}", refused.what);
@@ -207,7 +211,15 @@ mod tests {
     #[test]
     fn what_is_no_stream_is_refused() {
         let good = stream(&[sample()]);
-        for bad in [&b"x"[..], b"{}", &[0xff; 64], &[0; 8], &[1, 0, 0, 0, 0], &good[..good.len() - 20], &[&good[..], b"x"].concat()] {
+        for bad in [
+            &b"x"[..],
+            b"{}",
+            &[0xff; 64],
+            &[0; 8],
+            &[1, 0, 0, 0, 0],
+            &good[..good.len() - 20],
+            &[&good[..], b"x"].concat(),
+        ] {
             assert!(batches(&Bytes::copy_from_slice(bad), &sample().schema(), false).is_err(), "{bad:?}");
         }
     }

@@ -1,5 +1,7 @@
 //! [`Encode`]: from rows to messages, with the subject and headers that they go to.
 
+mod address;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -8,8 +10,8 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
+use self::address::{Address, header_bytes};
 use super::cells::Rows;
-use super::encode_address::{Address, header_bytes};
 use super::rows::{rejected_port, rejected_rows};
 use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, Template, Turn};
 
@@ -111,9 +113,7 @@ impl Encode {
     fn write_payload(&self, rows: &Rows<'_>, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
         match self.format {
             EncodeFormat::Json => rows.write_json(row, out).map_err(|error| error.to_string()),
-            EncodeFormat::Msgpack => {
-                rmp_serde::encode::write(out, &rows.at(row)).map_err(|error| error.to_string())
-            }
+            EncodeFormat::Msgpack => rmp_serde::encode::write(out, &rows.at(row)).map_err(|error| error.to_string()),
             EncodeFormat::Text | EncodeFormat::Raw | EncodeFormat::ArrowIpc => {
                 if let Some(cells) = rows.column(self.column) {
                     out.extend_from_slice(cells.bytes(row).unwrap_or_default());
@@ -307,21 +307,32 @@ mod tests {
         let mut taken = run(&mut encode, [input()]);
         let sent = at_port::<Vec<Record>>(&mut taken, 0).remove(0);
         let record = &sent.rows()[0];
-        assert_eq!((record.subject(), record.headers.get("kind"), record.headers.get("n")), ("out.a", Some("row"), Some("no 1")));
+        assert_eq!(
+            (record.subject(), record.headers.get("kind"), record.headers.get("n")),
+            ("out.a", Some("row"), Some("no 1"))
+        );
         assert_eq!(record.payload, r#"{"id":"a","n":1,"raw":null,"data":null}"#);
         assert_eq!(sent.weight(), header_bytes(&record.headers) + record.payload.len());
         assert_eq!((sent.len(), sent.origins().unwrap().get(0).unwrap().sequence), (1, 0));
         let refused = at_port::<Vec<Rejected<Bytes>>>(&mut taken, 1).remove(0);
         assert!(refused.rows().iter().all(|row| row.cause.code == Code::Address));
-        assert_eq!((0..3).map(|row| refused.origins().unwrap().get(row).unwrap().sequence).collect::<Vec<_>>(), [1, 2, 3]);
-        for (row, words) in refused.rows().iter().zip(["holds a dot", "`id` cannot be part of the subject `out.{id}`: it is null", "header `no {n}`: it is null"]) {
+        assert_eq!(
+            (0..3).map(|row| refused.origins().unwrap().get(row).unwrap().sequence).collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
+        for (row, words) in refused.rows().iter().zip([
+            "holds a dot",
+            "`id` cannot be part of the subject `out.{id}`: it is null",
+            "header `no {n}`: it is null",
+        ]) {
             assert!(row.cause.message.contains(words), "{}", row.cause.message);
         }
     }
 
     #[test]
     fn constant_subjects_are_shared() {
-        let mut encode = Encode::new(&schema(COLUMNS).unwrap(), encoding(EncodeFormat::Json, "out", &[("a", "b")])).unwrap();
+        let mut encode =
+            Encode::new(&schema(COLUMNS).unwrap(), encoding(EncodeFormat::Json, "out", &[("a", "b")])).unwrap();
         let (records, refused) = records(&mut encode, input());
         assert!(refused.is_empty());
         assert!(records.iter().all(|record| record.subject.as_ptr() == records[0].subject.as_ptr()));
@@ -344,7 +355,8 @@ mod tests {
     #[test]
     fn one_column_can_be_the_message() {
         let columns = [("key", "utf8"), ("body", "utf8")];
-        let mut encode = Encode::new(&schema(columns).unwrap(), encoding(EncodeFormat::Text, "out.{key}", &[])).unwrap();
+        let mut encode =
+            Encode::new(&schema(columns).unwrap(), encoding(EncodeFormat::Text, "out.{key}", &[])).unwrap();
         let (sent, _) = records(&mut encode, rows(&columns, &[r#"{"key":"k","body":"é\n"}"#, r#"{"key":"l"}"#]));
         assert_eq!((&sent[0].payload[..], &sent[1].payload[..]), ("é\n".as_bytes(), &b""[..]));
         assert!(Encode::new(&schema(columns).unwrap(), encoding(EncodeFormat::Text, "out", &[])).is_err());
@@ -361,12 +373,15 @@ mod tests {
 
     #[test]
     fn a_stream_is_cut_until_its_parts_fit() {
-        let lines: Vec<String> = (0..100).map(|n| format!(r#"{{"t":"{}"}}"#, "x".repeat(if n == 50 { 5_000 } else { 10 }))).collect();
+        let lines: Vec<String> =
+            (0..100).map(|n| format!(r#"{{"t":"{}"}}"#, "x".repeat(if n == 50 { 5_000 } else { 10 }))).collect();
         let batch = rows(&[("t", "utf8")], &lines.iter().map(String::as_str).collect::<Vec<_>>());
         let mut encode = Encode::new(&batch.rows().schema(), encoding(EncodeFormat::ArrowIpc, "out", &[])).unwrap();
         let (sent, refused) = records(&mut encode, batch);
         assert!(sent.len() > 1 && sent.iter().all(|record| record.payload.len() <= 1_000));
-        let read = sent.iter().flat_map(|record| arrow::ipc::reader::StreamReader::try_new(&record.payload[..], None).unwrap());
+        let read = sent
+            .iter()
+            .flat_map(|record| arrow::ipc::reader::StreamReader::try_new(&record.payload[..], None).unwrap());
         assert_eq!(read.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 99);
         assert!(refused.len() == 1 && refused[0].0.len() > 5_000, "{}", refused.len());
     }

@@ -7,15 +7,15 @@ use datafusion_sql::sqlparser::ast::{
     AccessExpr, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
     ObjectName, Spanned, Subscript, Value, ValueWithSpan, Visit, Visitor, visit_expressions_mut,
 };
-use datafusion_sql::sqlparser::dialect::Dialect;
+use datafusion_sql::sqlparser::dialect::{Dialect, Precedence};
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Location, Span, Token, Tokenizer, Word};
 
 use super::ExprError;
-use super::expr_functions::catalog;
-use super::schema::describe_type;
-use super::suggest::did_you_mean;
+use super::functions::catalog;
+use crate::columnar::schema::describe_type;
+use crate::columnar::suggest::{did_you_mean, nearest};
 
 /// Longer expressions are refused, so that no chain of operators is too deep for the stack.
 const MAX_TOKENS: usize = 500;
@@ -32,6 +32,12 @@ impl Dialect for Sql {
 
     fn is_identifier_part(&self, c: char) -> bool {
         c.is_alphanumeric() || c == '_'
+    }
+
+    // As in PostgreSQL: `'a' || n + 1` is `'a' || (n + 1)`.
+    fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
+        let concat = parser.peek_token_ref().token == Token::StringConcat;
+        concat.then(|| Ok(self.prec_value(Precedence::Xor)))
     }
 
     fn supports_lambda_functions(&self) -> bool {
@@ -98,7 +104,7 @@ pub(super) fn parse(sql: &str, input: &Schema) -> Result<Expr, ExprError> {
         Ok(parsed) if next.token == Token::EOF => Ok(plain(parsed)),
         Ok(_) => {
             let error = ExprError::new(format!("`{}` does not belong here", next.token));
-            Err(error.within(bytes(sql, next.span)).help(reserved(sql, input)))
+            Err(error.within(bytes(sql, next.span)).help(reserved(&next.token.to_string(), input)))
         }
         Err(ParserError::RecursionLimitExceeded) => Err(ExprError::new("the expression is nested too deep")),
         Err(ParserError::ParserError(message) | ParserError::TokenizerError(message)) => {
@@ -160,7 +166,7 @@ fn parse_error(sql: &str, message: &str, input: &Schema) -> ExprError {
     });
     let Some((expected, found)) = words.strip_prefix("Expected: ").and_then(|words| words.rsplit_once(", found: "))
     else {
-        return ExprError::new(words).within(place.map(|start| start..sql.len())).help(reserved(sql, input));
+        return ExprError::new(words).within(place.map(|start| start..sql.len()));
     };
     if found == "EOF" {
         return ExprError::new(format!("expected {expected}, found the end")).within(sql.len()..sql.len());
@@ -173,23 +179,13 @@ fn parse_error(sql: &str, message: &str, input: &Schema) -> ExprError {
     let within = start..(start + found.len()).min(sql.len());
     let within = sql.get(within.clone()).map(|_| within);
     let error = ExprError::new(format!("expected {expected}, found `{found}`")).within(within);
-    error.help(reserved(sql, input))
+    error.help(reserved(found, input))
 }
 
-fn quote(name: &str) -> String {
-    format!("write \"{name}\" for the column")
-}
-
-/// A hint about a column whose name is a word of SQL and may have confused the parser.
-fn reserved(sql: &str, input: &Schema) -> Option<String> {
-    let tokens = Tokenizer::new(&Sql, sql).tokenize().ok()?;
-    tokens.iter().find_map(|token| match token {
-        Token::Word(word) if word.quote_style.is_none() && word.keyword != Keyword::NoKeyword => {
-            let column = input.fields().iter().any(|field| *field.name() == word.value);
-            column.then(|| format!("`{}` is a word of SQL: {}", word.value, quote(&word.value)))
-        }
-        _ => None,
-    })
+/// A hint for a word of SQL that stands where a column may have been meant.
+fn reserved(word: &str, input: &Schema) -> Option<String> {
+    let column = input.column_with_name(word).is_some();
+    column.then(|| format!("`{word}` is a word of SQL: write \"{word}\" for the column"))
 }
 
 /// Checks every name, and refuses what an expression over one row cannot hold. Gives the columns, each once.
@@ -255,7 +251,7 @@ impl Checker<'_> {
         }
         let Some((_, field)) = self.input.column_with_name(&ident.value) else {
             let names = self.input.fields().iter().map(|field| field.name().as_str());
-            let text = ident.quote_style == Some('"') && super::suggest::nearest(&ident.value, names.clone()).is_none();
+            let text = ident.quote_style == Some('"') && nearest(&ident.value, names.clone()).is_none();
             let help = match text {
                 true => Some(format!("text stands in single quotes: '{}'", ident.value)),
                 false => did_you_mean(&ident.value, "columns", names),

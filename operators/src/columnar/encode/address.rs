@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::EncodeError;
-use super::cells::Rows;
-use super::schema::describe_field;
-use super::suggest::did_you_mean;
+use crate::columnar::cells::Rows;
+use crate::columnar::schema::describe_field;
+use crate::columnar::suggest::did_you_mean;
 use crate::{Cause, Code, Headers, Template};
 use arrow::datatypes::{DataType, Schema};
 
@@ -21,7 +21,8 @@ impl Filled {
             let text = template.text();
             // Not where `{{` stands for a brace; a name that is found nowhere blames the whole text.
             let within = text.find(&format!("{{{name}}}")).map_or(0..text.len(), |at| at + 1..at + 1 + name.len());
-            let error = |what, help| EncodeError { setting: setting.to_owned(), within: Some(within.clone()), what, help };
+            let error =
+                |what, help| EncodeError { setting: setting.to_owned(), within: Some(within.clone()), what, help };
             let Some((place, field)) = schema.column_with_name(name) else {
                 let known = schema.fields().iter().map(|field| field.name().as_str());
                 return Err(error(format!("there is no column `{name}`"), did_you_mean(name, "columns", known)));

@@ -19,8 +19,8 @@ use datafusion_functions::unicode::planner::UnicodeFunctionPlanner;
 use datafusion_functions_nested::planner::{FieldAccessPlanner, NestedFunctionPlanner};
 use datafusion_sql::sqlparser::ast;
 
-use super::schema;
 use crate::Timestamp;
+use crate::columnar::schema;
 
 /// Functions of DataFusion that are not offered: they would give another value on a replay, or speak of files.
 const LEFT_OUT: [&str; 9] = [

@@ -19,10 +19,10 @@ use datafusion_sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned, Visit, Visitor,
 };
 
-use super::expr_check::bytes;
-use super::expr_functions::catalog;
-use super::schema::{self, describe_type};
-use super::{ExprError, expr_total};
+use super::check::bytes;
+use super::functions::catalog;
+use super::{ExprError, total};
+use crate::columnar::schema::{self, describe_type};
 
 /// An expression that is ready.
 pub(super) struct Planned {
@@ -34,12 +34,12 @@ pub(super) struct Planned {
 }
 
 /// Plans a checked expression.
-pub(super) fn plan(sql: &str, parsed: SqlExpr, input: &SchemaRef) -> Result<Planned, ExprError> {
+pub(super) fn plan(sql: &str, parsed: &SqlExpr, input: &SchemaRef) -> Result<Planned, ExprError> {
     let columns = DFSchema::try_from(Arc::clone(input)).map_err(|error| ExprError::new(words(&error)))?;
     let columns = Arc::new(columns);
-    let logical = match logical(&parsed, &columns) {
+    let logical = match logical(parsed, &columns) {
         Ok(logical) => logical,
-        Err(error) => return Err(blame(sql, &parsed, &columns, &error)),
+        Err(error) => return Err(blame(sql, parsed, &columns, &error)),
     };
     finish(&logical, &columns).map_err(|error| ExprError::new(words(&error)))
 }
@@ -170,13 +170,13 @@ fn finish(expr: &Expr, columns: &DFSchemaRef) -> DfResult<Planned> {
         data_type: field.data_type().clone(),
         nullable: field.is_nullable(),
         metadata,
-        can_fail: !expr_total::is_total(expr, columns),
+        can_fail: !total::is_total(expr, columns),
         physical,
     })
 }
 
 /// The declared type that holds the same values; the type itself if there is none.
-pub(super) fn canonical(data_type: &DataType) -> DataType {
+pub(in crate::columnar) fn canonical(data_type: &DataType) -> DataType {
     let inner = |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_data_type(canonical(field.data_type())));
     match data_type {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
@@ -265,9 +265,18 @@ fn blame(sql: &str, parsed: &SqlExpr, columns: &DFSchemaRef, error: &DataFusionE
 
 /// Whether a message is about types, and says no more than that they do not go together.
 fn is_mismatch(message: &str) -> bool {
-    ["coerc", "Candidate", "signature", "common argument type", "does not go together", "argument types", "expects"]
-        .iter()
-        .any(|word| message.contains(word))
+    [
+        "coerc",
+        "Cannot get result type",
+        "Candidate",
+        "signature",
+        "common argument type",
+        "does not go together",
+        "argument types",
+        "expects",
+    ]
+    .iter()
+    .any(|word| message.contains(word))
 }
 
 fn with_detail(what: String, message: &str) -> String {

@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::decode_column::{Column, Columns, Refusal, Shape};
+use super::column::{Column, Refusal, Shape};
+use super::columns::Columns;
 
 /// Objects and lists in a message may be this deep.
 const MAX_DEPTH: usize = 128;
@@ -189,7 +188,9 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
         let column = self.column;
         match column.shape() {
             Shape::Text | Shape::Nested => from.deserialize_any(ValueSeed { column, strict: self.strict }),
-            Shape::Scalar if !from.is_human_readable() => from.deserialize_any(ValueSeed { column, strict: self.strict }),
+            Shape::Scalar if !from.is_human_readable() => {
+                from.deserialize_any(ValueSeed { column, strict: self.strict })
+            }
             // The text of a number says more than the number that a parser makes of it.
             Shape::Scalar => {
                 let raw = <&RawValue>::deserialize(from)?;
@@ -220,7 +221,8 @@ fn put_raw(column: &mut Column, raw: &str) -> Result<(), Refusal> {
         Some(b'[') => Err(column.refuse("a list")),
         Some(b'{') => Err(column.refuse("an object")),
         Some(b'"') if raw.contains('\\') => {
-            let text: String = serde_json::from_str(raw).map_err(|_| "an escape in the text is not valid".to_owned())?;
+            let text: String =
+                serde_json::from_str(raw).map_err(|_| "an escape in the text is not valid".to_owned())?;
             column.put_text(&text)
         }
         Some(b'"') => column.put_text(raw.get(1..raw.len() - 1).unwrap_or("")),
