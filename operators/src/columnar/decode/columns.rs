@@ -1,7 +1,9 @@
 //! [`Columns`]: the columns of a row, or of a struct, that are filled side by side.
 
+use std::collections::HashMap;
+
 use arrow::array::ArrayRef;
-use arrow::datatypes::Fields;
+use arrow::datatypes::{FieldRef, Fields};
 use arrow::error::ArrowError;
 
 use super::column::{Column, Refusal};
@@ -12,20 +14,30 @@ pub(super) struct Columns {
     columns: Vec<Column>,
     // Objects tend to have their keys in one order: the next one is looked for behind the last.
     next: usize,
+    // Where there are many, others are not looked for one by one.
+    places: HashMap<String, usize>,
 }
+
+/// More columns than this are found by hash.
+const FEW: usize = 16;
 
 impl Columns {
     /// Empty columns; `None` if no schema can declare one of the types.
     pub(super) fn new(fields: &Fields, prefix: &str) -> Option<Columns> {
         let columns = fields.iter().map(|field| Column::new(field, &format!("{prefix}{}", field.name())));
-        Some(Columns { fields: fields.clone(), columns: columns.collect::<Option<_>>()?, next: 0 })
+        let places = fields.iter().enumerate().map(|(place, field)| (field.name().clone(), place));
+        let places = if fields.len() > FEW { places.collect() } else { HashMap::new() };
+        Some(Columns { fields: fields.clone(), columns: columns.collect::<Option<_>>()?, next: 0, places })
     }
 
     /// The place of the column of this name.
     pub(super) fn find(&mut self, name: &str) -> Option<usize> {
-        let fields = self.fields.iter().enumerate();
-        let mut turned = fields.clone().skip(self.next).chain(fields.take(self.next));
-        let found = turned.find(|(_, field)| field.name() == name).map(|(place, _)| place)?;
+        let is = |field: &FieldRef| field.name() == name;
+        let found = match self.fields.get(self.next) {
+            Some(field) if is(field) => self.next,
+            _ if self.places.is_empty() => self.fields.iter().position(is)?,
+            _ => *self.places.get(name)?,
+        };
         self.next = (found + 1) % self.fields.len().max(1);
         Some(found)
     }
@@ -151,6 +163,21 @@ mod tests {
         columns.close_row(0).unwrap();
         let rows = RecordBatch::try_new(schema, columns.finish().unwrap()).unwrap();
         assert_eq!(lines(&rows), [serde_json::json!({"n": 3, "t": null})]);
+    }
+
+    #[test]
+    fn columns_are_found_in_any_order_however_many_there_are() {
+        for count in [3, 16, 17, 100] {
+            let declared: Vec<(String, &str)> = (0..count).map(|n| (format!("c{n}"), "int64")).collect();
+            let list: Vec<_> = declared.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+            let (mut columns, _) = columns(&list);
+            for step in [1, 7, count - 1] {
+                for n in (0..count).map(|n| n * step % count) {
+                    assert_eq!(columns.find(&format!("c{n}")), Some(n), "{count} columns in steps of {step}");
+                }
+            }
+            assert_eq!((columns.find("c"), columns.find(&format!("c{count}"))), (None, None));
+        }
     }
 
     #[test]

@@ -286,3 +286,46 @@ proptest! {
         prop_assert_eq!(first, second);
     }
 }
+
+#[test]
+fn zz_speed() {
+    let columns = [("id", "int64"), ("name", "utf8"), ("amount", "float64"), ("at", "timestamp"), ("ok", "bool")];
+    let payload = |n: i64| {
+        format!(
+            r#"{{"id":{n},"name":"customer-{n}","amount":{}.25,"at":"2026-01-01T12:00:00.123Z","ok":true,"ignored":[1,2,3]}}"#,
+            n
+        )
+    };
+    let bytes: usize = (0..1024).map(|n| payload(n).len()).sum();
+    let batch = messages((0..1024).map(payload));
+    let mut d = decode(DecodeFormat::Json, &columns);
+    let encoding = crate::columnar::Encoding {
+        format: crate::columnar::EncodeFormat::Json,
+        subject: Some(crate::Template::subject("a.{id}").unwrap()),
+        headers: vec![],
+        max_size: 1 << 20,
+    };
+    let mut e = crate::columnar::Encode::new(&schema(columns).unwrap(), encoding).unwrap();
+    let f = crate::columnar::Expression::compile("amount * 2 > 100 and name like 'cust%'", &schema(columns).unwrap())
+        .unwrap();
+    let mut f = crate::columnar::Filter::new(f, crate::columnar::tests::clock()).unwrap();
+    #[expect(clippy::disallowed_methods)]
+    let clock = std::time::Instant::now;
+    let t = clock();
+    for _ in 0..200 {
+        run(&mut d, [batch.clone()]);
+    }
+    let s = t.elapsed().as_secs_f64();
+    println!("decode {:.0} rows/s {:.0} MB/s", 200.0 * 1024.0 / s, 200.0 * bytes as f64 / s / 1e6);
+    let rows = at_port::<RecordBatch>(&mut run(&mut d, [batch.clone()]), 0).remove(0);
+    let t = clock();
+    for _ in 0..200 {
+        run(&mut e, [rows.clone()]);
+    }
+    println!("encode {:.0} rows/s", 200.0 * 1024.0 / t.elapsed().as_secs_f64());
+    let t = clock();
+    for _ in 0..200 {
+        run(&mut f, [rows.clone()]);
+    }
+    println!("filter {:.0} rows/s", 200.0 * 1024.0 / t.elapsed().as_secs_f64());
+}

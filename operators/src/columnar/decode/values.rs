@@ -102,6 +102,9 @@ impl Column {
         {
             return Err(self.refuse(format_args!("the number {text}")));
         }
+        if let Ok(value) = text.parse::<i64>() {
+            return self.put_int(value.into());
+        }
         if let Ok(value) = text.parse::<i128>() {
             return self.put_int(value);
         }

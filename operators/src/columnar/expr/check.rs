@@ -166,7 +166,13 @@ fn parse_error(sql: &str, message: &str, input: &Schema) -> ExprError {
     });
     let Some((expected, found)) = words.strip_prefix("Expected: ").and_then(|words| words.rsplit_once(", found: "))
     else {
-        return ExprError::new(words).within(place.map(|start| start..sql.len()));
+        let place_text = place.and_then(|start| sql.get(start..)).unwrap_or("");
+        let help = match words.starts_with("No infix parser") {
+            true if place_text.starts_with("&&") => Some("write `and`".to_owned()),
+            _ => None,
+        };
+        let words = if words.starts_with("No infix parser") { "there is no such operator" } else { words };
+        return ExprError::new(words).help(help).within(place.map(|start| start..sql.len()));
     };
     if found == "EOF" {
         return ExprError::new(format!("expected {expected}, found the end")).within(sql.len()..sql.len());

@@ -60,6 +60,9 @@ impl fmt::Display for ExprError {
 
 impl std::error::Error for ExprError {}
 
+/// Bytes of stack that the longest expression is planned within, even where nothing is optimised.
+const COMPILER_STACK: usize = 32 << 20;
+
 /// An SQL expression, compiled for batches of one schema: `amount * 1.2`, `upper(name) like 'A%'`.
 ///
 /// - Columns are named as they are declared; case matters, and quotes are needed only around odd names (`"a-b"`).
@@ -98,6 +101,16 @@ impl Expression {
     /// Text that is no expression, names that are not known, types that do not go together, and what would need more
     /// than one row: subqueries, aggregates, window functions. Also what would give another value on a replay.
     pub fn compile(sql: &str, input: &SchemaRef) -> Result<Expression, ExprError> {
+        // The planner goes down an expression by recursion, and may panic: neither must hurt who asks.
+        std::thread::scope(|scope| {
+            let compile = || Expression::compile_here(sql, input);
+            let compiled = std::thread::Builder::new().stack_size(COMPILER_STACK).spawn_scoped(scope, compile);
+            let compiled = compiled.map_err(|error| ExprError::new(format!("cannot compile expressions: {error}")))?;
+            compiled.join().unwrap_or_else(|_| Err(ExprError::new("this expression cannot be planned")))
+        })
+    }
+
+    fn compile_here(sql: &str, input: &SchemaRef) -> Result<Expression, ExprError> {
         let parsed = check::parse(sql, input)?;
         let columns = check::check(sql, &parsed, input)?;
         let planned = plan::plan(sql, &parsed, input)?;

@@ -1,7 +1,7 @@
 //! From a checked syntax tree to something that computes: types coerced, constants folded, arithmetic checked.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
@@ -10,13 +10,13 @@ use datafusion_common::{DFSchema, DFSchemaRef, DataFusionError, Result as DfResu
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::simplify::SimplifyContext;
-use datafusion_expr::{Expr, ExprSchemable, Operator, Volatility, cast};
+use datafusion_expr::{Expr, ExprSchemable, Operator, Volatility, binary_expr, cast};
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::expressions::BinaryExpr;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned, Visit, Visitor,
+    BinaryOperator, Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned, Visit, Visitor,
 };
 
 use super::check::bytes;
@@ -49,6 +49,7 @@ fn logical(parsed: &SqlExpr, columns: &DFSchemaRef) -> DfResult<Expr> {
     if expr.get_type(columns)? == DataType::Null {
         return Err(DataFusionError::Plan("this is always null, and of no type".to_owned()));
     }
+    let expr = checked_negation(expr, columns)?;
     let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(columns)).build());
     let expr = simplifier.coerce(expr, columns)?;
     let data_type = expr.get_type(columns)?;
@@ -85,6 +86,22 @@ fn typed(parsed: &SqlExpr, columns: &DFSchemaRef) -> DfResult<Expr> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(expr)
+}
+
+/// `-x` of whole numbers as `0 - x`, which is checked: the least number has no negative.
+fn checked_negation(expr: Expr, columns: &DFSchemaRef) -> DfResult<Expr> {
+    let checked = expr.transform_up(|node| match node {
+        Expr::Negative(inner) => {
+            let data_type = inner.get_type(columns)?;
+            if !data_type.is_integer() {
+                return Ok(Transformed::no(Expr::Negative(inner)));
+            }
+            let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
+            Ok(Transformed::yes(binary_expr(zero, Operator::Minus, *inner)))
+        }
+        node => Ok(Transformed::no(node)),
+    });
+    checked.data()
 }
 
 fn compares_or_computes(op: Operator) -> bool {
@@ -206,7 +223,15 @@ pub(super) fn words(error: &DataFusionError) -> String {
         DataFusionError::ArrowError(error, _) => error.to_string(),
         other => other.message().into_owned(),
     };
-    let message = message.lines().next().unwrap_or("").trim_end_matches('.');
+    let message = message.lines().next().unwrap_or("");
+    // What follows are the names of signatures.
+    let message = message.split(". No function matches").next().unwrap_or(message).trim_end_matches('.');
+    if message.starts_with("Unsupported ast node in sqltorel: Lambda") {
+        return "`->` makes a lambda, which only functions such as `array_filter` take".to_owned();
+    }
+    if message.starts_with("Unsupported ast node") {
+        return "this form of SQL is not supported".to_owned();
+    }
     let prefixes = [
         "Cast error: ",
         "Compute error: ",
@@ -232,8 +257,15 @@ fn blame(sql: &str, parsed: &SqlExpr, columns: &DFSchemaRef, error: &DataFusionE
         text.unwrap_or_else(|| part.to_string())
     };
     let type_of = |part: &SqlExpr| typed(part, columns).and_then(|expr| expr.get_type(columns)).ok();
-    let within = bytes(sql, part.span());
+    let within = bytes(sql, part.span()).map(|range| closed(sql, range));
     match &part {
+        SqlExpr::CompoundFieldAccess { root, .. } => {
+            if let Some(of) = type_of(root) {
+                let what = format!("`{}` is {}, and has no such part", text(root), describe_type(&of));
+                let help = "lists take a number from 1 on, structs the name of a field in single quotes".to_owned();
+                return ExprError::new(what).within(within).help(help);
+            }
+        }
         SqlExpr::BinaryOp { left, op, right } => {
             if let (Some(l), Some(r)) = (type_of(left), type_of(right))
                 && (is_mismatch(&message) || l != r)
@@ -241,7 +273,7 @@ fn blame(sql: &str, parsed: &SqlExpr, columns: &DFSchemaRef, error: &DataFusionE
                 let (l, r) = (describe_type(&l), describe_type(&r));
                 let what =
                     format!("`{}` is {l} and `{}` is {r}: `{op}` does not go between them", text(left), text(right));
-                return ExprError::new(with_detail(what, &message)).within(within).help(cast_hint(&l, &r));
+                return ExprError::new(with_detail(what, &message)).within(within).help(type_hint(&l, &r, op));
             }
         }
         SqlExpr::Function(function) => {
@@ -288,12 +320,34 @@ fn detail(message: &str) -> Option<String> {
     Some(expects.trim_end_matches('.').to_owned())
 }
 
-fn cast_hint(left: &str, right: &str) -> Option<String> {
-    let number = |name: &str| name.starts_with("int") || name.starts_with("uint") || name.starts_with("float");
-    if left == "utf8" && number(right) || right == "utf8" && number(left) {
-        return Some(format!("cast one of them, as in cast(x as {})", if left == "utf8" { right } else { left }));
+fn type_hint(left: &str, right: &str, op: &BinaryOperator) -> Option<String> {
+    if left == "utf8" && right == "utf8" && op == &BinaryOperator::Plus {
+        return Some("texts are joined with `||`".to_owned());
     }
-    None
+    let number = |name: &str| name.starts_with("int") || name.starts_with("uint") || name.starts_with("float");
+    let other = if left == "utf8" { right } else { left };
+    let mixed = (left == "utf8" || right == "utf8") && number(other);
+    mixed.then(|| format!("cast one of them, as in cast(x as {other})"))
+}
+
+/// A range with the brackets behind it that it opens: the parser's places leave them out.
+fn closed(sql: &str, range: Range<usize>) -> Range<usize> {
+    let mut end = range.end;
+    let text = |end: usize| sql.get(range.start..end).unwrap_or("");
+    let open = |end: usize, pair: [char; 2]| text(end).matches(pair[0]).count() > text(end).matches(pair[1]).count();
+    while let Some(rest) = sql.get(end..) {
+        let trimmed = rest.trim_start();
+        let closes = match trimmed.chars().next() {
+            Some(')') => open(end, ['(', ')']),
+            Some(']') => open(end, ['[', ']']),
+            _ => false,
+        };
+        if !closes {
+            break;
+        }
+        end = sql.len() - trimmed.len() + 1;
+    }
+    range.start..end
 }
 
 struct Blamer<'a> {

@@ -162,9 +162,9 @@ fn says_what_is_wrong_where_and_what_to_do() {
         ("id + user", "id + user", "`id` is int64 and `user` is utf8: `+` does not go between them"),
         ("ok + 1", "ok + 1", "`ok` is bool and `1` is int64"),
         ("id > 1 and user", "id > 1 and user", "`id > 1` is bool and `user` is utf8"),
-        ("abs(user)", "abs(user", "`abs` does not take (utf8)"),
-        ("upper(user, user)", "upper(user, user", "`upper` does not take (utf8, utf8)"),
-        ("id in (1, 'x')", "id in (1, 'x'", "does not go"),
+        ("abs(user)", "abs(user)", "`abs` does not take (utf8)"),
+        ("upper(user, user)", "upper(user, user)", "`upper` does not take (utf8, utf8)"),
+        ("id in (1, 'x')", "id in (1, 'x')", "does not go"),
         ("id between 'a' and 'b'", "id between 'a' and 'b'", "does not go"),
         ("id >", "", "expected an expression, found the end"),
         ("(id > 1", "", "expected ), found the end"),
@@ -206,8 +206,16 @@ fn places_count_bytes_even_behind_other_letters() {
 #[test]
 fn whole_numbers_never_wrap() {
     let batch = rows(&COLUMNS, &[ROW]);
-    for sql in ["small + small", "small * small", "-small - small", "id / 0", "id % (id - 7)", "cast(id * 100 as int8)"]
-    {
+    for sql in [
+        "small + small",
+        "small * small",
+        "-small - small",
+        "-(small - cast(28 as int8) - small - small)",
+        "array_transform([small], x -> x + x)",
+        "id / 0",
+        "id % (id - 7)",
+        "cast(id * 100 as int8)",
+    ] {
         let fault = compile(sql).unwrap().evaluate(batch.rows(), Timestamp::MIN).unwrap_err();
         assert!(fault.to_string().starts_with(&format!("`{sql}`: ")), "{fault}");
     }
@@ -238,6 +246,10 @@ fn deep_and_long_expressions_neither_overflow_nor_hang() {
     assert!(error(&"(".repeat(100_000)).0.contains("longer"));
     assert!(error(&format!("id{}", " + 1".repeat(100_000))).0.contains("longer"));
     assert_eq!(value(&format!("id{}", " + 1".repeat(100))), json!(107));
+    // Workers may have small stacks.
+    let narrow = std::thread::Builder::new().stack_size(1 << 20);
+    let sums = narrow.spawn(|| value(&format!("id{}", " + 1".repeat(240)))).unwrap();
+    assert_eq!(sums.join().unwrap(), json!(247));
     let mut deep = "id".to_owned();
     (0..40).for_each(|_| deep = format!("({deep} + 1)"));
     assert_eq!(value(&deep), json!(47));
