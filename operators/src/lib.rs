@@ -4,6 +4,8 @@
 //! DataFusion crates behind the feature `columnar` depend on one; nothing here uses it.)
 
 mod batch;
+#[cfg(feature = "columnar")]
+pub mod columnar;
 mod edge;
 mod either;
 mod error;

@@ -1,0 +1,135 @@
+//! [`Filter`]: the rows for which an expression is true.
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+
+use super::rows::{compute, rejected_port, without_failed};
+use super::schema::describe_type;
+use super::{Clock, ExprError, Expression, keep};
+use crate::{Batch, Fault, Operator, Outbox, PortType, Result, Turn};
+
+/// Lets the rows pass for which its predicate is true; null is not. Rows that it cannot be computed for go to the
+/// port [`REJECTED`](super::REJECTED), number 1.
+pub struct Filter {
+    predicate: [Expression; 1],
+    clock: Clock,
+}
+
+impl Filter {
+    /// A filter by a predicate; `clock` is what `now()` asks.
+    ///
+    /// # Errors
+    /// An expression that is not true or false.
+    pub fn new(predicate: Expression, clock: Clock) -> Result<Self, ExprError> {
+        check_predicate(&predicate)?;
+        Ok(Filter { predicate: [predicate], clock })
+    }
+
+    /// The columns, which are those of the input.
+    pub fn schema(&self) -> &SchemaRef {
+        let [predicate] = &self.predicate;
+        predicate.input()
+    }
+}
+
+/// Refuses an expression that is not true or false.
+pub(super) fn check_predicate(predicate: &Expression) -> Result<(), ExprError> {
+    if predicate.data_type() == &DataType::Boolean {
+        return Ok(());
+    }
+    let what = format!("this is {}, and must be true or false", describe_type(predicate.data_type()));
+    Err(ExprError::new(what).within(0..predicate.sql().len()).help("compare it with something".to_owned()))
+}
+
+impl Operator for Filter {
+    type In = RecordBatch;
+    type Out = RecordBatch;
+
+    fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let computed = compute(&self.predicate, batch.rows(), (self.clock)())?;
+        let batch = if computed.failed.is_empty() {
+            batch
+        } else {
+            let (batch, rejected) = without_failed(batch, computed.failed)?;
+            out.send_port(1, rejected);
+            batch
+        };
+        let mask = computed.columns.first().and_then(|column| column.as_boolean_opt());
+        out.send(keep(batch, mask.ok_or_else(|| Fault::bug("a predicate gave no truth"))?)?);
+        Ok(Turn::Done)
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![rejected_port(1, self.predicate.iter().any(Expression::can_fail))]
+    }
+}
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [predicate] = &self.predicate;
+        write!(f, "Filter({})", predicate.sql())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::columnar::tests::{at_port, clock, cut, ints, joined, numbered_batch, rejected, rows, run};
+    use crate::origin::tests::numbered;
+
+    fn filter(sql: &str) -> Filter {
+        let schema = numbered_batch(1).rows().schema();
+        Filter::new(Expression::compile(sql, &schema).unwrap(), clock()).unwrap()
+    }
+
+    #[test]
+    fn lets_true_rows_pass_with_their_origins() {
+        let batch = numbered_batch(6).with_origins(numbered(6)).unwrap();
+        let passed = at_port::<RecordBatch>(&mut run(&mut filter("n % 2 = 1"), [batch]), 0).remove(0);
+        assert_eq!(ints(passed.rows(), "n"), [1, 3, 5]);
+        assert_eq!(passed.origins().unwrap().get(1).unwrap().sequence, 3);
+    }
+
+    #[test]
+    fn null_is_not_true() {
+        let batch = rows(&[("n", "int64")], &[r#"{"n":1}"#, "{}"]);
+        assert_eq!(joined(&mut run(&mut filter("n > 0"), [batch]), 0).unwrap().num_rows(), 1);
+    }
+
+    #[test]
+    fn rows_that_fail_are_rejected_and_the_others_go_on() {
+        let mut taken = run(&mut filter("6 / (n - 1) > 2"), [numbered_batch(5)]);
+        assert_eq!(ints(&joined(&mut taken, 0).unwrap(), "n"), [2, 3]);
+        let rejected = rejected(&mut taken, 1);
+        assert_eq!(rejected.len(), 1);
+        assert_eq!(rejected[0].0, r#"{"n":1}"#);
+        assert!(rejected[0].1.to_lowercase().contains("divide by zero"), "{}", rejected[0].1);
+    }
+
+    #[test]
+    fn only_a_predicate_that_can_fail_must_have_its_rejected_rows_looked_after() {
+        assert!(!filter("n > 1").sides()[0].must_connect());
+        assert!(filter("1 / n > 1").sides()[0].must_connect());
+    }
+
+    #[test]
+    fn a_number_is_no_predicate() {
+        let schema = numbered_batch(1).rows().schema();
+        let error = Filter::new(Expression::compile("n + 1", &schema).unwrap(), clock()).unwrap_err();
+        assert_eq!(error.to_string(), "this is int64, and must be true or false (compare it with something)");
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_batches_are_cut(cuts in prop::collection::vec(0usize..60, 0..8)) {
+            let sql = "case when n % 7 = 3 then 10 / (n - 10) > 0 else 100 / (n - 30) < 9 end";
+            let batch = numbered_batch(60);
+            let mut whole = run(&mut filter(sql), [batch.clone()]);
+            let mut parts = run(&mut filter(sql), cut(&batch, &cuts));
+            prop_assert_eq!(joined(&mut whole, 0), joined(&mut parts, 0));
+            prop_assert_eq!(rejected(&mut whole, 1), rejected(&mut parts, 1));
+        }
+    }
+}

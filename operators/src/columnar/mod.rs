@@ -1,0 +1,41 @@
+//! The same verbs over Arrow record batches, for pipelines whose columns are known at run time only: what a pipeline
+//! file builds.
+//!
+//! - [`schema`] reads the types that a file declares; [`Expression`] is one SQL expression over such columns.
+//! - [`Decode`] and [`Encode`] stand between bytes and rows.
+//! - [`Filter`], [`Select`], [`Explode`] and [`Route`] work on rows.
+//!
+//! A row that an expression cannot be computed for (a division by zero, a number that does not fit) goes to the port
+//! [`REJECTED`] of its operator, as JSON text with the cause; the other rows of the batch go on.
+
+mod base64;
+mod cells;
+mod decode;
+mod encode;
+mod explode;
+mod expr;
+mod filter;
+mod generate;
+mod payload;
+mod route;
+mod rows;
+mod schema;
+mod select;
+mod suggest;
+mod temporal;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{Decode, DecodeFormat, Meta};
+#[cfg(any(test, feature = "testkit"))]
+pub use decode::{HOSTILE_COLUMNS, HostileJson, hostile_json};
+pub use encode::{Encode, EncodeError, EncodeFormat, Encoding};
+pub use explode::Explode;
+pub use expr::{ExprError, Expression};
+pub use filter::Filter;
+pub use generate::{numbers, numbers_schema};
+pub use payload::keep;
+pub use route::Route;
+pub use rows::{Clock, REJECTED};
+pub use schema::{TypeError, describe, parse_field, parse_type, schema};
+pub use select::Select;

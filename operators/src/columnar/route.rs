@@ -1,0 +1,179 @@
+//! [`Route`]: rows to the output of the first predicate that is true for them.
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::not;
+use arrow::datatypes::SchemaRef;
+
+use super::filter::check_predicate;
+use super::rows::{REJECTED, columns_port, compute, rejected_port, without_failed};
+use super::{Clock, ExprError, Expression, keep};
+use crate::{Batch, Fault, Operator, Outbox, PortType, Result, Turn};
+
+/// Sends each row to the first of its routes whose predicate is true for it. Ports 1 and up are the routes, in order;
+/// port 0 is for rows that match none; the last one is [`REJECTED`](super::REJECTED), for rows that a predicate cannot
+/// be computed for before one has matched.
+pub struct Route {
+    names: Vec<String>,
+    predicates: Vec<Expression>,
+    schema: SchemaRef,
+    clock: Clock,
+}
+
+impl Route {
+    /// Routes by name and predicate, over rows with these columns; `clock` is what `now()` asks.
+    ///
+    /// # Errors
+    /// An expression that is not true or false; a name that is empty, comes twice, or is that of another port.
+    pub fn new(input: &SchemaRef, routes: Vec<(String, Expression)>, clock: Clock) -> Result<Self, ExprError> {
+        let mut names: Vec<String> = Vec::new();
+        let mut predicates = Vec::new();
+        for (name, predicate) in routes {
+            check_predicate(&predicate)?;
+            if [PortType::MAIN, REJECTED, ""].contains(&name.as_str()) {
+                return Err(ExprError::new(format!("no route can be called `{name}`")));
+            }
+            if names.contains(&name) {
+                return Err(ExprError::new(format!("there are two routes called `{name}`")));
+            }
+            names.push(name);
+            predicates.push(predicate);
+        }
+        Ok(Route { names, predicates, schema: SchemaRef::clone(input), clock })
+    }
+
+    /// The columns, which are those of the input.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+impl Operator for Route {
+    type In = RecordBatch;
+    type Out = RecordBatch;
+
+    fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let (now, last) = ((self.clock)(), self.predicates.len() + 1);
+        let mut rest = batch;
+        for (predicate, port) in self.predicates.iter().zip(1..) {
+            if rest.is_empty() {
+                break;
+            }
+            let computed = compute(std::slice::from_ref(predicate), rest.rows(), now)?;
+            if !computed.failed.is_empty() {
+                let (good, rejected) = without_failed(rest, computed.failed)?;
+                out.send_port(last, rejected);
+                rest = good;
+            }
+            let truth = computed.columns.first().and_then(|column| column.as_boolean_opt());
+            let truth = truth.ok_or_else(|| Fault::bug("a predicate gave no truth"))?;
+            match truth.true_count() {
+                0 => {}
+                all if all == rest.len() => {
+                    out.send_port(
+                        port,
+                        std::mem::replace(&mut rest, Batch::at(now, RecordBatch::new_empty(self.schema.clone()))),
+                    );
+                }
+                _ => {
+                    let matched = certain(truth);
+                    let others = not(&matched).map_err(|error| Fault::bug("cannot negate").because(error))?;
+                    out.send_port(port, keep(rest.clone(), &matched)?);
+                    rest = keep(rest, &others)?;
+                }
+            }
+        }
+        out.send(rest);
+        Ok(Turn::Done)
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        let can_fail = self.predicates.iter().any(Expression::can_fail);
+        let routes = self.names.iter().map(|name| columns_port(name.clone(), &self.schema));
+        routes.chain([rejected_port(self.names.len() + 1, can_fail)]).collect()
+    }
+}
+
+/// The same truth, where null is false.
+fn certain(truth: &BooleanArray) -> BooleanArray {
+    if truth.null_count() > 0 { arrow::compute::prep_null_mask_filter(truth) } else { truth.clone() }
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let routes = self.names.iter().zip(self.predicates.iter().map(Expression::sql));
+        f.write_str("Route")?;
+        f.debug_map().entries(routes).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::columnar::tests::{at_port, clock, cut, ints, joined, numbered_batch, rejected, rows, run};
+    use crate::origin::tests::numbered;
+
+    fn route(routes: &[(&str, &str)]) -> Result<Route, ExprError> {
+        let schema = numbered_batch(1).rows().schema();
+        let compile = |(name, sql): &(&str, &str)| Ok(((*name).to_owned(), Expression::compile(sql, &schema)?));
+        Route::new(&schema, routes.iter().map(compile).collect::<Result<_, _>>()?, clock())
+    }
+
+    #[test]
+    fn the_first_match_wins_and_the_rest_goes_to_port_zero() {
+        let mut route = route(&[("small", "n < 3"), ("even", "n % 2 = 0"), ("risky", "10 / (n - 7) > 4")]).unwrap();
+        let mut taken = run(&mut route, [numbered_batch(10).with_origins(numbered(10)).unwrap()]);
+        assert_eq!(ints(&joined(&mut taken, 1).unwrap(), "n"), [0, 1, 2]);
+        let even = at_port::<RecordBatch>(&mut taken, 2).remove(0);
+        assert_eq!(ints(even.rows(), "n"), [4, 6, 8]);
+        assert_eq!(even.origins().unwrap().get(2).unwrap().sequence, 8);
+        assert_eq!(ints(&joined(&mut taken, 3).unwrap(), "n"), [9]);
+        assert_eq!(rejected(&mut taken, 4)[0].0, r#"{"n":7}"#);
+        assert_eq!(ints(&joined(&mut taken, 0).unwrap(), "n"), [3, 5]);
+    }
+
+    #[test]
+    fn a_batch_that_matches_whole_goes_on_whole() {
+        let mut taken =
+            run(&mut route(&[("all", "n >= 0"), ("none", "1 / (n - n) = 1")]).unwrap(), [numbered_batch(3)]);
+        assert_eq!(taken.0.len(), 1);
+        assert_eq!(ints(&joined(&mut taken, 1).unwrap(), "n"), [0, 1, 2]);
+    }
+
+    #[test]
+    fn null_matches_nothing() {
+        let mut taken =
+            run(&mut route(&[("some", "n > 0")]).unwrap(), [rows(&[("n", "int64")], &["{}", r#"{"n":1}"#])]);
+        assert_eq!(joined(&mut taken, 0).unwrap().num_rows(), 1);
+    }
+
+    #[test]
+    fn ports_have_the_names_of_the_routes() {
+        let names: Vec<_> = route(&[("a", "n > 1"), ("b", "n > 2")])
+            .unwrap()
+            .sides()
+            .iter()
+            .map(|port| port.name().to_owned())
+            .collect();
+        assert_eq!(names, ["a", "b", "rejected"]);
+        for bad in [[("a", "n > 1"), ("a", "n > 2")], [("out", "n > 1"), ("b", "n > 2")], [("a", "n"), ("b", "n > 2")]]
+        {
+            assert!(route(&bad).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_batches_are_cut(cuts in prop::collection::vec(0usize..60, 0..8)) {
+            let make = || route(&[("a", "n % 3 = 0"), ("b", "30 / (n % 10 - 5) > 9")]).unwrap();
+            let batch = numbered_batch(60);
+            let mut whole = run(&mut make(), [batch.clone()]);
+            let mut parts = run(&mut make(), cut(&batch, &cuts));
+            for port in 0..3 {
+                prop_assert_eq!(joined(&mut whole, port), joined(&mut parts, port));
+            }
+            prop_assert_eq!(rejected(&mut whole, 3), rejected(&mut parts, 3));
+        }
+    }
+}
