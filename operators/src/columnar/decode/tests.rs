@@ -292,8 +292,7 @@ fn zz_speed() {
     let columns = [("id", "int64"), ("name", "utf8"), ("amount", "float64"), ("at", "timestamp"), ("ok", "bool")];
     let payload = |n: i64| {
         format!(
-            r#"{{"id":{n},"name":"customer-{n}","amount":{}.25,"at":"2026-01-01T12:00:00.123Z","ok":true,"ignored":[1,2,3]}}"#,
-            n
+            r#"{{"id":{n},"name":"customer-{n}","amount":{n}.25,"at":"2026-01-01T12:00:00.123Z","ok":true,"ignored":[1,2,3]}}"#,
         )
     };
     let bytes: usize = (0..1024).map(|n| payload(n).len()).sum();
