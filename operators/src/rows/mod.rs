@@ -1,6 +1,6 @@
 //! What is done to typed rows: one file a verb.
 //!
-//! Verbs that look at one row at a time ([`map`], [`filter`], [`filter_map`], [`flat_map`], [`inspect`]) are
+//! Verbs that look at one row at a time ([`Map`], [`Filter`], [`FilterMap`], [`FlatMap`], [`Inspect`]) are
 //! [`RowFn`]s: alone they are an operator ([`RowPass`]), and in a row they are composed at compile time into one that
 //! goes over a batch once.
 
