@@ -123,8 +123,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_not_matter_where_batches_are_cut(cuts in prop::collection::vec(0usize..60, 0..8)) {
-            let sql = "case when n % 7 = 3 then 10 / (n - 10) > 0 else 100 / (n - 30) < 9 end";
+        fn it_does_not_matter_where_batches_are_cut(cuts in prop::collection::vec(0usize..60, 0..8), which in 0usize..4) {
+            let sql = [
+                "case when n % 7 = 3 then 10 / (n - 10) > 0 else 100 / (n - 30) < 9 end",
+                // Whether the right side is looked at must not depend on other rows.
+                "n > 50 and 10 / (n - 55) > 0 or n % 2 = 0",
+                "n < 55 or 10 / (n - 55) > 0",
+                "nullif(n, 20) < 10 and 10 / (n % 5) > 2",
+            ][which];
             let batch = numbered_batch(60);
             let mut whole = run(&mut filter(sql), [batch.clone()]);
             let mut parts = run(&mut filter(sql), cut(&batch, &cuts));
