@@ -8,12 +8,11 @@ use millstream_operators::{Batch, Fault, FaultKind, Origin, Origins, Place, Resu
 use serde_json::json;
 use tokio::time::Instant;
 
+use super::attach::{consumer_name, lint, nanos};
 use super::delivery::Delivery;
 use super::position::{JetStreamPosition, OnGap, Start};
-use crate::broker::{
-    AckPolicy, BrokerError, ConsumerConfig, DeliverPolicy, Incoming, Js, LinkState, Outgoing, StreamInfo, Subject,
-    Subscription, codes,
-};
+use super::status::{Status, status_of};
+use crate::broker::{BrokerError, Incoming, Js, LinkState, Outgoing, Subject, Subscription};
 use crate::connectors::{Connections, Purpose, fault};
 use crate::engine::Nudge;
 
@@ -49,13 +48,11 @@ impl JetStreamRead {
 const PULL: u64 = 5_000;
 const PULL_BYTES: usize = 8 << 20;
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 const SILENT: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-// Long enough that no checkpoint ever takes so long: a redelivery by time-out would only be dropped as a repeat.
-const ACK_WAIT: Duration = Duration::from_secs(3600);
 
 /// A source that reads a stream through one durable pull consumer.
 ///
@@ -63,12 +60,12 @@ const ACK_WAIT: Duration = Duration::from_secs(3600);
 /// consumer's next one, or the consumer is reset and read again; what was read already is dropped; the acknowledgement
 /// of a position follows its checkpoint and is confirmed. Input that is gone is a fault, never skipped in silence.
 pub struct JetStreamSource {
-    read: JetStreamRead,
-    consumer: String,
+    pub(super) read: JetStreamRead,
+    pub(super) consumer: String,
     connections: Arc<Connections>,
     nudge: Option<Arc<Nudge>>,
     place: Arc<Place>,
-    position: JetStreamPosition,
+    pub(super) position: JetStreamPosition,
     attached: Option<Attached>,
     attachments: u64,
     heard: Vec<Incoming>,
@@ -140,64 +137,6 @@ impl JetStreamSource {
         }
     }
 
-    async fn stream(&self, js: &Js, known: bool) -> Result<StreamInfo> {
-        match js.find_stream(&self.read.stream).await.map_err(fault)? {
-            Some(info) => Ok(info),
-            None if known => Err(Fault::new(
-                FaultKind::SourceLost,
-                format!("stream {} is gone, and what was not read yet with it", self.read.stream),
-            )),
-            None => Err(Fault::new(
-                FaultKind::Setup,
-                format!("there is no stream {}: create it, or correct `stream`", self.read.stream),
-            )),
-        }
-    }
-
-    /// Where a first run begins: a sequence, found once, so that "from now on" means one place for ever.
-    async fn first_position(&self, js: &Js, info: &StreamInfo) -> Result<u64> {
-        Ok(match &self.read.start {
-            Start::Earliest => info.state.first_seq.saturating_sub(1),
-            Start::Latest => info.state.last_seq,
-            Start::Sequence(sequence) => {
-                let before = sequence.saturating_sub(1);
-                if before > info.state.last_seq {
-                    let words = format!(
-                        "start is sequence {sequence}, but stream {} ends at {}",
-                        self.read.stream, info.state.last_seq
-                    );
-                    return Err(Fault::new(FaultKind::Setup, words));
-                }
-                before
-            }
-            Start::Time(time) => {
-                let name = format!("{}-start", self.consumer);
-                let config = ConsumerConfig {
-                    name: name.clone(),
-                    deliver_policy: DeliverPolicy::ByStartTime,
-                    opt_start_time: Some(time.to_string()),
-                    ack_policy: AckPolicy::None,
-                    inactive_threshold: nanos(HEARTBEAT),
-                    ..ConsumerConfig::default()
-                };
-                let found = js.create_consumer(&self.read.stream, &config).await.map_err(fault)?;
-                // It goes by itself if this fails.
-                let _ = js.delete_consumer(&self.read.stream, &name).await;
-                found.delivered.stream_seq
-            }
-        })
-    }
-
-    /// Whether every sequence of the stream is a message that we read, so that a jump is a loss.
-    fn is_contiguous(&self, info: &StreamInfo) -> bool {
-        let config = &info.config;
-        self.read.subjects.is_empty()
-            && config.max_msgs_per_subject <= 0
-            && !config.allow_msg_ttl
-            && !config.allow_rollup_hdrs
-            && config.deny_delete
-    }
-
     async fn attach(&mut self) -> Result {
         self.attached = None;
         self.heard.clear();
@@ -228,57 +167,6 @@ impl JetStreamSource {
             heard_at: Instant::now(),
         });
         Ok(())
-    }
-
-    /// Creates the consumer if there is none, and sets it right behind our position.
-    async fn reset(&self, js: &Js) -> Result {
-        let (stream, next) = (&self.read.stream, self.position.sequence + 1);
-        let config = self.consumer_config();
-        let created = match js.create_consumer(stream, &config).await {
-            // It exists and differs in what cannot be changed; our position is not in it, so it may go.
-            Err(error) if matches!(error.api_code(), Some(codes::CONSUMER_CONFIG | codes::CONSUMER_EXISTS)) => {
-                js.delete_consumer(stream, &self.consumer).await.map_err(fault)?;
-                js.create_consumer(stream, &config).await
-            }
-            other => other,
-        };
-        created.map_err(|error| match error.api_code() {
-            Some(codes::WORKQUEUE_NEEDS_EXPLICIT_ACK) => Fault::new(
-                FaultKind::Setup,
-                format!(
-                    "stream {stream} is a work queue, which allows explicit acks only: let a stream of limits retention source it, and read that one"
-                ),
-            ),
-            _ => fault(error),
-        })?;
-        match js.reset_consumer(stream, &self.consumer, Some(next)).await {
-            Ok(_) => Ok(()),
-            // Before 2.14 there is no reset: a new consumer that begins there.
-            Err(BrokerError::NoResponders { .. } | BrokerError::Timeout { .. }) if self.is_old(js).await? => {
-                js.delete_consumer(stream, &self.consumer).await.map_err(fault)?;
-                let deliver_policy = DeliverPolicy::ByStartSequence;
-                let config = ConsumerConfig { deliver_policy, opt_start_seq: next, ..config };
-                js.create_consumer(stream, &config).await.map(drop).map_err(fault)
-            }
-            Err(error) => Err(fault(error)),
-        }
-    }
-
-    async fn is_old(&self, js: &Js) -> Result<bool> {
-        const RESET_SINCE: u32 = 4;
-        Ok(js.account().await.map_err(fault)?.level.0 < RESET_SINCE)
-    }
-
-    fn consumer_config(&self) -> ConsumerConfig {
-        ConsumerConfig {
-            ack_policy: AckPolicy::All,
-            deliver_policy: DeliverPolicy::All,
-            filter_subjects: self.read.subjects.clone(),
-            ack_wait: nanos(ACK_WAIT),
-            max_ack_pending: i64::from(self.read.max_ack_pending),
-            max_deliver: -1,
-            ..ConsumerConfig::durable(&self.consumer)
-        }
     }
 
     /// Asks for more when half of what was asked for has come.
@@ -350,7 +238,7 @@ impl JetStreamSource {
         let (mut weight, mut again, mut last_reply) = (0, None, None);
         for message in self.heard.drain(..) {
             if let Some(status) = message.status {
-                match status_of(status, &message) {
+                match status_of(status, &message, PULL) {
                     Status::Heartbeat => {}
                     Status::PullOver(left) => attached.asked = attached.asked.saturating_sub(left),
                     Status::Ended(why) => {
@@ -539,61 +427,5 @@ impl Source for JetStreamSource {
 impl std::fmt::Debug for JetStreamSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "JetStreamSource({} of {}, at {})", self.consumer, self.read.stream, self.position.sequence)
-    }
-}
-
-/// The durable consumer of a source. Pipeline and node names hold no dots or spaces.
-pub(crate) fn consumer_name(pipeline: &str, node: &str) -> String {
-    format!("mill-{pipeline}-{node}")
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-enum Status {
-    Heartbeat,
-    // The pull ended with so many messages not given.
-    PullOver(u64),
-    Ended(String),
-    Wrong(String),
-}
-
-fn status_of(status: u16, message: &Incoming) -> Status {
-    let words = message.description.as_deref().unwrap_or_default();
-    let left = || message.headers.get("Nats-Pending-Messages").and_then(|n| n.parse().ok()).unwrap_or(PULL);
-    let lower = words.to_ascii_lowercase();
-    match status {
-        100 => Status::Heartbeat,
-        404 | 408 => Status::PullOver(left()),
-        409 if lower.contains("batch completed") || lower.contains("maxbytes") || lower.contains("max bytes") => {
-            Status::PullOver(left())
-        }
-        409 if lower.contains("maxrequest") => {
-            Status::Wrong(format!("the consumer refuses such pulls ({words}): raise its limits, or delete it"))
-        }
-        _ => Status::Ended(if words.is_empty() { format!("status {status}") } else { words.to_owned() }),
-    }
-}
-
-/// Says what in a stream's settings can lose messages before they are read.
-fn lint(info: &StreamInfo) {
-    let config = &info.config;
-    let mut risks = Vec::new();
-    if config.max_age > 0 || config.max_msgs > 0 || config.max_bytes > 0 {
-        risks.push("its limits (max_age, max_msgs, max_bytes) discard old messages, read or not");
-    }
-    if config.max_msgs_per_subject > 0 {
-        risks.push("max_msgs_per_subject discards older messages of a subject, which cannot be noticed");
-    }
-    if config.allow_msg_ttl {
-        risks.push("messages may expire by their own time to live, which cannot be noticed");
-    }
-    if !risks.is_empty() {
-        tracing::warn!(
-            stream = config.name,
-            "messages of this stream can be lost before they are read: {}",
-            risks.join("; ")
-        );
     }
 }

@@ -1,0 +1,67 @@
+//! [`Status`]: what a server says of a pull in place of a message.
+
+use crate::broker::Incoming;
+
+/// What a status message means to the reader.
+pub(super) enum Status {
+    /// The server is there.
+    Heartbeat,
+    /// The pull ended with so many messages not given.
+    PullOver(u64),
+    /// Nothing more will come of it, for this reason.
+    Ended(String),
+    /// The consumer will never serve such pulls.
+    Wrong(String),
+}
+
+/// What `status` means; `asked` is what a pull asked for, where the server does not say what is left of it.
+pub(super) fn status_of(status: u16, message: &Incoming, asked: u64) -> Status {
+    let words = message.description.as_deref().unwrap_or_default();
+    let left = || message.headers.get("Nats-Pending-Messages").and_then(|n| n.parse().ok()).unwrap_or(asked);
+    let lower = words.to_ascii_lowercase();
+    match status {
+        100 => Status::Heartbeat,
+        404 | 408 => Status::PullOver(left()),
+        409 if lower.contains("batch completed") || lower.contains("maxbytes") || lower.contains("max bytes") => {
+            Status::PullOver(left())
+        }
+        409 if lower.contains("maxrequest") => {
+            Status::Wrong(format!("the consumer refuses such pulls ({words}): raise its limits, or delete it"))
+        }
+        _ => Status::Ended(if words.is_empty() { format!("status {status}") } else { words.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_operators::Headers;
+
+    use super::*;
+
+    fn told(status: u16, words: &str, left: Option<&str>) -> Status {
+        let mut headers = Headers::NONE;
+        if let Some(left) = left {
+            headers.push("Nats-Pending-Messages", left).unwrap();
+        }
+        let message = Incoming {
+            subject: "inbox".into(),
+            reply: None,
+            headers,
+            status: Some(status),
+            description: Some(words.into()),
+            payload: bytes::Bytes::new(),
+            wire_len: 0,
+        };
+        status_of(status, &message, 500)
+    }
+
+    #[test]
+    fn a_pull_that_is_over_says_what_it_did_not_give() {
+        assert!(matches!(told(408, "Request Timeout", Some("7")), Status::PullOver(7)));
+        assert!(matches!(told(404, "No Messages", None), Status::PullOver(500)));
+        assert!(matches!(told(409, "Message Size Exceeds MaxBytes", Some("3")), Status::PullOver(3)));
+        assert!(matches!(told(100, "Idle Heartbeat", None), Status::Heartbeat));
+        assert!(matches!(told(409, "Consumer Deleted", None), Status::Ended(why) if why == "Consumer Deleted"));
+        assert!(matches!(told(409, "Exceeded MaxRequestBatch of 10", None), Status::Wrong(_)));
+    }
+}

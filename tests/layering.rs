@@ -1,0 +1,78 @@
+//! Imports go one way: operators <- pipelines <- runtime <- {examples, benches, tests}; the lower crates stay pure.
+
+#![allow(clippy::unwrap_used, reason = "it is test code, though not inside a test")]
+
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// Lines of a crate's sources that say one of `words`, with their places.
+fn lines_with(folder: &str, words: &[&str]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(folder).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 5, "{} has few sources", root.display());
+    let mut found = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let is_code = !line.trim_start().starts_with("//");
+            if is_code && words.iter().any(|word| line.contains(word)) {
+                found.push(format!("{}:{}: {}", file.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn operators_know_nothing_above_them_and_do_no_io() {
+    let forbidden = [
+        "millstream_pipelines",
+        "millstream::",
+        "tokio::",
+        "async_nats",
+        "std::net",
+        "std::fs",
+        "SystemTime::now",
+        "Instant::now",
+    ];
+    assert_eq!(lines_with("operators", &forbidden), [""; 0]);
+}
+
+#[test]
+fn pipelines_know_no_runtime_and_do_no_io() {
+    let forbidden = ["millstream::", "tokio::", "async_nats", "std::net", "std::fs", "SystemTime::now", "Instant::now"];
+    assert_eq!(lines_with("pipelines", &forbidden), [""; 0]);
+}
+
+#[test]
+fn the_client_is_used_behind_the_seam_only() {
+    let outside: Vec<String> =
+        lines_with("runtime", &["async_nats"]).into_iter().filter(|line| !line.contains("/src/broker/")).collect();
+    assert_eq!(outside, [""; 0]);
+}
+
+#[test]
+fn no_file_is_longer_than_five_hundred_lines() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = Vec::new();
+    for folder in ["operators/src", "pipelines/src", "runtime/src", "examples", "benches", "tests"] {
+        sources(&root.join(folder), &mut files);
+    }
+    let long: Vec<_> = files
+        .into_iter()
+        .map(|file| (std::fs::read_to_string(&file).unwrap().lines().count(), file))
+        .filter(|(lines, _)| *lines > 500)
+        .collect();
+    assert_eq!(long, []);
+}
