@@ -59,8 +59,7 @@ async fn a_runtime_that_is_killed_loses_nothing() {
         pump = Pump::start(PUMP, &server.url(), "killed");
     }
     feeding.await.unwrap();
-    until_out(&connection, orders * 9 / 10, Duration::from_secs(120)).await;
-    until_quiet(&connection, Duration::from_secs(2)).await;
+    until_complete(&connection, 0..orders, Duration::from_secs(120)).await;
     assert!(pump.terminate().await.success());
     report("runtime killed", kills, orders, &read_output(&connection).await);
 }
@@ -87,8 +86,7 @@ async fn a_server_that_is_killed_loses_nothing_and_the_runtime_goes_on() {
         }
     }
     feeding.await.unwrap();
-    until_out(&connection, orders * 9 / 10, Duration::from_secs(120)).await;
-    until_quiet(&connection, Duration::from_secs(7)).await;
+    until_complete(&connection, 0..orders, Duration::from_secs(120)).await;
     assert!(pump.terminate().await.success());
     report("server killed, and both in turn", kills, orders, &read_output(&connection).await);
 }
@@ -110,7 +108,7 @@ async fn sigterm_drains_and_the_next_start_repeats_nothing() {
     }
     feeding.await.unwrap();
     let mut pump = Pump::start(PUMP, &server.url(), "drained");
-    until_out(&connection, (0..orders).filter_map(expected).count() as u64, Duration::from_secs(60)).await;
+    until_complete(&connection, 0..orders, Duration::from_secs(60)).await;
     assert!(pump.terminate().await.success());
     let output = read_output(&connection).await;
     report("drained", stops, orders, &output);

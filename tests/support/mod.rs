@@ -181,18 +181,6 @@ pub async fn until_out(connection: &Connection, messages: u64, within: Duration)
     }
 }
 
-/// Waits until the output stream has had no new message for `quiet`.
-pub async fn until_quiet(connection: &Connection, quiet: Duration) {
-    let (mut len, mut since) = (out_len(connection).await, Instant::now());
-    while since.elapsed() < quiet {
-        sleep(Duration::from_millis(100)).await;
-        let now = out_len(connection).await;
-        if now != len {
-            (len, since) = (now, Instant::now());
-        }
-    }
-}
-
 /// Reads the output stream from its beginning, with a consumer of its own.
 pub async fn read_output(connection: &Connection) -> Output {
     let js = Js::new(connection.clone());
@@ -220,6 +208,21 @@ pub async fn read_output(connection: &Connection) -> Output {
     }
     let _ = js.delete_consumer("OUT", "oracle").await;
     output
+}
+
+/// Reads the output stream until every order of `ids` that must be there is, or the time is over; repeats count as
+/// messages, so their number alone tells nothing.
+pub async fn until_complete(connection: &Connection, ids: std::ops::Range<u64>, within: Duration) -> Output {
+    let deadline = Instant::now() + within;
+    loop {
+        let output = read_output(connection).await;
+        let missing = ids.clone().filter(|id| expected(*id).is_some() && !output.times.contains_key(id)).count();
+        if missing == 0 || Instant::now() > deadline {
+            assert_eq!(missing, 0, "of the orders {ids:?}, after {within:?}");
+            return output;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// A number that differs from run to run, for moments that nobody chose; printed, so that a failure can be told.
