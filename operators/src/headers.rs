@@ -78,6 +78,20 @@ impl Headers {
         self.len() == 0
     }
 
+    /// Whether a header of this name is the server's or a sink's own (`Nats-*`, in any case), and never passes through.
+    pub fn is_reserved(name: &str) -> bool {
+        const RESERVED: &str = "Nats-";
+        name.get(..RESERVED.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(RESERVED))
+    }
+
+    /// The bytes that they take on the wire: `NATS/1.0`, one line each, an empty line; none for no headers.
+    pub fn wire_len(&self) -> usize {
+        match self.is_empty() {
+            true => 0,
+            false => 12 + self.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>(),
+        }
+    }
+
     /// Only those whose name satisfies `keep`.
     #[must_use]
     pub fn filtered(&self, keep: impl Fn(&str) -> bool) -> Headers {

@@ -75,19 +75,12 @@ fn digits(bytes: &[u8], from: usize, count: usize) -> Option<i64> {
     })
 }
 
-/// Days since the epoch that print as `2026-01-01`; by Howard Hinnant's `civil_from_days`.
+/// Days since the epoch that print as `2026-01-01`.
 pub(super) struct Date(pub(super) i32);
 
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shifted = i64::from(self.0) + 719_468;
-        let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_index = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-        let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let (year, month, day) = crate::time::civil_from_days(i64::from(self.0));
         write!(f, "{year:04}-{month:02}-{day:02}")
     }
 }

@@ -95,9 +95,6 @@ impl<T> Address<T> {
     }
 }
 
-/// Headers with this beginning are the server's and the sink's own.
-pub(crate) const RESERVED: &str = "Nats-";
-
 impl<T: Send + 'static, F: Format<T>> Encode<T, F> {
     /// The operator that encodes by `format` and addresses by `address`.
     pub fn new(format: F, address: Address<T>) -> Self {
@@ -151,7 +148,7 @@ impl<T: Send + 'static, F: Format<T>> Operator for Encode<T, F> {
         for (at, (row, time)) in rows.into_iter().zip(times.iter().copied()).enumerate() {
             let origin = origins.as_ref().and_then(|origins| origins.get(at));
             let inherited = match origin {
-                Some(origin) if self.keep_headers => origin.headers.filtered(|name| !is_reserved(name)),
+                Some(origin) if self.keep_headers => origin.headers.filtered(|name| !Headers::is_reserved(name)),
                 _ => Headers::NONE,
             };
             match self.place(&row, inherited, &mut bytes, &mut subjects) {
@@ -225,24 +222,12 @@ impl<T, F: Format<T>> Encode<T, F> {
         }
         let start = bytes.len();
         self.format.encode(row, bytes)?;
-        let size = bytes.len() - start + headers_size(&headers);
+        let size = bytes.len() - start + headers.wire_len();
         if size > self.max_size {
             let words = format!("the message has {size} bytes and the limit is {}", self.max_size);
             return Err(Cause::new(Code::Oversize, words));
         }
         Ok((start..bytes.len(), subject, headers))
-    }
-}
-
-pub(crate) fn is_reserved(name: &str) -> bool {
-    name.get(..RESERVED.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(RESERVED))
-}
-
-/// The bytes that headers take on the wire.
-pub(crate) fn headers_size(headers: &Headers) -> usize {
-    match headers.is_empty() {
-        true => 0,
-        false => 12 + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>(),
     }
 }
 

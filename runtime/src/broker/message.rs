@@ -70,10 +70,7 @@ impl Incoming {
     }
 }
 
-/// The length of headers on the wire: `NATS/1.0`, one line each, an empty line.
+/// What headers count against `max_payload`.
 pub(super) fn headers_len(headers: &Headers) -> usize {
-    if headers.is_empty() {
-        return 0;
-    }
-    12 + headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+    headers.wire_len()
 }

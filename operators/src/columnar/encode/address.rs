@@ -78,7 +78,7 @@ impl Address {
         for (name, template) in headers {
             let setting = format!("headers.{name}");
             let value = constant(&template).unwrap_or_default();
-            let refused = match reserved(&name) {
+            let refused = match Headers::is_reserved(&name) {
                 true => Some("headers that begin with `Nats-` have a meaning for the server".to_owned()),
                 false => Headers::default().push(&name, &value).err().map(|error| error.to_string()),
             };
@@ -140,17 +140,4 @@ impl Address {
     pub(super) fn first(&self) -> &Headers {
         &self.first
     }
-}
-
-fn reserved(name: &str) -> bool {
-    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
-}
-
-/// How many bytes headers are on the wire, as the server counts them (`NATS/1.0`, a line each, an empty line).
-pub(super) fn header_bytes(headers: &Headers) -> usize {
-    if headers.is_empty() {
-        return 0;
-    }
-    let lines: usize = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-    lines + "NATS/1.0\r\n\r\n".len()
 }

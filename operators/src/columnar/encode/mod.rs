@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use self::address::{Address, header_bytes};
+use self::address::Address;
 use super::cells::Rows;
 use super::rows::{rejected_port, rejected_rows};
 use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, Template, Turn};
@@ -183,7 +183,7 @@ impl Encode {
         self.address.write_subject(rows, row, subjects)?;
         let headers = self.address.headers(rows, row)?;
         self.write_payload(rows, row, payloads).map_err(Cause::operator)?;
-        let bytes = header_bytes(&headers) + payloads.len() - start;
+        let bytes = headers.wire_len() + payloads.len() - start;
         match self.oversize(bytes) {
             Some(cause) => Err(cause),
             None => Ok((headers, bytes)),
@@ -202,7 +202,7 @@ impl Encode {
         let (mut times, mut records, mut rejected, mut weight) = (Vec::new(), Vec::new(), Vec::new(), 0);
         while let Some((from, len)) = open.pop() {
             let payload = ipc(&batch.rows().slice(from, len))?;
-            let bytes = payload.len() + header_bytes(headers);
+            let bytes = payload.len() + headers.wire_len();
             match self.oversize(bytes) {
                 Some(cause) if len <= 1 => rejected.push((from, cause)),
                 // In reverse, as the last is taken first.
@@ -312,7 +312,7 @@ mod tests {
             ("out.a", Some("row"), Some("no 1"))
         );
         assert_eq!(record.payload, r#"{"id":"a","n":1,"raw":null,"data":null}"#);
-        assert_eq!(sent.weight(), header_bytes(&record.headers) + record.payload.len());
+        assert_eq!(sent.weight(), record.headers.wire_len() + record.payload.len());
         assert_eq!((sent.len(), sent.origins().unwrap().get(0).unwrap().sequence), (1, 0));
         let refused = at_port::<Vec<Rejected<Bytes>>>(&mut taken, 1).remove(0);
         assert!(refused.rows().iter().all(|row| row.cause.code == Code::Address));

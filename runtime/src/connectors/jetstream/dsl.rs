@@ -280,14 +280,16 @@ impl<T: Serialize + Send + 'static> Operator for Letters<T> {
                     set("Mill-Dlq-Subject", origin.subject())?;
                     set("Mill-Dlq-Time", &origin.stored_at.to_string())?;
                     for (name, value) in origin.headers.iter() {
-                        let reserved = name.to_ascii_lowercase().starts_with("nats-");
-                        let name = if reserved { format!("Mill-Orig-{name}") } else { name.to_owned() };
+                        let name =
+                            if Headers::is_reserved(name) { format!("Mill-Orig-{name}") } else { name.to_owned() };
                         set(&name, value)?;
                     }
                     origin.payload.clone()
                 }
                 // A row of no single message: the row itself is all there is.
-                None => serde_json::to_vec(&rejected.row).unwrap_or_default().into(),
+                None => serde_json::to_vec(&rejected.row)
+                    .unwrap_or_else(|error| format!("the row cannot be written as JSON: {error}").into_bytes())
+                    .into(),
             };
             let subject = format!("mill.dlq.{}.{node}", self.pipeline).into();
             records.push(Record { subject, headers, payload });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_operators::{Batch, Epoch, Fault, FaultKind, Origins, Record, Result, Sink};
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Headers, Origins, Record, Result, Sink};
 use tokio::time::Instant;
 
 use super::window::{GROUP, Window};
@@ -97,7 +97,7 @@ impl JetStreamSink {
         let mut headers = match record.headers.is_empty() {
             true => record.headers.clone(),
             // Whoever made the record: these are the sink's to add.
-            false => record.headers.filtered(|name| !name.to_ascii_lowercase().starts_with("nats-")),
+            false => record.headers.filtered(|name| !Headers::is_reserved(name)),
         };
         if self.write.dedup
             && let Some((place, origin)) = origins.and_then(|all| Some((all.place(), all.get(row)?)))
