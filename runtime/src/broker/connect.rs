@@ -219,7 +219,7 @@ impl ConnectOptions {
 
     fn unreachable(&self, last: &str) -> String {
         format!(
-            "no NATS server answers at {} ({last}): start one (`nats-server -js`, or `millstream dev`), or correct \
+            "no NATS server answers at {} ({last}): start one (`nats-server -js`), or correct \
              the url",
             self.urls.join(", ")
         )
