@@ -1,4 +1,5 @@
-//! Orders: small ones are left out, tax is added, and each goes to the subject of its region.
+//! Orders: small ones are left out, tax is added, and each goes to the subject of its region. The same pipeline as a
+//! file is `orders.toml`.
 
 use millstream::prelude::*;
 
@@ -6,23 +7,23 @@ use millstream::prelude::*;
 struct Order {
     id: u64,
     region: String,
-    cents: u64,
+    amount: f64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Taxed {
     id: u64,
     region: String,
-    cents: u64,
-    tax: u64,
+    amount: f64,
+    tax: f64,
 }
 
 fn declare() -> Pipeline {
     let pipeline = Pipeline::new("orders");
     let taxed = pipeline
         .source("orders", jetstream("ORDERS").json::<Order>().rejected_to("dead", dead_letters("DEAD").create()))
-        .filter("large", |order| order.cents >= 1_000)
-        .map("taxed", |Order { id, region, cents }| Taxed { id, region, cents, tax: cents * 19 / 100 });
+        .filter("large", |order| order.amount >= 10.0)
+        .map("taxed", |Order { id, region, amount }| Taxed { id, region, amount, tax: amount * 0.19 });
     let ([europe], elsewhere) = taxed.route("by_region", [("europe", when(|order: &Taxed| order.region == "eu"))]);
     europe.sink("to_europe", jetstream_to("TAXED").json().subject("taxed.eu").stop_on_rejected());
     let by_region = jetstream_to("TAXED").json().subject_of(|order: &Taxed, to| {

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use millstream::broker::{Js, NatsServer, StreamConfig};
+use millstream::prelude::{View, explain};
 use millstream_operators::Headers;
 use tokio::time::{Instant, sleep};
 
@@ -58,16 +59,16 @@ async fn word_count() {
 #[tokio::test]
 async fn orders() {
     let orders = [
-        r#"{"id":1,"region":"eu","cents":1000}"#,
-        r#"{"id":2,"region":"eu","cents":999}"#,
-        r#"{"id":3,"region":"us","cents":2000}"#,
-        r#"{"id":4,"region":"a.b","cents":3000}"#,
+        r#"{"id":1,"region":"eu","amount":100.0}"#,
+        r#"{"id":2,"region":"eu","amount":9.99}"#,
+        r#"{"id":3,"region":"us","amount":200.0}"#,
+        r#"{"id":4,"region":"a.b","amount":300.0}"#,
         "no order",
     ];
     let expected = [
-        ("taxed.eu", r#"{"id":1,"region":"eu","cents":1000,"tax":190}"#),
-        ("taxed.us", r#"{"id":3,"region":"us","cents":2000,"tax":380}"#),
-        ("mill.dlq.orders.to_others", r#"{"id":4,"region":"a.b","cents":3000}"#),
+        ("taxed.eu", r#"{"id":1,"region":"eu","amount":100.0,"tax":19.0}"#),
+        ("taxed.us", r#"{"id":3,"region":"us","amount":200.0,"tax":38.0}"#),
+        ("mill.dlq.orders.to_others", r#"{"id":4,"region":"a.b","amount":300.0}"#),
         ("mill.dlq.orders.orders", "no order"),
     ];
     run(env!("CARGO_BIN_EXE_orders"), ("ORDERS", &orders), &["TAXED"], &expected).await;
@@ -82,6 +83,32 @@ async fn enrichment() {
 }
 
 #[tokio::test]
+async fn dead_letters() {
+    let orders = [r#"{"id":1,"amount":"9.99"}"#, r#"{"id":2,"amount":"much"}"#, "{"];
+    let expected = [
+        ("paid.orders", r#"{"id":1,"cents":999}"#),
+        ("mill.dlq.payments.cents", r#"{"id":2,"amount":"much"}"#),
+        ("mill.dlq.payments.orders", "{"),
+        (
+            "reports.dead",
+            r#"{"node":"cents","error":"\"much\": invalid float literal","stream":"ORDERS","sequence":"2"}"#,
+        ),
+        (
+            "reports.dead",
+            r#"{"node":"orders","error":"EOF while parsing an object at line 1 column 1","stream":"ORDERS","sequence":"3"}"#,
+        ),
+    ];
+    run(env!("CARGO_BIN_EXE_dead_letters"), ("ORDERS", &orders), &["PAID", "REPORTS"], &expected).await;
+}
+
+#[tokio::test]
+async fn own_kind() {
+    let users = [r#"{"name":"Ada","email":"ada@example.org"}"#];
+    let expected = [("masked.users", r#"{"name":"Ada","email":"a***"}"#)];
+    run(env!("CARGO_BIN_EXE_own_kind"), ("USERS", &users), &["MASKED"], &expected).await;
+}
+
+#[tokio::test]
 async fn own_operator() {
     let readings = ["1", "1", "2", "x", "2", "1"];
     run(
@@ -91,4 +118,34 @@ async fn own_operator() {
         &[("changed", "1"), ("changed", "2"), ("changed", "1")],
     )
     .await;
+}
+
+/// What `explain` says of the nodes, without their row types and without what the plan makes of them.
+fn nodes(explained: &str) -> Vec<String> {
+    let graph = explained.lines().take_while(|line| *line != "stages");
+    let shape = |line: &str| match line.starts_with(' ') {
+        true => line.to_owned(),
+        false => line.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+    };
+    graph.map(shape).collect()
+}
+
+#[test]
+fn orders_in_rust_and_in_a_file_are_the_same_graph() {
+    let rust = Command::new(env!("CARGO_BIN_EXE_orders")).arg("--explain").output().unwrap();
+    let rust = String::from_utf8(rust.stdout).unwrap();
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("orders.toml");
+    let loaded = millstream::file::load(&path, &millstream::connectors::registry(), &Default::default());
+    let file = explain(&loaded.unwrap_or_else(|report| panic!("{report}")).graph, View::Text);
+    assert!(rust.contains("by_region") && nodes(&rust).len() > 20, "{rust}");
+    assert_eq!(nodes(&rust), nodes(&file), "\n{rust}\n{file}");
+}
+
+#[tokio::test]
+async fn the_tests_of_the_file_pass() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("orders.toml");
+    let outcomes = millstream::file::run_tests(&path, &millstream::connectors::registry(), None).await;
+    let outcomes = outcomes.unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(outcomes.len(), 2);
+    assert!(outcomes.iter().all(|outcome| outcome.failure.is_none()), "{outcomes:#?}");
 }

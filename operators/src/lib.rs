@@ -21,6 +21,7 @@ mod record;
 mod rejected;
 pub mod rows;
 mod state;
+pub mod suggest;
 mod template;
 #[cfg(feature = "testkit")]
 pub mod testkit;

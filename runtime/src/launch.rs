@@ -83,7 +83,16 @@ pub async fn run(pipeline: &Pipeline) -> Result<Ended, RunError> {
 
 /// As [`run`], for a `main` function: prints an error as people read it, and gives the exit code.
 pub async fn main(pipeline: &Pipeline) -> ExitCode {
-    match run(pipeline).await {
+    exit_code(run(pipeline).await)
+}
+
+/// As [`main`], for a graph that was built before: that of a pipeline file.
+pub async fn main_graph(graph: &Graph) -> ExitCode {
+    exit_code(Launch::default().run_graph(graph).await)
+}
+
+fn exit_code(ended: Result<Ended, RunError>) -> ExitCode {
+    match ended {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the last word of a program")]

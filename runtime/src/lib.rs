@@ -21,13 +21,15 @@ pub mod broker;
 pub mod checkpoint;
 pub mod connectors;
 pub mod engine;
+#[cfg(feature = "columnar")]
+pub mod file;
 #[cfg(feature = "jetstream")]
 mod launch;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
 #[cfg(feature = "jetstream")]
-pub use launch::{Launch, RunError, main, run};
+pub use launch::{Launch, RunError, main, main_graph, run};
 pub use millstream_operators as operators;
 pub use millstream_pipelines as pipelines;
 

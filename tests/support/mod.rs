@@ -12,6 +12,7 @@
 )]
 
 mod proxy;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, ExitStatus};
@@ -21,6 +22,7 @@ use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, 
 use tokio::time::{Instant, sleep, timeout};
 
 pub use proxy::LossyProxy;
+pub use stream::{Stored, publish_each, read_all};
 
 /// Order number `id`, as JSON.
 pub fn order(id: u64) -> String {

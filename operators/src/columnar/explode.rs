@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
 use super::ExprError;
 use super::schema::describe_field;
-use super::suggest::did_you_mean;
+use crate::suggest::did_you_mean;
 use crate::{Batch, Fault, Operator, Origins, Outbox, Parts, Result, Timestamp, Turn};
 
 /// Makes a row of each item of a list column; the other columns, the time and the origin are those of its row. A row

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
-use super::suggest;
+use crate::suggest;
 
 /// What is wrong with the text of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
 use super::rows::{compute, rejected_port, without_failed};
-use super::suggest::did_you_mean;
 use super::{Clock, ExprError, Expression};
+use crate::suggest::did_you_mean;
 use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, Turn};
 
 /// Makes the columns of each row anew. Rows that a column cannot be computed for go to the port

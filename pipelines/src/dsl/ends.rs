@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_operators::rows::{Address, Encode, Format, SetHeaders, Tokens};
 use millstream_operators::{
-    Batch, Epoch, Fault, Headers, InvalidHeader, PortType, Problem, Record, Rejected, Result, Retry, Sink,
+    Batch, Epoch, Fault, Headers, InvalidHeader, Payload, PortType, Problem, Record, Rejected, Result, Retry, Sink,
 };
 
 use super::{Pipeline, Stream};
@@ -70,6 +70,18 @@ pub struct SinkNode {
     pub at_most_once: Option<String>,
     /// What is wrong with its settings.
     pub problems: Vec<Problem>,
+}
+
+impl ReadFrom for SourceNode {
+    fn source_node(self, _: &str) -> SourceNode {
+        self
+    }
+}
+
+impl WriteTo for SinkNode {
+    fn sink_node(self, _: &str) -> SinkNode {
+        self
+    }
 }
 
 impl fmt::Debug for SourceNode {
@@ -275,12 +287,12 @@ impl IntoSink<Record> for SinkNode {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Discard;
 
-struct DiscardRows<T>(std::marker::PhantomData<fn(T)>);
+struct DiscardRows<P>(std::marker::PhantomData<fn(P)>);
 
-impl<T: Send + 'static> Sink for DiscardRows<T> {
-    type In = Vec<T>;
+impl<P: Payload> Sink for DiscardRows<P> {
+    type In = P;
 
-    async fn write(&mut self, _: Batch<Vec<T>>) -> Result {
+    async fn write(&mut self, _: Batch<P>) -> Result {
         Ok(())
     }
 
@@ -289,10 +301,13 @@ impl<T: Send + 'static> Sink for DiscardRows<T> {
     }
 }
 
+pub(super) fn discard_rows<P: Payload>() -> Make<dyn DynSink> {
+    Arc::new(|_| Ok(erase_sink(DiscardRows::<P>(std::marker::PhantomData))))
+}
+
 impl<T: Send + 'static> IntoSink<T> for Discard {
     fn wire(self, stream: Stream<T>, name: &str) {
-        let make: Make<dyn DynSink> = Arc::new(|_| Ok(erase_sink(DiscardRows::<T>(std::marker::PhantomData))));
-        let mut node = Node::new(name, "discard", Role::Sink(make));
+        let mut node = Node::new(name, "discard", Role::Sink(discard_rows::<Vec<T>>()));
         node.inputs = vec![PortType::of::<Vec<T>>("in")];
         stream.wire(node);
     }

@@ -3,14 +3,24 @@
 //! A [`Pipeline`] has sources; each gives a [`Stream`], whose verbs take it and give another. Verbs never fail: what is
 //! wrong is collected, and [`Pipeline::build`] reports all of it at once.
 
+#[cfg(feature = "columnar")]
+mod columns;
 mod ends;
+#[cfg(feature = "columnar")]
+mod frame;
 mod keyed;
 mod pipeline;
+mod rejections;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "columnar")]
+pub use columns::{ColumnsFrom, ColumnsTo, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
+#[cfg(feature = "columnar")]
+pub use frame::Frame;
 pub use keyed::KeyedStream;
 pub use pipeline::Pipeline;
+pub use rejections::{OnRejected, Outlet};
 pub use stream::{Added, Open, Stream, when};

@@ -35,8 +35,19 @@ impl Pipeline {
     /// Changes what holds for the pipeline as a whole.
     #[must_use]
     pub fn settings(self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(&mut self.lock().graph.settings);
+        self.configure(change);
         self
+    }
+
+    pub(crate) fn configure(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.lock().graph.settings);
+    }
+
+    /// The graph as it is, and what was noted as wrong with it.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn gathered(&self) -> (Graph, Vec<Problem>) {
+        let building = self.lock();
+        (building.graph.clone(), building.problems.clone())
     }
 
     /// Begins a stream: `from` is what a connector gives, such as `jetstream("ORDERS").json::<Order>()`.
@@ -46,14 +57,25 @@ impl Pipeline {
 
     /// Adds the node of a connector that gives raw payloads.
     pub fn source_node(&self, name: &str, source: SourceNode) -> Stream<Bytes> {
+        Stream::at(self.clone(), self.begin(name, source, PortType::of::<Vec<Bytes>>(PortType::MAIN)))
+    }
+
+    /// Adds the node of a connector that gives record batches with the columns of `schema`.
+    #[cfg(feature = "columnar")]
+    pub fn rows_node(&self, name: &str, source: SourceNode, schema: &arrow::datatypes::SchemaRef) -> super::Frame {
+        let port = self.begin(name, source, super::frame::frame_port(schema));
+        super::Frame::at(self.clone(), port, Arc::clone(schema))
+    }
+
+    fn begin(&self, name: &str, source: SourceNode, gives: PortType) -> OutPort {
         let mut node = Node::new(name, source.kind, Role::Source(source.make));
         node.detail = source.detail;
         node.touches = source.touches;
         node.at_most_once = source.at_most_once;
         node.parallelism = Some(1);
-        node.outputs = vec![PortType::of::<Vec<Bytes>>(PortType::MAIN)];
+        node.outputs = vec![gives];
         source.problems.into_iter().for_each(|problem| self.problem(problem));
-        Stream::at(self.clone(), OutPort { node: self.add(node), port: 0 })
+        OutPort { node: self.add(node), port: 0 }
     }
 
     /// Adds a node: for authors of connectors and node kinds.
@@ -76,6 +98,15 @@ impl Pipeline {
         if let Some(node) = self.lock().graph.nodes.get_mut(id.0) {
             change(node);
         }
+    }
+
+    pub(super) fn first_reader(&self, port: OutPort) -> Option<InPort> {
+        self.lock().graph.readers(port).next().map(|edge| edge.to)
+    }
+
+    #[cfg(feature = "columnar")]
+    pub(super) fn last_reader(&self, port: OutPort) -> Option<InPort> {
+        self.lock().graph.readers(port).last().map(|edge| edge.to)
     }
 
     pub(super) fn name_of(&self, id: NodeId) -> String {

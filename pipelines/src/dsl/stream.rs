@@ -67,6 +67,10 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.pipeline.name_of(self.port.node)
     }
 
+    pub(super) fn port(&self) -> OutPort {
+        self.port
+    }
+
     /// Each row becomes another.
     pub fn map<U, F>(self, name: &str, f: F) -> Stream<U, Map<R, F>>
     where

@@ -72,14 +72,14 @@ fn a_chain_of_row_verbs_is_planned_as_one_pass_and_counted_by_name() {
         "pipeline p\n\
          in            source nowhere  Bytes\n  -> in/json (forward)\n\
          in/json       operator json  i64\n  -> double (forward)\n  rejected -> in/rejected (forward)\n\
-         in/rejected   sink discard\n\
          double        operator map  i64\n  -> small (forward)\n\
          small         operator filter  i64\n  -> twice (forward)\n\
          twice         operator flat_map  i64\n  -> out/json (forward)\n\
          out/json      operator json  Record\n  -> out (forward)\n  rejected -> out/rejected (forward)\n\
-         out/rejected  sink stop\n\
          out           sink nowhere\n\
-         stages\n  1 x in\n  1 x in/json | double + small + twice | out/json\n  1 x in/rejected\n  1 x out/rejected\n  1 x out\n"
+         out/rejected  sink stop\n\
+         in/rejected   sink discard\n\
+         stages\n  1 x in\n  1 x in/json | double + small + twice | out/json\n  1 x out\n  1 x out/rejected\n  1 x in/rejected\n"
     );
     assert!(explain(&graph, View::Mermaid).contains("n1 -->|rejected| n2"));
     assert!(explain(&graph, View::Dot).starts_with("digraph \"p\""));

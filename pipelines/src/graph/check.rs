@@ -4,6 +4,9 @@ use millstream_operators::Problem;
 
 use super::{Edge, Graph, Guarantee, InPort, Node, NodeId, OutPort, Role};
 
+/// What is said of a node whose rejected rows nobody takes.
+pub(crate) const UNSAID: &str = "it is not said what becomes of the rows that it rejects";
+
 /// All that is wrong with a graph; nothing if it can run.
 pub fn check(graph: &Graph) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -75,8 +78,7 @@ fn outputs(graph: &Graph, id: NodeId, node: &Node, problems: &mut Vec<Problem>) 
             problems.push(match output.name() {
                 "rejected" => {
                     let owner = node.name.split('/').next().unwrap_or_default();
-                    Problem::at(owner, "it is not said what becomes of the rows that it rejects")
-                        .help("send them to a dead letter sink, ignore them, or stop")
+                    Problem::at(owner, UNSAID).help("send them to a dead letter sink, ignore them, or stop")
                 }
                 name if port == 0 => Problem::at(&node.name, format!("nobody reads its rows (port `{name}`)"))
                     .help("end the stream in a sink, or discard it"),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Graph, NodeId, Role, plan};
+use super::{Graph, NodeId, Role, Stage, plan};
 
 /// How a graph is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,14 +39,39 @@ fn name(graph: &Graph, id: NodeId) -> &str {
     graph.node(id).map_or("?", |node| node.name.as_str())
 }
 
+/// The nodes in an order that depends on nothing but the graph: each behind those that it reads, the main output of a
+/// node before its side outputs, names in order where neither decides.
+fn order(graph: &Graph) -> Vec<NodeId> {
+    let mut ids: Vec<NodeId> = (0..graph.nodes.len()).map(NodeId).collect();
+    ids.sort_by_key(|id| name(graph, *id));
+    let begins = |id: &NodeId| !graph.edges.iter().any(|edge| edge.to.node == *id);
+    let mut order = Vec::with_capacity(ids.len());
+    let mut open: Vec<NodeId> = ids.iter().copied().filter(begins).rev().collect();
+    while let Some(id) = open.pop() {
+        let waits = graph.edges.iter().any(|edge| edge.to.node == id && !order.contains(&edge.from.node));
+        if waits || order.contains(&id) {
+            continue;
+        }
+        order.push(id);
+        let mut next: Vec<_> = graph.edges.iter().filter(|edge| edge.from.node == id).collect();
+        next.sort_by_key(|edge| (edge.from.port, name(graph, edge.to.node)));
+        open.extend(next.iter().rev().map(|edge| edge.to.node));
+    }
+    // What a circle is made of comes last; `check` refuses it.
+    let rest: Vec<NodeId> = ids.into_iter().filter(|id| !order.contains(id)).collect();
+    order.extend(rest);
+    order
+}
+
 fn text(graph: &Graph) -> String {
     let mut out = format!("pipeline {}\n", graph.name);
     let width = graph.nodes.iter().map(|node| node.name.len()).max().unwrap_or(0);
-    for (index, node) in graph.nodes.iter().enumerate() {
+    let order = order(graph);
+    for (id, node) in order.iter().filter_map(|id| Some((*id, graph.node(*id)?))) {
         let rows = node.outputs.first().map_or(String::new(), |port| format!("  {}", port.rows()));
         // Writing to a string does not fail.
         let _ = writeln!(out, "{:width$}  {} {}{rows}", node.name, word(&node.role), node.kind);
-        let (mut lines, id): (Vec<String>, _) = (Vec::new(), NodeId(index));
+        let mut lines = Vec::new();
         for edge in graph.edges.iter().filter(|edge| edge.from.node == id) {
             let port = match node.outputs.get(edge.from.port) {
                 Some(port) if edge.from.port > 0 => format!("{} ", port.name()),
@@ -60,7 +85,10 @@ fn text(graph: &Graph) -> String {
         });
     }
     out.push_str("stages\n");
-    for stage in plan(graph).stages {
+    let place = |stage: &Stage| order.iter().position(|id| stage.nodes.first() == Some(id));
+    let mut stages = plan(graph).stages;
+    stages.sort_by_key(place);
+    for stage in stages {
         let steps: Vec<String> = stage
             .steps
             .iter()

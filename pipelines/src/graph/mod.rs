@@ -15,8 +15,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_operators::{AnyBatch, PortType, Result};
+use millstream_operators::{AnyBatch, PortType, Result, Timestamp};
 
+#[cfg(feature = "columnar")]
+pub(crate) use check::UNSAID;
 pub use check::check;
 pub use erase::{
     AnyRow, AsyncLimits, Boxed, Call, Called, DynAsync, DynOperator, DynSink, DynSource, erase, erase_async,
@@ -140,6 +142,16 @@ impl Resources {
     /// The resource of type `T`.
     pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.0.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok())
+    }
+}
+
+/// The engine's clock among the [`Resources`], for operators that need the time once a batch.
+#[derive(Clone)]
+pub struct Now(pub Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl fmt::Debug for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Now({})", (self.0)())
     }
 }
 

@@ -19,6 +19,7 @@ const PING: Duration = Duration::from_secs(10);
 /// How to reach a NATS server and who to be there. All fields are optional; the default is a server on this machine
 /// without authentication.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ConnectOptions {
@@ -54,6 +55,7 @@ pub struct ConnectOptions {
 
 /// Transport encryption.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TlsOptions {
@@ -84,6 +86,29 @@ impl Secret {
 impl From<String> for Secret {
     fn from(text: String) -> Self {
         Secret(text)
+    }
+}
+
+#[cfg(feature = "columnar")]
+impl schemars::JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let by = |word: &str| {
+            serde_json::json!({
+                "type": "object",
+                "properties": { word: { "type": "string" } },
+                "required": [word],
+                "additionalProperties": false,
+            })
+        };
+        schemars::json_schema!({ "x-secret": true, "anyOf": [{ "type": "string" }, by("env"), by("file")] })
     }
 }
 

@@ -4,14 +4,30 @@
 mod connections;
 mod core_nats;
 mod file;
+#[cfg(feature = "columnar")]
+mod generate;
 mod jetstream;
+#[cfg(feature = "columnar")]
+mod kinds;
+mod memory;
 mod stdout;
 
 pub use connections::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource};
+#[cfg(feature = "columnar")]
+pub use generate::{GeneratePosition, GenerateSource};
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
     JetStreamWrite, OnGap, Start, dead_letters, jetstream, jetstream_to,
 };
+#[cfg(feature = "columnar")]
+pub use kinds::{file_sink, file_source, registry};
+pub use memory::{CollectSink, Collected, ListSource};
 pub use stdout::StdoutSink;
+
+/// The engine's clock, for a connector that is being made.
+#[cfg(feature = "columnar")]
+fn clock(subtask: &millstream_pipelines::graph::Subtask) -> crate::engine::Clock {
+    subtask.resources.get::<crate::engine::Clock>().map_or_else(crate::engine::Clock::system, |clock| *clock)
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::{Fault, FaultKind, Result, Retry};
-use millstream_pipelines::graph::{Graph, Resources, plan};
+use millstream_pipelines::graph::{Graph, Now, Resources, plan};
 use tokio::sync::{Notify, watch};
 
 use super::clock::Clock;
@@ -41,6 +41,7 @@ impl Environment {
         let nudge = Arc::new(Notify::new());
         let (metrics, clock) = (Metrics::default(), Clock::system());
         let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
+        let resources = resources.with(Now(Arc::new(move || clock.now())));
         Environment { resources, store, metrics, clock, workers, stopper: Stopper::default(), nudge }
     }
 
@@ -49,6 +50,14 @@ impl Environment {
     pub fn counting(mut self, metrics: Metrics) -> Self {
         self.resources = self.resources.with(metrics.clone());
         self.metrics = metrics;
+        self
+    }
+
+    /// The same environment, with another clock.
+    #[must_use]
+    pub fn on_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self.resources = self.resources.with(clock).with(Now(Arc::new(move || clock.now())));
         self
     }
 

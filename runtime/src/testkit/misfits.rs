@@ -7,8 +7,8 @@ use bytes::Bytes;
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Result, Sink};
 use tokio::sync::watch;
 
-use super::ends::Collected;
 use crate::checkpoint::{MemoryStore, Revision, Store, StoreError, Stored};
+use crate::connectors::Collected;
 
 /// Opens and shuts what waits behind it.
 #[derive(Clone, Debug)]

@@ -50,6 +50,30 @@ pub enum DecodeFormat {
     Raw,
 }
 
+impl DecodeFormat {
+    /// All of them.
+    pub const ALL: [DecodeFormat; 6] = [
+        DecodeFormat::Json,
+        DecodeFormat::Ndjson,
+        DecodeFormat::ArrowIpc,
+        DecodeFormat::Msgpack,
+        DecodeFormat::Text,
+        DecodeFormat::Raw,
+    ];
+
+    /// The word for it, as in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            DecodeFormat::Json => "json",
+            DecodeFormat::Ndjson => "ndjson",
+            DecodeFormat::ArrowIpc => "arrow",
+            DecodeFormat::Msgpack => "msgpack",
+            DecodeFormat::Text => "text",
+            DecodeFormat::Raw => "raw",
+        }
+    }
+}
+
 /// Reads messages into rows. A message, or a line of one, that is not what the format and the schema say goes to the
 /// port [`REJECTED`](super::REJECTED), number 1: as it came, with the byte where the trouble is.
 ///

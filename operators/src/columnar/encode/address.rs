@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::EncodeError;
 use crate::columnar::cells::Rows;
 use crate::columnar::schema::describe_field;
-use crate::columnar::suggest::did_you_mean;
+use crate::suggest::did_you_mean;
 use crate::{Cause, Code, Headers, Template};
 use arrow::datatypes::{DataType, Schema};
 

@@ -21,8 +21,10 @@ pub enum EncodeFormat {
     /// One JSON object a message. Nulls are written, times are RFC 3339 in UTC, bytes are base64, spans are
     /// microseconds; NaN and the infinities, which JSON cannot write, are null.
     Json,
-    /// An Arrow IPC stream a message, of as many rows as came together: the only format whose messages depend on
-    /// where batches are cut.
+    /// One JSON object a line, as many lines a message as rows came together: where messages end depends on where batches
+    /// are cut, as it does in an Arrow IPC stream.
+    Ndjson,
+    /// An Arrow IPC stream a message, of as many rows as came together.
     ArrowIpc,
     /// One MessagePack map a message. Times and spans are microseconds.
     Msgpack,
@@ -30,6 +32,25 @@ pub enum EncodeFormat {
     Text,
     /// One binary column is the message; null is an empty one. Columns that subject or headers name are not counted.
     Raw,
+}
+
+impl EncodeFormat {
+    /// The word for it, as in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            EncodeFormat::Json => "json",
+            EncodeFormat::Ndjson => "ndjson",
+            EncodeFormat::ArrowIpc => "arrow",
+            EncodeFormat::Msgpack => "msgpack",
+            EncodeFormat::Text => "text",
+            EncodeFormat::Raw => "raw",
+        }
+    }
+
+    /// Whether many rows share one message.
+    pub fn is_of_many(self) -> bool {
+        matches!(self, EncodeFormat::Ndjson | EncodeFormat::ArrowIpc)
+    }
 }
 
 /// What messages are made of.
@@ -91,7 +112,7 @@ impl Encode {
             let (setting, help) = (setting.to_owned(), help.map(str::to_owned));
             vec![EncodeError { setting, within: None, what, help }]
         };
-        if format == EncodeFormat::ArrowIpc && !address.is_constant() {
+        if format.is_of_many() && !address.is_constant() {
             let what = "many rows share one message, so no column can be in its subject or headers".to_owned();
             return Err(wrong("format", what, Some("use json or msgpack, or one subject for all")));
         }
@@ -114,7 +135,7 @@ impl Encode {
         match self.format {
             EncodeFormat::Json => rows.write_json(row, out).map_err(|error| error.to_string()),
             EncodeFormat::Msgpack => rmp_serde::encode::write(out, &rows.at(row)).map_err(|error| error.to_string()),
-            EncodeFormat::Text | EncodeFormat::Raw | EncodeFormat::ArrowIpc => {
+            EncodeFormat::Text | EncodeFormat::Raw | EncodeFormat::Ndjson | EncodeFormat::ArrowIpc => {
                 if let Some(cells) = rows.column(self.column) {
                     out.extend_from_slice(cells.bytes(row).unwrap_or_default());
                 }
@@ -201,7 +222,8 @@ impl Encode {
         let mut open = vec![(0, batch.len())];
         let (mut times, mut records, mut rejected, mut weight) = (Vec::new(), Vec::new(), Vec::new(), 0);
         while let Some((from, len)) = open.pop() {
-            let payload = ipc(&batch.rows().slice(from, len))?;
+            let rows = batch.rows().slice(from, len);
+            let payload = if self.format == EncodeFormat::Ndjson { lines(&rows)? } else { ipc(&rows)? };
             let bytes = payload.len() + headers.wire_len();
             match self.oversize(bytes) {
                 Some(cause) if len <= 1 => rejected.push((from, cause)),
@@ -238,6 +260,16 @@ fn whole_message(schema: &Schema, address: &Address, data_type: &DataType) -> Re
     }
 }
 
+fn lines(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let (cells, mut lines) = (Rows::of(rows), Vec::new());
+    for row in 0..rows.num_rows() {
+        let written = cells.write_json(row, &mut lines);
+        written.map_err(|error| Fault::operator("cannot write a row as JSON").because(error))?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}
+
 fn ipc(rows: &RecordBatch) -> Result<Vec<u8>> {
     let written = || {
         let mut writer = StreamWriter::try_new(Vec::new(), rows.schema_ref())?;
@@ -252,10 +284,7 @@ impl Operator for Encode {
     type Out = Vec<Record>;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, Vec<Record>>) -> Result<Turn> {
-        match self.format {
-            EncodeFormat::ArrowIpc => self.write_stream(&batch, out),
-            _ => self.write_rows(batch, out),
-        }
+        if self.format.is_of_many() { self.write_stream(&batch, out) } else { self.write_rows(batch, out) }
     }
 
     fn sides(&self) -> Vec<PortType> {
@@ -387,6 +416,15 @@ mod tests {
     }
 
     #[test]
+    fn lines_share_a_message() {
+        let batch = rows(&[("n", "int64")], &[r#"{"n":1}"#, r#"{"n":2}"#]);
+        let mut encode = Encode::new(&batch.rows().schema(), encoding(EncodeFormat::Ndjson, "out", &[])).unwrap();
+        let (sent, refused) = records(&mut encode, batch);
+        assert_eq!(sent.iter().map(|record| &record.payload[..]).collect::<Vec<_>>(), [b"{\"n\":1}\n{\"n\":2}\n"]);
+        assert!(refused.is_empty());
+    }
+
+    #[test]
     fn settings_that_cannot_work_are_refused() {
         let schema = schema([("id", "utf8"), ("list", "list<utf8>")]).unwrap();
         for (format, subject, header, setting, words) in [
@@ -397,6 +435,7 @@ mod tests {
             (EncodeFormat::Json, "out", ("a", "b\r\nc: d"), "headers.a", "CR, LF or NUL"),
             (EncodeFormat::ArrowIpc, "out.{id}", ("a", "b"), "format", "no column can be in its subject"),
             (EncodeFormat::ArrowIpc, "out", ("a", "{id}"), "format", "no column can be in its subject"),
+            (EncodeFormat::Ndjson, "out.{id}", ("a", "b"), "format", "no column can be in its subject"),
         ] {
             let wrong = Encode::new(&schema, encoding(format, subject, &[header])).unwrap_err();
             assert_eq!(wrong[0].setting, setting);

@@ -15,7 +15,7 @@ use datafusion_sql::sqlparser::tokenizer::{Location, Span, Token, Tokenizer, Wor
 use super::ExprError;
 use super::functions::catalog;
 use crate::columnar::schema::describe_type;
-use crate::columnar::suggest::{did_you_mean, nearest};
+use crate::suggest::{did_you_mean, nearest};
 
 /// Longer expressions are refused, so that no chain of operators is too deep for the stack.
 const MAX_TOKENS: usize = 500;

@@ -96,7 +96,7 @@ impl JetStreamFrom {
     }
 }
 
-fn connections(subtask: &Subtask) -> Result<Arc<Connections>> {
+pub(in crate::connectors) fn connections(subtask: &Subtask) -> Result<Arc<Connections>> {
     subtask.resources.get::<Connections>().ok_or_else(|| {
         Fault::new(FaultKind::Setup, "there is no NATS connection here: run it with `millstream::run` or a `Launch`")
     })

@@ -13,6 +13,8 @@ mod source;
 mod status;
 mod window;
 
+#[cfg(feature = "columnar")]
+pub(super) use dsl::connections;
 pub use dsl::{DeadLetters, JetStreamFrom, JetStreamTo, dead_letters, jetstream, jetstream_to};
 pub use position::{JetStreamPosition, OnGap, Start};
 pub use sink::{JetStreamSink, JetStreamWrite};

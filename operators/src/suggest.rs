@@ -1,7 +1,7 @@
 //! "Did you mean": the known word that is nearest to a misspelt one.
 
 /// The candidate that `word` was probably meant to be, if there is one near enough.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = word.to_lowercase();
     let distances = candidates.into_iter().map(|known| (distance(&known.to_lowercase(), &lower), known));
     // The name decides between equals, as candidates may come in any order.
@@ -35,11 +35,7 @@ fn distance(from: &str, to: &str) -> usize {
 }
 
 /// The way out after a name that is not known: the nearest one, or all of them where they are few.
-pub(super) fn did_you_mean<'a>(
-    word: &str,
-    kind: &str,
-    known: impl IntoIterator<Item = &'a str> + Clone,
-) -> Option<String> {
+pub fn did_you_mean<'a>(word: &str, kind: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
     if let Some(near) = nearest(word, known.clone()) {
         return Some(format!("did you mean `{near}`?"));
     }
@@ -47,7 +43,7 @@ pub(super) fn did_you_mean<'a>(
 }
 
 /// "the columns are `a`, `b`", shortened after a dozen.
-pub(super) fn list<'a>(kind: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub fn list<'a>(kind: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let mut names = known.into_iter();
     let shown: Vec<String> = names.by_ref().take(12).map(|name| format!("`{name}`")).collect();
     let more = names.count();

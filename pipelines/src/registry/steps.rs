@@ -1,0 +1,197 @@
+//! The steps of a pipeline file: each is a verb of [`Frame`](crate::dsl::Frame).
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Ordered, Registry, Span, Spec, Wiring};
+
+pub(super) fn all(registry: Registry) -> Registry {
+    let registry = registry.step::<Filter>().step::<Set>().step::<Select>().step::<Drop>();
+    registry.step::<Explode>().step::<Route>().step::<Merge>().step::<Throttle>().step::<Rebalance>()
+}
+
+/// Rows for which an expression is true go on.
+#[derive(Deserialize, JsonSchema)]
+struct Filter {
+    /// An SQL expression that is true or false: `amount >= 10`.
+    filter: String,
+}
+
+impl Spec for Filter {
+    const KIND: &'static str = "filter";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().filter(wiring.name(), &self.filter);
+        wiring.output(rows);
+    }
+}
+
+/// Columns are computed and set; the others stay.
+#[derive(Deserialize, JsonSchema)]
+struct Set {
+    /// Columns and their SQL expressions: `{ total = "price * count" }`.
+    set: Ordered<String>,
+}
+
+impl Spec for Set {
+    const KIND: &'static str = "set";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().set(wiring.name(), self.set.0);
+        wiring.output(rows);
+    }
+}
+
+/// These columns and no others, in this order.
+#[derive(Deserialize, JsonSchema)]
+struct Select {
+    /// Columns and their SQL expressions: `{ id = "id", total = "price * count" }`.
+    select: Ordered<String>,
+}
+
+impl Spec for Select {
+    const KIND: &'static str = "select";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().select(wiring.name(), self.select.0);
+        wiring.output(rows);
+    }
+}
+
+/// All columns but these.
+#[derive(Deserialize, JsonSchema)]
+struct Drop {
+    /// The columns that go.
+    drop: Vec<String>,
+}
+
+impl Spec for Drop {
+    const KIND: &'static str = "drop";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().drop(wiring.name(), self.drop);
+        wiring.output(rows);
+    }
+}
+
+/// One row for each item of a list.
+#[derive(Deserialize, JsonSchema)]
+struct Explode {
+    /// The column that holds lists, by its name or in a table.
+    explode: List,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum List {
+    Column(String),
+    With {
+        /// The column that holds lists.
+        column: String,
+        /// A list that is null or empty gives one row with null in its place.
+        #[serde(default)]
+        keep_empty: bool,
+        /// Items are structs, whose fields become columns.
+        #[serde(default)]
+        flatten: bool,
+    },
+}
+
+impl Spec for Explode {
+    const KIND: &'static str = "explode";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let (column, keep_empty, flatten) = match self.explode {
+            List::Column(column) => (column, false, false),
+            List::With { column, keep_empty, flatten } => (column, keep_empty, flatten),
+        };
+        let rows = wiring.input().explode(wiring.name(), &column, keep_empty, flatten);
+        wiring.output(rows);
+    }
+}
+
+/// Rows part: each goes to the first output whose expression is true; `step.output` names it in a `from`, and `step`
+/// alone names the rest.
+#[derive(Deserialize, JsonSchema)]
+struct Route {
+    /// Outputs and their SQL expressions: `{ europe = "region = 'eu'" }`.
+    route: Ordered<String>,
+}
+
+impl Spec for Route {
+    const KIND: &'static str = "route";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let names: Vec<String> = self.route.0.iter().map(|(name, _)| name.clone()).collect();
+        if let Some(odd) = names.iter().find(|name| name.contains('.')) {
+            wiring.problem(wiring.wrong(format!("the output `{odd}` cannot be named by a `from`")).in_setting("route"));
+        }
+        let (routes, rest) = wiring.input().route(wiring.name(), self.route.0);
+        names.into_iter().zip(routes).for_each(|(name, rows)| wiring.side(name, rows));
+        wiring.output(rest);
+    }
+}
+
+/// Several inputs with the same columns become one.
+#[derive(Deserialize, JsonSchema)]
+struct Merge {
+    /// Says that it is a merge: `true`.
+    merge: bool,
+}
+
+impl Spec for Merge {
+    const KIND: &'static str = "merge";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        if !self.merge {
+            wiring.problem(wiring.wrong("`merge` is `true`, or is not there").in_setting("merge"));
+        }
+        // The other inputs of a node are connected by whoever reads the file.
+        let rows = wiring.input().merge(wiring.name(), []);
+        wiring.output(rows);
+    }
+}
+
+/// No more than so many rows pass in a span of time.
+#[derive(Deserialize, JsonSchema)]
+struct Throttle {
+    /// How many rows, in what time: `{ rows = 100, per = "1s" }`.
+    throttle: Rate,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Rate {
+    /// How many rows.
+    #[schemars(range(min = 1))]
+    rows: u64,
+    /// In what time.
+    per: Span,
+}
+
+impl Spec for Throttle {
+    const KIND: &'static str = "throttle";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().throttle(wiring.name(), self.throttle.rows, self.throttle.per.0);
+        wiring.output(rows);
+    }
+}
+
+/// Rows are shared out evenly to the instances of the next node.
+#[derive(Deserialize, JsonSchema)]
+struct Rebalance {
+    /// Says that it rebalances: `true`.
+    rebalance: bool,
+}
+
+impl Spec for Rebalance {
+    const KIND: &'static str = "rebalance";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        if !self.rebalance {
+            wiring.problem(wiring.wrong("`rebalance` is `true`, or is not there").in_setting("rebalance"));
+        }
+        let rows = wiring.input().merge(wiring.name(), []).rebalance();
+        wiring.output(rows);
+    }
+}
