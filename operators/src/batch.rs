@@ -196,11 +196,21 @@ impl<T: Send + 'static> Batch<Vec<T>> {
             seen += 1;
             stays
         });
-        self.times.truncate(kept);
+        shorten(&mut self.rows, kept);
+        shorten(&mut self.times, kept);
         if let Some(origins) = &mut self.origins {
-            origins.rows_mut().truncate(kept);
+            shorten(origins.rows_mut(), kept);
         }
         self.weight = scaled(self.weight, kept, before);
+    }
+}
+
+/// Leaves the first `len` values of a column, and gives memory back when most of it would stand empty: queues count
+/// rows and bytes, and few rows must not hold the memory of many.
+pub(crate) fn shorten<T>(column: &mut Vec<T>, len: usize) {
+    column.truncate(len);
+    if column.capacity() / 4 > len {
+        column.shrink_to_fit();
     }
 }
 

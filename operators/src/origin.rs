@@ -106,6 +106,11 @@ impl Origins {
         &mut self.of_row
     }
 
+    /// The messages, and for each row the index of its message, to be changed.
+    pub(crate) fn split_mut(&mut self) -> (&[Origin], &mut [u32]) {
+        (&self.messages, &mut self.of_row)
+    }
+
     pub(crate) fn scatter(self, to: &[u32], parts: usize) -> Vec<Origins> {
         let shared = self.clone_messages();
         self.of_row.scatter(to, parts).into_iter().map(|of_row| Origins { of_row, ..shared.clone_messages() }).collect()
