@@ -116,6 +116,10 @@ impl Origins {
         self.of_row.scatter(to, parts).into_iter().map(|of_row| Origins { of_row, ..shared.clone_messages() }).collect()
     }
 
+    pub(crate) fn split_off(&mut self, at: usize) -> Origins {
+        Origins { of_row: self.of_row.split_off(at.min(self.of_row.len())), ..self.clone_messages() }
+    }
+
     /// Whether both speak of the same messages, so that rows of one may be put behind rows of the other.
     pub(crate) fn same_messages(&self, other: &Origins) -> bool {
         Arc::ptr_eq(&self.messages, &other.messages) && Arc::ptr_eq(&self.place, &other.place)

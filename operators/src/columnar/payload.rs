@@ -28,6 +28,14 @@ impl Payload for RecordBatch {
         });
         dealt.collect()
     }
+
+    /// Two views of the same columns: nothing is copied.
+    fn split_off(&mut self, at: usize) -> Self {
+        let at = at.min(self.num_rows());
+        let tail = self.slice(at, self.num_rows() - at);
+        *self = self.slice(0, at);
+        tail
+    }
 }
 
 /// The rows for which `mask` is true, with their times, origins and share of the weight; null counts as false.
@@ -92,6 +100,17 @@ mod tests {
         let column = rows.column(0).to_data().buffers()[0].as_ptr();
         let parts = rows.scatter(&[0, 0, 0], 1);
         assert_eq!(parts[0].column(0).to_data().buffers()[0].as_ptr(), column);
+    }
+
+    #[test]
+    fn split_off_shares_the_columns() {
+        let mut head = numbered_batch(5).with_origins(numbered(5)).unwrap().weighing(50);
+        let memory = |batch: &Batch<RecordBatch>| batch.rows().column(0).to_data().buffers()[0].data_ptr();
+        let before = memory(&head);
+        let tail = head.split_off(2);
+        assert_eq!((ints(head.rows(), "n"), ints(tail.rows(), "n")), (vec![0, 1], vec![2, 3, 4]));
+        assert_eq!((sequences(&tail), head.weight(), tail.weight()), (vec![2, 3, 4], 20, 30));
+        assert_eq!([memory(&head), memory(&tail)], [before, before]);
     }
 
     #[test]

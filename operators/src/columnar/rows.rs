@@ -101,7 +101,7 @@ pub(super) fn rejected_rows(
 
 /// The port of rejected rows; it may be left open when no row can be rejected.
 pub(super) fn rejected_port(port: usize, can_fail: bool) -> PortType {
-    let port = Side::<Rejected<Bytes>>::new(port, REJECTED).port_type();
+    let port = Side::<Rejected<Bytes>>::rejected(port).port_type();
     if can_fail { port } else { port.optional() }
 }
 
