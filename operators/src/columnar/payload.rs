@@ -66,7 +66,7 @@ pub fn keep(batch: Batch<RecordBatch>, mask: &BooleanArray) -> Result<Batch<Reco
     let filter = FilterBuilder::new(&certain).optimize().build();
     let rows = filter.filter_record_batch(&rows).map_err(cannot_filter)?;
     // From numbers and back without a copy: a collected vector stays where it is.
-    let times = times.into_iter().map(|time| time.as_micros()).collect();
+    let times = times.into_iter().map(Timestamp::as_micros).collect();
     let times = kept_of::<Int64Type>(times, &filter)?.into_iter().map(Timestamp::from_micros).collect();
     let origins = match origins {
         Some(origins) => Some(origins.try_map_rows(|of_row| kept_of::<UInt32Type>(of_row, &filter))?),
