@@ -1,10 +1,12 @@
 //! The price of the engine over a plain loop, in process on one core: generate, map, filter, map, sink over 32-byte rows in
 //! batches of 1,024, with the same closures in a loop over a `Vec`.
 //!
-//! `cargo run --release -p millstream-bench --bin typed` prints ratios of rounds that alternate in one run.
+//! `cargo run --release -p millstream-bench --bin typed` prints the ratios of rounds in which the three take turns, and
+//! first checks that all of them give the same rows.
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use millstream::engine::{Environment, Workers, run};
@@ -78,10 +80,31 @@ impl IntoSource for Generate {
 
 struct Consume;
 
+// Rows consumed, counted once a batch; and a sum over the rows while a run is checked rather than timed.
+static CONSUMED: AtomicU64 = AtomicU64::new(0);
+static CHECKSUM: AtomicU64 = AtomicU64::new(0);
+static CHECKED: AtomicU64 = AtomicU64::new(0);
+
 fn consume(rows: &[Row]) {
     for row in rows {
         black_box((row.id, row.a, row.b));
     }
+    CONSUMED.fetch_add(rows.len() as u64, Ordering::Relaxed);
+    if CHECKED.load(Ordering::Relaxed) > 0 {
+        let sum = rows.iter().fold(CHECKSUM.load(Ordering::Relaxed), |sum, row| {
+            let row = row.id ^ row.key << 48 ^ row.a.to_bits().rotate_left(7) ^ row.b.to_bits().rotate_left(29);
+            sum.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(row)
+        });
+        CHECKSUM.store(sum, Ordering::Relaxed);
+    }
+}
+
+/// How many rows a run consumed, and their checksum if it is checked.
+fn consumed(work: impl FnOnce()) -> (u64, u64) {
+    CONSUMED.store(0, Ordering::Relaxed);
+    CHECKSUM.store(0, Ordering::Relaxed);
+    work();
+    (CONSUMED.load(Ordering::Relaxed), CHECKSUM.load(Ordering::Relaxed))
 }
 
 impl Sink for Consume {
@@ -143,24 +166,44 @@ fn piped(runtime: &tokio::runtime::Runtime, fused: bool) {
     assert!(ended.is_ok(), "{ended:?}");
 }
 
-fn median(mut times: Vec<Duration>) -> f64 {
+const ROUNDS: usize = 15;
+
+/// A ratio over all rounds: median, least and greatest.
+fn ratio(base: &[Duration], times: &[Duration]) -> String {
+    let mut ratios: Vec<f64> = base.iter().zip(times).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |n: usize| ratios.get(n).copied().unwrap_or(f64::NAN);
+    format!("{:.2}  ({:.2} to {:.2})", at(ROUNDS / 2), at(0), at(ROUNDS - 1))
+}
+
+fn rate(times: &[Duration]) -> f64 {
+    let mut times = times.to_vec();
     times.sort();
-    times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64)
+    let median = times.get(ROUNDS / 2).map_or(f64::NAN, Duration::as_secs_f64);
+    (BATCH * BATCHES) as f64 / 1e6 / median
 }
 
 #[expect(clippy::print_stdout, reason = "it prints its figures")]
 fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut loops, mut fused, mut apart) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..9 {
-        loops.push(timed(plain));
-        fused.push(timed(|| piped(&runtime, true)));
-        apart.push(timed(|| piped(&runtime, false)));
+    CHECKED.store(1, Ordering::Relaxed);
+    let expected = consumed(plain);
+    assert!(expected.0 > 0, "the loop gives rows");
+    for fused in [true, false] {
+        assert_eq!(consumed(|| piped(&runtime, fused)), expected, "the pipeline gives the rows of the loop");
     }
-    let (loops, fused, apart) = (median(loops), median(fused), median(apart));
-    let rows = (BATCH * BATCHES) as f64 / 1e6;
-    println!("plain loop        {:6.1} M rows/s   1.00", rows / loops);
-    println!("pipeline, fused   {:6.1} M rows/s   {:.2}   (aim 0.7)", rows / fused, loops / fused);
-    println!("pipeline, apart   {:6.1} M rows/s   {:.2}   (aim 0.3)", rows / apart, loops / apart);
+    CHECKED.store(0, Ordering::Relaxed);
+    let (mut loops, mut fused, mut apart) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let rounds: [(&mut Vec<Duration>, &dyn Fn()); 3] =
+            [(&mut loops, &plain), (&mut fused, &|| piped(&runtime, true)), (&mut apart, &|| piped(&runtime, false))];
+        for (times, run) in rounds {
+            let (rows, _) = consumed(|| times.push(timed(run)));
+            assert_eq!(rows, expected.0, "every run is complete");
+        }
+    }
+    println!("plain loop        {:6.1} M rows/s   1.00", rate(&loops));
+    println!("pipeline, fused   {:6.1} M rows/s   {}   aim 0.7", rate(&fused), ratio(&loops, &fused));
+    println!("pipeline, apart   {:6.1} M rows/s   {}   aim 0.3", rate(&apart), ratio(&loops, &apart));
     Ok(())
 }

@@ -23,6 +23,14 @@ pub trait Payload: Any + Send {
     fn scatter(self, to: &[u32], parts: usize) -> Vec<Self>
     where
         Self: Sized;
+
+    /// Takes the rows from row `at` on away, and gives them; there are none where there are no more than `at` rows.
+    ///
+    /// The engine calls it where only some rows of a batch may pass.
+    #[must_use]
+    fn split_off(&mut self, at: usize) -> Self
+    where
+        Self: Sized;
 }
 
 impl<T: Send + 'static> Payload for Vec<T> {
@@ -39,6 +47,10 @@ impl<T: Send + 'static> Payload for Vec<T> {
             }
         }
         dealt
+    }
+
+    fn split_off(&mut self, at: usize) -> Self {
+        Vec::split_off(self, at.min(self.len()))
     }
 }
 
@@ -175,6 +187,20 @@ impl<P: Payload> Batch<P> {
         });
         with_origins.collect()
     }
+
+    /// Takes the rows from row `at` on away, and gives them with all that belongs to them; weight goes with the rows.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Batch<P> {
+        let (at, before) = (at.min(self.len()), self.len());
+        let weight = scaled_to(self.weight, before - at, before);
+        self.weight -= weight;
+        Batch {
+            times: self.times.split_off(at),
+            rows: self.rows.split_off(at),
+            origins: self.origins.as_mut().map(|origins| origins.split_off(at)),
+            weight,
+        }
+    }
 }
 
 impl<T: Send + 'static> Batch<Vec<T>> {
@@ -196,11 +222,21 @@ impl<T: Send + 'static> Batch<Vec<T>> {
             seen += 1;
             stays
         });
-        self.times.truncate(kept);
+        shorten(&mut self.rows, kept);
+        shorten(&mut self.times, kept);
         if let Some(origins) = &mut self.origins {
-            origins.rows_mut().truncate(kept);
+            shorten(origins.rows_mut(), kept);
         }
         self.weight = scaled(self.weight, kept, before);
+    }
+}
+
+/// Leaves the first `len` values of a column, and gives memory back when most of it would stand empty: queues count
+/// rows and bytes, and few rows must not hold the memory of many.
+pub(crate) fn shorten<T>(column: &mut Vec<T>, len: usize) {
+    column.truncate(len);
+    if column.capacity() / 4 > len {
+        column.shrink_to_fit();
     }
 }
 
@@ -264,5 +300,16 @@ mod tests {
         assert_eq!((parts[0].rows(), parts[1].rows()), (&vec![1], &vec![0, 2, 3]));
         assert_eq!(parts[1].origins().unwrap().get(1).unwrap().sequence, 2);
         assert_eq!((parts[0].weight(), parts[1].weight()), (10, 30));
+    }
+
+    #[test]
+    fn split_off_parts_rows_with_all_that_belongs_to_them() {
+        let mut head = batch(&[0, 1, 2, 3]).with_origins(numbered(4)).unwrap().weighing(41);
+        let tail = head.split_off(1);
+        assert_eq!((head.rows(), tail.rows()), (&vec![0], &vec![1, 2, 3]));
+        assert_eq!((head.times().len(), tail.times()[0].as_micros()), (1, 1));
+        assert_eq!((head.origins().unwrap().len(), tail.origins().unwrap().get(2).unwrap().sequence), (1, 3));
+        assert_eq!((head.weight(), tail.weight()), (11, 30));
+        assert_eq!((head.split_off(9).len(), head.len()), (0, 1));
     }
 }

@@ -25,4 +25,11 @@ impl<L: Payload, R: Payload> Payload for Either<L, R> {
             Either::Right(rows) => rows.scatter(to, parts).into_iter().map(Either::Right).collect(),
         }
     }
+
+    fn split_off(&mut self, at: usize) -> Self {
+        match self {
+            Either::Left(rows) => Either::Left(rows.split_off(at)),
+            Either::Right(rows) => Either::Right(rows.split_off(at)),
+        }
+    }
 }

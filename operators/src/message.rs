@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Fault, Parts, Payload, Result, Timestamp};
+use crate::{Batch, Fault, Parts, Payload, Rejected, Result, Timestamp};
 
 /// What moves along an edge, in order. A legal stream is
 ///
@@ -79,34 +79,72 @@ pub enum Then {
 /// One type check a batch, at the operator's door, gives the typed batch back: see [`AnyBatch::typed`].
 pub struct AnyBatch {
     rows: Box<dyn Any + Send>,
-    payload: &'static str,
     shell: Parts<()>,
     len: usize,
-    // How a batch of this payload is dealt out, known where the type was.
-    scatter: fn(AnyBatch, &[u32], usize) -> Vec<AnyBatch>,
+    kind: &'static Kind,
 }
+
+/// What is known of a payload only where its type is.
+struct Kind {
+    name: fn() -> &'static str,
+    scatter: fn(AnyBatch, &[u32], usize) -> Vec<AnyBatch>,
+    split_off: fn(&mut AnyBatch, usize) -> AnyBatch,
+}
+
+trait HasKind: Payload + Sized {
+    const KIND: &'static Kind = &Kind {
+        name: type_name::<Self>,
+        scatter: |batch, to, parts| match batch.typed::<Self>() {
+            Ok(batch) => batch.scatter(to, parts).into_iter().map(AnyBatch::from).collect(),
+            // The function was stored beside the rows that it is for.
+            Err(_) => Vec::new(),
+        },
+        split_off: |batch, at| {
+            let shell = Parts { times: Vec::new(), rows: (), origins: None, weight: 0 };
+            let whole = AnyBatch { rows: Box::new(()), shell, len: 0, kind: Self::KIND };
+            match std::mem::replace(batch, whole).typed::<Self>() {
+                Ok(mut head) => {
+                    let tail = head.split_off(at);
+                    *batch = head.into();
+                    tail.into()
+                }
+                // As above.
+                Err(_) => Batch::<Vec<()>>::at(Timestamp::MIN, Vec::new()).into(),
+            }
+        },
+    };
+}
+
+impl<P: Payload> HasKind for P {}
 
 impl<P: Payload> From<Batch<P>> for AnyBatch {
     fn from(batch: Batch<P>) -> Self {
         let Parts { times, rows, origins, weight } = batch.into_parts();
         let len = rows.len();
         let shell = Parts { times, rows: (), origins, weight };
-        AnyBatch { rows: Box::new(rows), payload: type_name::<P>(), shell, len, scatter: scatter_typed::<P> }
-    }
-}
-
-fn scatter_typed<P: Payload>(batch: AnyBatch, to: &[u32], parts: usize) -> Vec<AnyBatch> {
-    match batch.typed::<P>() {
-        Ok(batch) => batch.scatter(to, parts).into_iter().map(AnyBatch::from).collect(),
-        // The function was stored beside the rows that it is for.
-        Err(_) => Vec::new(),
+        AnyBatch { rows: Box::new(rows), shell, len, kind: P::KIND }
     }
 }
 
 impl AnyBatch {
     /// Deals the rows out to `parts` batches, as [`Batch::scatter`] does.
     pub fn scatter(self, to: &[u32], parts: usize) -> Vec<AnyBatch> {
-        (self.scatter)(self, to, parts)
+        (self.kind.scatter)(self, to, parts)
+    }
+
+    /// Takes the rows from row `at` on away, and gives them, as [`Batch::split_off`] does.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> AnyBatch {
+        (self.kind.split_off)(self, at)
+    }
+
+    /// Writes `node` into the causes that name none, if the rows are `Rejected<T>`; see
+    /// [`PortType::of_rejected`](crate::PortType::of_rejected).
+    pub fn name_causes<T: Send + 'static>(&mut self, node: &str) {
+        let rejected = self.rows.downcast_mut::<Vec<Rejected<T>>>();
+        for Rejected { cause, .. } in rejected.into_iter().flatten().filter(|row| row.cause.node.is_empty()) {
+            node.clone_into(&mut cause.node);
+        }
     }
 
     /// A copy, if the payload is a `P`: for outputs that several nodes read.
@@ -129,7 +167,7 @@ impl AnyBatch {
         let Parts { times, origins, weight, .. } = self.shell;
         match self.rows.downcast::<P>() {
             Ok(rows) => Ok(Batch { times, rows: *rows, origins, weight }),
-            Err(_) => Err(Fault::bug(format!("takes {}, got {}", type_name::<P>(), self.payload))),
+            Err(_) => Err(Fault::bug(format!("takes {}, got {}", type_name::<P>(), (self.kind.name)()))),
         }
     }
 
@@ -186,7 +224,7 @@ impl AnyBatch {
 
 impl fmt::Debug for AnyBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AnyBatch({} rows of {}, {} bytes)", self.len, self.payload, self.shell.weight)
+        write!(f, "AnyBatch({} rows of {}, {} bytes)", self.len, (self.kind.name)(), self.shell.weight)
     }
 }
 

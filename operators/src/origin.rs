@@ -98,6 +98,12 @@ impl Origins {
         Origins { of_row, ..self.clone_messages() }
     }
 
+    /// The same messages for other rows, made of the indices of these.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn try_map_rows<E>(self, change: impl FnOnce(Vec<u32>) -> Result<Vec<u32>, E>) -> Result<Self, E> {
+        Ok(Origins { of_row: change(self.of_row)?, ..self })
+    }
+
     fn clone_messages(&self) -> Origins {
         Origins { place: Arc::clone(&self.place), of_row: Vec::new(), messages: Arc::clone(&self.messages) }
     }
@@ -106,9 +112,18 @@ impl Origins {
         &mut self.of_row
     }
 
+    /// The messages, and for each row the index of its message, to be changed.
+    pub(crate) fn split_mut(&mut self) -> (&[Origin], &mut [u32]) {
+        (&self.messages, &mut self.of_row)
+    }
+
     pub(crate) fn scatter(self, to: &[u32], parts: usize) -> Vec<Origins> {
         let shared = self.clone_messages();
         self.of_row.scatter(to, parts).into_iter().map(|of_row| Origins { of_row, ..shared.clone_messages() }).collect()
+    }
+
+    pub(crate) fn split_off(&mut self, at: usize) -> Origins {
+        Origins { of_row: self.of_row.split_off(at.min(self.of_row.len())), ..self.clone_messages() }
     }
 
     /// Whether both speak of the same messages, so that rows of one may be put behind rows of the other.

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::{AnyBatch, Payload};
+use crate::{AnyBatch, Payload, Rejected};
+
+/// Writes the name of a node into the causes of a batch of rejected rows, where they name none.
+type NameCauses = fn(&mut AnyBatch, &str);
 
 /// The name of a port, the payload that moves through it, and how to copy that if it can be copied.
 #[derive(Clone)]
@@ -14,6 +17,7 @@ pub struct PortType {
     payload: TypeId,
     rows: Cow<'static, str>,
     copy: Option<fn(&AnyBatch) -> Option<AnyBatch>>,
+    name_causes: Option<NameCauses>,
     must_connect: bool,
 }
 
@@ -24,7 +28,20 @@ impl PortType {
     /// A port that a payload `P` moves through.
     pub fn of<P: Payload>(name: impl Into<Cow<'static, str>>) -> Self {
         let rows = short_type_name(std::any::type_name::<P>());
-        PortType { name: name.into(), payload: TypeId::of::<P>(), rows: rows.into(), copy: None, must_connect: true }
+        PortType {
+            name: name.into(),
+            payload: TypeId::of::<P>(),
+            rows: rows.into(),
+            copy: None,
+            name_causes: None,
+            must_connect: true,
+        }
+    }
+
+    /// A port that rejected rows move through. The engine writes the name of the node that they come from into causes
+    /// that name none.
+    pub fn of_rejected<T: Send + 'static>(name: impl Into<Cow<'static, str>>) -> Self {
+        PortType { name_causes: Some(AnyBatch::name_causes::<T>), ..PortType::of::<Vec<Rejected<T>>>(name) }
     }
 
     /// The same port, with other words for its rows: a schema, where the Rust type says little.
@@ -76,6 +93,11 @@ impl PortType {
         &self.rows
     }
 
+    /// How to write the name of a node into the causes of a batch of this port, if its rows are rejected ones.
+    pub fn name_causes(&self) -> Option<fn(&mut AnyBatch, &str)> {
+        self.name_causes
+    }
+
     /// How to copy a batch of this port.
     pub fn copy(&self) -> Option<fn(&AnyBatch) -> Option<AnyBatch>> {
         self.copy
@@ -105,13 +127,24 @@ fn short_type_name(full: &str) -> String {
 pub struct Side<T> {
     port: usize,
     name: Cow<'static, str>,
+    name_causes: Option<NameCauses>,
     rows: PhantomData<fn() -> T>,
 }
 
+impl<T: Send + 'static> Side<Rejected<T>> {
+    /// The side output `rejected` at `port`, for rows that are refused: the engine writes the node's name into their
+    /// causes.
+    pub fn rejected(port: usize) -> Self {
+        let name_causes = PortType::of_rejected::<T>("").name_causes;
+        Side { name_causes, ..Side::new(port, "rejected") }
+    }
+}
+
 impl<T: Send + 'static> Side<T> {
-    /// The side output at `port`: 1 for the first, as port 0 is the main output.
+    /// The side output at `port`: 1 for the first, as port 0 is the main output. For rejected rows use
+    /// [`rejected`](Side::rejected).
     pub fn new(port: usize, name: impl Into<Cow<'static, str>>) -> Self {
-        Side { port, name: name.into(), rows: PhantomData }
+        Side { port, name: name.into(), name_causes: None, rows: PhantomData }
     }
 
     /// Which port it is.
@@ -121,7 +154,7 @@ impl<T: Send + 'static> Side<T> {
 
     /// For [`Operator::sides`](crate::Operator::sides).
     pub fn port_type(&self) -> PortType {
-        PortType::of::<Vec<T>>(self.name.clone())
+        PortType { name_causes: self.name_causes, ..PortType::of::<Vec<T>>(self.name.clone()) }
     }
 }
 
@@ -134,6 +167,18 @@ impl<T> fmt::Debug for Side<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_of_rejected_rows_names_causes_that_name_no_node() {
+        let causes = [crate::Cause::operator("why"), crate::Cause::operator("why").at_node("first")];
+        let rows = causes.map(|cause| Rejected { row: 1u8, cause }).to_vec();
+        let mut batch = crate::Batch::at(crate::Timestamp::MIN, rows).into();
+        Side::<Rejected<u8>>::rejected(1).port_type().name_causes().unwrap()(&mut batch, "second");
+        let nodes: Vec<_> =
+            batch.rows::<Vec<Rejected<u8>>>().unwrap().iter().map(|row| row.cause.node.as_str()).collect();
+        assert_eq!(nodes, ["second", "first"]);
+        assert!(Side::<u8>::new(1, "late").port_type().name_causes().is_none());
+    }
 
     #[test]
     fn rows_are_named_without_their_modules() {

@@ -1,17 +1,17 @@
 //! [`Filter`]: the rows for which an expression is true.
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 
-use super::rows::{compute, rejected_port, without_failed};
+use super::rows::{judge_or_reject, rejected_port};
 use super::schema::describe_type;
 use super::{Clock, ExprError, Expression, keep};
-use crate::{Batch, Fault, Operator, Outbox, PortType, Result, Turn};
+use crate::{Batch, Operator, Outbox, PortType, Result, Turn};
 
 /// Lets the rows pass for which its predicate is true; null is not. Rows that it cannot be computed for go to the
 /// port [`REJECTED`](super::REJECTED), number 1.
 pub struct Filter {
-    predicate: [Expression; 1],
+    predicate: Expression,
     clock: Clock,
 }
 
@@ -22,13 +22,12 @@ impl Filter {
     /// An expression that is not true or false.
     pub fn new(predicate: Expression, clock: Clock) -> Result<Self, ExprError> {
         check_predicate(&predicate)?;
-        Ok(Filter { predicate: [predicate], clock })
+        Ok(Filter { predicate, clock })
     }
 
     /// The columns, which are those of the input.
     pub fn schema(&self) -> &SchemaRef {
-        let [predicate] = &self.predicate;
-        predicate.input()
+        self.predicate.input()
     }
 }
 
@@ -46,28 +45,19 @@ impl Operator for Filter {
     type Out = RecordBatch;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let computed = compute(&self.predicate, batch.rows(), (self.clock)())?;
-        let batch = if computed.failed.is_empty() {
-            batch
-        } else {
-            let (batch, rejected) = without_failed(batch, computed.failed)?;
-            out.send_port(1, rejected);
-            batch
-        };
-        let mask = computed.columns.first().and_then(|column| column.as_boolean_opt());
-        out.send(keep(batch, mask.ok_or_else(|| Fault::bug("a predicate gave no truth"))?)?);
+        let (batch, mask) = judge_or_reject(&self.predicate, batch, (self.clock)(), out, 1)?;
+        out.send(keep(batch, &mask)?);
         Ok(Turn::Done)
     }
 
     fn sides(&self) -> Vec<PortType> {
-        vec![rejected_port(1, self.predicate.iter().any(Expression::can_fail))]
+        vec![rejected_port(1, self.predicate.can_fail())]
     }
 }
 
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [predicate] = &self.predicate;
-        write!(f, "Filter({})", predicate.sql())
+        write!(f, "Filter({})", self.predicate.sql())
     }
 }
 

@@ -1,10 +1,12 @@
 //! [`RecordBatch`] as a [`Payload`], and [`keep`]: some rows of a batch with all that belongs to them.
 
-use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
-use arrow::compute::{FilterBuilder, prep_null_mask_filter, take_record_batch};
+use arrow::array::{Array, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, RecordBatch, UInt32Array};
+use arrow::compute::{FilterBuilder, FilterPredicate, prep_null_mask_filter, take_record_batch};
+use arrow::datatypes::{Int64Type, UInt32Type};
+use arrow::error::ArrowError;
 
 use crate::batch::scaled;
-use crate::{Batch, Fault, Parts, Payload, Result};
+use crate::{Batch, Fault, Parts, Payload, Result, Timestamp};
 
 impl Payload for RecordBatch {
     fn len(&self) -> usize {
@@ -27,6 +29,14 @@ impl Payload for RecordBatch {
                 .unwrap_or_else(|_| RecordBatch::new_empty(self.schema())),
         });
         dealt.collect()
+    }
+
+    /// Two views of the same columns: nothing is copied.
+    fn split_off(&mut self, at: usize) -> Self {
+        let at = at.min(self.num_rows());
+        let tail = self.slice(at, self.num_rows() - at);
+        *self = self.slice(0, at);
+        tail
     }
 }
 
@@ -52,15 +62,31 @@ pub fn keep(batch: Batch<RecordBatch>, mask: &BooleanArray) -> Result<Batch<Reco
         return Batch::from_parts(Parts { times: Vec::new(), rows, origins, weight: 0 });
     }
     let certain = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
-    let mut filter = FilterBuilder::new(&certain);
-    if rows.num_columns() > 1 {
-        filter = filter.optimize();
-    }
-    let rows = filter.build().filter_record_batch(&rows).map_err(|error| Fault::bug("cannot filter").because(error))?;
-    let indices = || certain.values().set_indices();
-    let times = indices().filter_map(|row| times.get(row).copied()).collect();
-    let origins = origins.map(|origins| origins.select(indices()));
+    // Looked at once for all columns; times and origins are two more of them.
+    let filter = FilterBuilder::new(&certain).optimize().build();
+    let rows = filter.filter_record_batch(&rows).map_err(cannot_filter)?;
+    // From numbers and back without a copy: a collected vector stays where it is.
+    let times = times.into_iter().map(Timestamp::as_micros).collect();
+    let times = kept_of::<Int64Type>(times, &filter)?.into_iter().map(Timestamp::from_micros).collect();
+    let origins = match origins {
+        Some(origins) => Some(origins.try_map_rows(|of_row| kept_of::<UInt32Type>(of_row, &filter))?),
+        None => None,
+    };
     Batch::from_parts(Parts { times, rows, origins, weight: scaled(weight, kept, before) })
+}
+
+fn cannot_filter(error: ArrowError) -> Fault {
+    Fault::bug("cannot filter").because(error)
+}
+
+/// The numbers that a filter keeps.
+fn kept_of<T: ArrowPrimitiveType>(numbers: Vec<T::Native>, filter: &FilterPredicate) -> Result<Vec<T::Native>> {
+    let numbers = PrimitiveArray::<T>::new(numbers.into(), None);
+    let kept = filter.filter(&numbers).map_err(cannot_filter)?;
+    // A share of the column, which is the only one once the column is gone: then its memory is the vector's.
+    let values = kept.as_primitive_opt::<T>().map(|kept| kept.values().clone());
+    drop(kept);
+    values.map(Vec::from).ok_or_else(|| Fault::bug("a filter gave another type"))
 }
 
 #[cfg(test)]
@@ -92,6 +118,17 @@ mod tests {
         let column = rows.column(0).to_data().buffers()[0].as_ptr();
         let parts = rows.scatter(&[0, 0, 0], 1);
         assert_eq!(parts[0].column(0).to_data().buffers()[0].as_ptr(), column);
+    }
+
+    #[test]
+    fn split_off_shares_the_columns() {
+        let mut head = numbered_batch(5).with_origins(numbered(5)).unwrap().weighing(50);
+        let memory = |batch: &Batch<RecordBatch>| batch.rows().column(0).to_data().buffers()[0].data_ptr();
+        let before = memory(&head);
+        let tail = head.split_off(2);
+        assert_eq!((ints(head.rows(), "n"), ints(tail.rows(), "n")), (vec![0, 1], vec![2, 3, 4]));
+        assert_eq!((sequences(&tail), head.weight(), tail.weight()), (vec![2, 3, 4], 20, 30));
+        assert_eq!([memory(&head), memory(&tail)], [before, before]);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! [`Route`]: rows to the output of the first predicate that is true for them.
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::compute::not;
 use arrow::datatypes::SchemaRef;
 
 use super::filter::check_predicate;
-use super::rows::{REJECTED, columns_port, compute, rejected_port, without_failed};
+use super::rows::{REJECTED, columns_port, judge_or_reject, rejected_port};
 use super::{Clock, ExprError, Expression, keep};
 use crate::{Batch, Fault, Operator, Outbox, PortType, Result, Turn};
 
@@ -58,14 +58,8 @@ impl Operator for Route {
             if rest.is_empty() {
                 break;
             }
-            let computed = compute(std::slice::from_ref(predicate), rest.rows(), now)?;
-            if !computed.failed.is_empty() {
-                let (good, rejected) = without_failed(rest, computed.failed)?;
-                out.send_port(last, rejected);
-                rest = good;
-            }
-            let truth = computed.columns.first().and_then(|column| column.as_boolean_opt());
-            let truth = truth.ok_or_else(|| Fault::bug("a predicate gave no truth"))?;
+            let truth;
+            (rest, truth) = judge_or_reject(predicate, rest, now, out, last)?;
             match truth.true_count() {
                 0 => {}
                 all if all == rest.len() => {
@@ -75,7 +69,7 @@ impl Operator for Route {
                     );
                 }
                 _ => {
-                    let matched = certain(truth);
+                    let matched = certain(&truth);
                     let others = not(&matched).map_err(|error| Fault::bug("cannot negate").because(error))?;
                     out.send_port(port, keep(rest.clone(), &matched)?);
                     rest = keep(rest, &others)?;

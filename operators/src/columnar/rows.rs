@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, new_empty_array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, new_empty_array};
 use arrow::compute::concat;
 use arrow::datatypes::Schema;
 use bytes::Bytes;
 
 use super::cells::Rows;
 use super::{Expression, describe, keep};
-use crate::{AnyBatch, Batch, Cause, Fault, FaultKind, Origins, Parts, PortType, Rejected, Result, Side, Timestamp};
+use crate::{
+    AnyBatch, Batch, Cause, Fault, FaultKind, Origins, Outbox, Parts, PortType, Rejected, Result, Side, Timestamp,
+};
 
 /// The side output of rows that an expression could not be computed for.
 pub const REJECTED: &str = "rejected";
@@ -18,18 +20,18 @@ pub const REJECTED: &str = "rejected";
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The values of some expressions for the rows that have them, and the rows that have not.
-pub(super) struct Computed {
+struct Computed {
     /// A column for each expression, without the rows that failed.
-    pub(super) columns: Vec<ArrayRef>,
+    columns: Vec<ArrayRef>,
     /// The rows that failed, in order, each with the reason.
-    pub(super) failed: Vec<(usize, String)>,
+    failed: Vec<(usize, String)>,
 }
 
 /// Evaluates expressions: for the whole batch at once, and if that fails for ever smaller parts of it, until the rows
 /// that are to blame are known.
 ///
 /// A row fails or not by itself, whatever rows are beside it.
-pub(super) fn compute(expressions: &[Expression], rows: &RecordBatch, now: Timestamp) -> Result<Computed> {
+fn compute(expressions: &[Expression], rows: &RecordBatch, now: Timestamp) -> Result<Computed> {
     let evaluate = |rows: &RecordBatch| -> Result<Vec<ArrayRef>> {
         expressions.iter().map(|expression| expression.evaluate(rows, now)).collect()
     };
@@ -57,11 +59,42 @@ pub(super) fn compute(expressions: &[Expression], rows: &RecordBatch, now: Times
     Ok(Computed { columns: columns.map_err(|error| Fault::bug("cannot concatenate").because(error))?, failed })
 }
 
+/// Evaluates expressions over a batch. The rows that one of them cannot be computed for are sent to `port` as rejected
+/// ones; the others come back, with a column for each expression.
+pub(super) fn compute_or_reject(
+    expressions: &[Expression],
+    batch: Batch<RecordBatch>,
+    now: Timestamp,
+    out: &mut Outbox<'_, RecordBatch>,
+    port: usize,
+) -> Result<(Batch<RecordBatch>, Vec<ArrayRef>)> {
+    let Computed { columns, failed } = compute(expressions, batch.rows(), now)?;
+    if failed.is_empty() {
+        return Ok((batch, columns));
+    }
+    let (good, rejected) = without_failed(batch, failed)?;
+    out.send_port(port, rejected);
+    Ok((good, columns))
+}
+
+/// As [`compute_or_reject`], for a predicate: which of the rows that come back it holds for, null where it is not known.
+pub(super) fn judge_or_reject(
+    predicate: &Expression,
+    batch: Batch<RecordBatch>,
+    now: Timestamp,
+    out: &mut Outbox<'_, RecordBatch>,
+    port: usize,
+) -> Result<(Batch<RecordBatch>, BooleanArray)> {
+    let (batch, columns) = compute_or_reject(std::slice::from_ref(predicate), batch, now, out, port)?;
+    let truth = columns.first().and_then(|column| column.as_boolean_opt()).cloned();
+    Ok((batch, truth.ok_or_else(|| Fault::bug("a predicate gave no truth"))?))
+}
+
 /// Rows of record batches that were refused, as JSON text.
-pub(super) type RejectedRows = Batch<Vec<Rejected<Bytes>>>;
+type RejectedRows = Batch<Vec<Rejected<Bytes>>>;
 
 /// Takes the rows that failed out of a batch, and makes rejected rows of them.
-pub(super) fn without_failed(
+fn without_failed(
     batch: Batch<RecordBatch>,
     failed: Vec<(usize, String)>,
 ) -> Result<(Batch<RecordBatch>, RejectedRows)> {
@@ -101,7 +134,7 @@ pub(super) fn rejected_rows(
 
 /// The port of rejected rows; it may be left open when no row can be rejected.
 pub(super) fn rejected_port(port: usize, can_fail: bool) -> PortType {
-    let port = Side::<Rejected<Bytes>>::new(port, REJECTED).port_type();
+    let port = Side::<Rejected<Bytes>>::rejected(port).port_type();
     if can_fail { port } else { port.optional() }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 
-use super::rows::{compute, rejected_port, without_failed};
+use super::rows::{compute_or_reject, rejected_port};
 use super::{Clock, ExprError, Expression};
 use crate::suggest::did_you_mean;
 use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, Turn};
@@ -95,18 +95,11 @@ impl Operator for Select {
     type Out = RecordBatch;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let computed = compute(&self.computed, batch.rows(), (self.clock)())?;
-        let batch = if computed.failed.is_empty() {
-            batch
-        } else {
-            let (batch, rejected) = without_failed(batch, computed.failed)?;
-            out.send_port(1, rejected);
-            batch
-        };
+        let (batch, computed) = compute_or_reject(&self.computed, batch, (self.clock)(), out, 1)?;
         let Parts { times, rows, origins, weight } = batch.into_parts();
         let columns = self.columns.iter().map(|from| match from {
             From::Input(place) => rows.columns().get(*place).cloned(),
-            From::Computed(place) => computed.columns.get(*place).cloned(),
+            From::Computed(place) => computed.get(*place).cloned(),
         });
         let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(|| Fault::bug("a column is missing"))?;
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)

@@ -19,7 +19,7 @@ pub struct Decode<T, F> {
 impl<T, F: Format<T>> Decode<T, F> {
     /// The operator that decodes by `format`.
     pub fn new(format: F) -> Self {
-        Decode { format, rejected: Side::new(1, "rejected"), rows: PhantomData }
+        Decode { format, rejected: Side::rejected(1), rows: PhantomData }
     }
 }
 

@@ -98,7 +98,7 @@ impl<T> Address<T> {
 impl<T: Send + 'static, F: Format<T>> Encode<T, F> {
     /// The operator that encodes by `format` and addresses by `address`.
     pub fn new(format: F, address: Address<T>) -> Self {
-        let rejected = Side::new(1, "rejected");
+        let rejected = Side::rejected(1);
         Encode { format, address, headers: None, keep_headers: false, max_size: 1 << 20, rejected }
     }
 

@@ -3,19 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{RowContext, RowFn};
+use super::{Gives, RowContext, RowFn};
 
 /// Rows for which a predicate holds go on.
 pub struct Filter<C, F> {
     before: C,
     f: Arc<F>,
-    seen: u64,
 }
 
 impl<C, F> Filter<C, F> {
     /// The same step with a closure that others share.
     pub fn shared(before: C, f: Arc<F>) -> Self {
-        Filter { before, f, seen: 0 }
+        Filter { before, f }
     }
 
     /// Of what `before` gives, the rows for which `f` holds.
@@ -31,22 +30,23 @@ impl<C, F> Filter<C, F> {
 impl<C: RowFn, F: Fn(&C::Out) -> bool + Send + Sync + 'static> RowFn for Filter<C, F> {
     type In = C::In;
     type Out = C::Out;
-    const ONE_TO_ONE: bool = false;
+    type Tally = (C::Tally, u64);
+    const GIVES: Gives = C::GIVES.then(Gives::OneOrNone);
 
     #[inline(always)]
-    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(C::Out)) {
-        let Filter { before, f, seen } = self;
-        before.run(row, context, &mut |row| {
+    fn run(
+        &self,
+        row: C::In,
+        context: RowContext<'_>,
+        (before, seen): &mut Self::Tally,
+        emit: &mut impl FnMut(C::Out),
+    ) {
+        self.before.run(row, context, before, &mut |row| {
             *seen += 1;
-            if f(&row) {
+            if (self.f)(&row) {
                 emit(row);
             }
         });
-    }
-
-    fn counts(&self, into: &mut Vec<u64>) {
-        self.before.counts(into);
-        into.push(self.seen);
     }
 }
 
@@ -54,13 +54,12 @@ impl<C: RowFn, F: Fn(&C::Out) -> bool + Send + Sync + 'static> RowFn for Filter<
 pub struct FilterMap<C, F> {
     before: C,
     f: Arc<F>,
-    seen: u64,
 }
 
 impl<C, F> FilterMap<C, F> {
     /// The same step with a closure that others share.
     pub fn shared(before: C, f: Arc<F>) -> Self {
-        FilterMap { before, f, seen: 0 }
+        FilterMap { before, f }
     }
 
     /// Of what `before` gives, what `f` makes of it.
@@ -76,22 +75,17 @@ impl<C, F> FilterMap<C, F> {
 impl<C: RowFn, U: Send + 'static, F: Fn(C::Out) -> Option<U> + Send + Sync + 'static> RowFn for FilterMap<C, F> {
     type In = C::In;
     type Out = U;
-    const ONE_TO_ONE: bool = false;
+    type Tally = (C::Tally, u64);
+    const GIVES: Gives = C::GIVES.then(Gives::OneOrNone);
 
     #[inline(always)]
-    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(U)) {
-        let FilterMap { before, f, seen } = self;
-        before.run(row, context, &mut |row| {
+    fn run(&self, row: C::In, context: RowContext<'_>, (before, seen): &mut Self::Tally, emit: &mut impl FnMut(U)) {
+        self.before.run(row, context, before, &mut |row| {
             *seen += 1;
-            if let Some(row) = f(row) {
+            if let Some(row) = (self.f)(row) {
                 emit(row);
             }
         });
-    }
-
-    fn counts(&self, into: &mut Vec<u64>) {
-        self.before.counts(into);
-        into.push(self.seen);
     }
 }
 

@@ -3,19 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{RowContext, RowFn};
+use super::{Gives, RowContext, RowFn};
 
 /// Each row becomes the rows of an iterator; they have its time and origin.
 pub struct FlatMap<C, F> {
     before: C,
     f: Arc<F>,
-    seen: u64,
 }
 
 impl<C, F> FlatMap<C, F> {
     /// The same step with a closure that others share.
     pub fn shared(before: C, f: Arc<F>) -> Self {
-        FlatMap { before, f, seen: 0 }
+        FlatMap { before, f }
     }
 
     /// All rows that `f` makes of what `before` gives.
@@ -37,20 +36,21 @@ where
 {
     type In = C::In;
     type Out = I::Item;
-    const ONE_TO_ONE: bool = false;
+    type Tally = (C::Tally, u64);
+    const GIVES: Gives = Gives::Any;
 
     #[inline(always)]
-    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(I::Item)) {
-        let FlatMap { before, f, seen } = self;
-        before.run(row, context, &mut |row| {
+    fn run(
+        &self,
+        row: C::In,
+        context: RowContext<'_>,
+        (before, seen): &mut Self::Tally,
+        emit: &mut impl FnMut(I::Item),
+    ) {
+        self.before.run(row, context, before, &mut |row| {
             *seen += 1;
-            f(row).into_iter().for_each(&mut *emit);
+            (self.f)(row).into_iter().for_each(&mut *emit);
         });
-    }
-
-    fn counts(&self, into: &mut Vec<u64>) {
-        self.before.counts(into);
-        into.push(self.seen);
     }
 }
 

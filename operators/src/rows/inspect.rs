@@ -3,20 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{RowContext, RowFn};
+use super::{Gives, RowContext, RowFn};
 
 /// A closure sees each row, which goes on as it is. For counting and for looking while developing; it runs again for
 /// rows that are replayed.
 pub struct Inspect<C, F> {
     before: C,
     f: Arc<F>,
-    seen: u64,
 }
 
 impl<C, F> Inspect<C, F> {
     /// The same step with a closure that others share.
     pub fn shared(before: C, f: Arc<F>) -> Self {
-        Inspect { before, f, seen: 0 }
+        Inspect { before, f }
     }
 
     /// What `before` gives, seen by `f`.
@@ -32,21 +31,22 @@ impl<C, F> Inspect<C, F> {
 impl<C: RowFn, F: Fn(&C::Out) + Send + Sync + 'static> RowFn for Inspect<C, F> {
     type In = C::In;
     type Out = C::Out;
-    const ONE_TO_ONE: bool = C::ONE_TO_ONE;
+    type Tally = (C::Tally, u64);
+    const GIVES: Gives = C::GIVES.then(Gives::One);
 
     #[inline(always)]
-    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(C::Out)) {
-        let Inspect { before, f, seen } = self;
-        before.run(row, context, &mut |row| {
+    fn run(
+        &self,
+        row: C::In,
+        context: RowContext<'_>,
+        (before, seen): &mut Self::Tally,
+        emit: &mut impl FnMut(C::Out),
+    ) {
+        self.before.run(row, context, before, &mut |row| {
             *seen += 1;
-            f(&row);
+            (self.f)(&row);
             emit(row);
         });
-    }
-
-    fn counts(&self, into: &mut Vec<u64>) {
-        self.before.counts(into);
-        into.push(self.seen);
     }
 }
 

@@ -3,19 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{RowContext, RowFn};
+use super::{Gives, RowContext, RowFn};
 
 /// Each row becomes another.
 pub struct Map<C, F> {
     before: C,
     f: Arc<F>,
-    seen: u64,
 }
 
 impl<C, F> Map<C, F> {
     /// The same step with a closure that others share.
     pub fn shared(before: C, f: Arc<F>) -> Self {
-        Map { before, f, seen: 0 }
+        Map { before, f }
     }
 
     /// `f` of what `before` gives.
@@ -31,20 +30,15 @@ impl<C, F> Map<C, F> {
 impl<C: RowFn, U: Send + 'static, F: Fn(C::Out) -> U + Send + Sync + 'static> RowFn for Map<C, F> {
     type In = C::In;
     type Out = U;
-    const ONE_TO_ONE: bool = C::ONE_TO_ONE;
+    type Tally = (C::Tally, u64);
+    const GIVES: Gives = C::GIVES.then(Gives::One);
 
     #[inline(always)]
-    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(U)) {
-        let Map { before, f, seen } = self;
-        before.run(row, context, &mut |row| {
+    fn run(&self, row: C::In, context: RowContext<'_>, (before, seen): &mut Self::Tally, emit: &mut impl FnMut(U)) {
+        self.before.run(row, context, before, &mut |row| {
             *seen += 1;
-            emit(f(row));
+            emit((self.f)(row));
         });
-    }
-
-    fn counts(&self, into: &mut Vec<u64>) {
-        self.before.counts(into);
-        into.push(self.seen);
     }
 }
 
@@ -52,13 +46,12 @@ impl<C: RowFn, U: Send + 'static, F: Fn(C::Out) -> U + Send + Sync + 'static> Ro
 pub struct MapWith<C, F> {
     before: C,
     f: Arc<F>,
-    seen: u64,
 }
 
 impl<C, F> MapWith<C, F> {
     /// The same step with a closure that others share.
     pub fn shared(before: C, f: Arc<F>) -> Self {
-        MapWith { before, f, seen: 0 }
+        MapWith { before, f }
     }
 
     /// `f` of what `before` gives, and of the message that it came from.
@@ -79,20 +72,15 @@ where
 {
     type In = C::In;
     type Out = U;
-    const ONE_TO_ONE: bool = C::ONE_TO_ONE;
+    type Tally = (C::Tally, u64);
+    const GIVES: Gives = C::GIVES.then(Gives::One);
 
     #[inline(always)]
-    fn run(&mut self, row: C::In, context: RowContext<'_>, emit: &mut impl FnMut(U)) {
-        let MapWith { before, f, seen } = self;
-        before.run(row, context, &mut |row| {
+    fn run(&self, row: C::In, context: RowContext<'_>, (before, seen): &mut Self::Tally, emit: &mut impl FnMut(U)) {
+        self.before.run(row, context, before, &mut |row| {
             *seen += 1;
-            emit(f(row, context));
+            emit((self.f)(row, context));
         });
-    }
-
-    fn counts(&self, into: &mut Vec<u64>) {
-        self.before.counts(into);
-        into.push(self.seen);
     }
 }
 

@@ -4,12 +4,12 @@
 //! [`RowFn`]s: alone they are an operator ([`RowPass`]), and in a row they are composed at compile time into one that
 //! goes over a batch once.
 
-/// What every step of a pass has besides its work: copies share the closure and count anew.
+/// What every step of a pass has besides its work: copies share the closure.
 macro_rules! pass_step {
     ($($step:ident),*) => {$(
         impl<C: Clone, F> Clone for $step<C, F> {
             fn clone(&self) -> Self {
-                $step { before: self.before.clone(), f: Arc::clone(&self.f), seen: 0 }
+                $step { before: self.before.clone(), f: Arc::clone(&self.f) }
             }
         }
 
@@ -48,7 +48,7 @@ pub use format::{Format, Json, MsgPack, Ndjson, Raw, Text};
 pub use inspect::Inspect;
 pub use map::{Map, MapWith};
 pub use merge::Merge;
-pub use pass::{RowContext, RowFn, RowPass, Whole};
+pub use pass::{Gives, RowContext, RowFn, RowPass, Tally, Whole};
 pub use route::{Predicate, Route};
 pub use sample::Sample;
 pub use throttle_drop::ThrottleDrop;

@@ -1,17 +1,18 @@
 //! [`RowPass`]: one or many verbs over rows, done in one pass over a batch.
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::batch::scaled_to;
+use crate::batch::{scaled_to, shorten};
 use crate::{Batch, Operator, Origin, Origins, Outbox, Parts, Result, Timestamp, Turn};
 
 /// What a closure may know of a row besides the row itself.
 #[derive(Clone, Copy, Debug)]
 pub struct RowContext<'a> {
     time: Timestamp,
-    origins: Option<&'a Origins>,
-    row: usize,
+    messages: &'a [Origin],
+    message: u32,
 }
 
 impl<'a> RowContext<'a> {
@@ -22,7 +23,7 @@ impl<'a> RowContext<'a> {
 
     /// The message that the row came from, if that is known.
     pub fn origin(&self) -> Option<&'a Origin> {
-        self.origins?.get(self.row)
+        self.messages.get(self.message as usize)
     }
 
     /// The subject of that message; empty if it is not known.
@@ -41,6 +42,49 @@ impl<'a> RowContext<'a> {
     }
 }
 
+/// How many rows come out of a step for one that goes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// Exactly one: times and origins stay as they are.
+    One,
+    /// One or none: times and origins close up where they are.
+    OneOrNone,
+    /// Any number.
+    Any,
+}
+
+impl Gives {
+    /// What this step and a next one give together.
+    #[must_use]
+    pub const fn then(self, next: Gives) -> Gives {
+        match (self, next) {
+            (Gives::Any, _) | (_, Gives::Any) => Gives::Any,
+            (Gives::One, Gives::One) => Gives::One,
+            _ => Gives::OneOrNone,
+        }
+    }
+}
+
+/// How many rows came to each step of a chain: a number a step, in pairs that grow with the chain.
+///
+/// They are kept beside the steps and not in them, so that a pass can count in registers: what the operator owns would
+/// have to be in memory after every row, because a closure may panic.
+pub trait Tally: Copy + Default + fmt::Debug + Send + 'static {
+    /// Appends the numbers, first step first.
+    fn list(&self, into: &mut Vec<u64>);
+}
+
+impl Tally for () {
+    fn list(&self, _: &mut Vec<u64>) {}
+}
+
+impl<B: Tally> Tally for (B, u64) {
+    fn list(&self, into: &mut Vec<u64>) {
+        self.0.list(into);
+        into.push(self.1);
+    }
+}
+
 /// Something that is done to one row at a time, and gives rows. Two of them in a row are one again, by composition at
 /// compile time, so that a chain of verbs costs one pass over the batch.
 pub trait RowFn: Clone + Send + Sync + 'static {
@@ -48,14 +92,13 @@ pub trait RowFn: Clone + Send + Sync + 'static {
     type In: Send + 'static;
     /// The rows that come out.
     type Out: Send + 'static;
-    /// Whether exactly one row comes out for each: times and origins stay as they are then.
-    const ONE_TO_ONE: bool;
+    /// How many rows came to each step.
+    type Tally: Tally;
+    /// How many rows come out for one.
+    const GIVES: Gives;
 
-    /// Does it to a row, and gives what comes out to `emit`.
-    fn run(&mut self, row: Self::In, context: RowContext<'_>, emit: &mut impl FnMut(Self::Out));
-
-    /// Appends how many rows came to each step so far.
-    fn counts(&self, _into: &mut Vec<u64>) {}
+    /// Does it to a row, counts the row at each step, and gives what comes out to `emit`.
+    fn run(&self, row: Self::In, context: RowContext<'_>, tally: &mut Self::Tally, emit: &mut impl FnMut(Self::Out));
 }
 
 /// No verb yet: rows as they come. The beginning of every chain.
@@ -82,10 +125,11 @@ impl<T> fmt::Debug for Whole<T> {
 impl<T: Send + 'static> RowFn for Whole<T> {
     type In = T;
     type Out = T;
-    const ONE_TO_ONE: bool = true;
+    type Tally = ();
+    const GIVES: Gives = Gives::One;
 
     #[inline(always)]
-    fn run(&mut self, row: T, _: RowContext<'_>, emit: &mut impl FnMut(T)) {
+    fn run(&self, row: T, _: RowContext<'_>, (): &mut (), emit: &mut impl FnMut(T)) {
         emit(row);
     }
 }
@@ -99,6 +143,7 @@ impl<T: Send + 'static> RowFn for Whole<T> {
 /// ```
 pub struct RowPass<C: RowFn> {
     chain: C,
+    tally: C::Tally,
     // What is left of a batch when the outbox was full.
     pending: Option<Pending<C::In>>,
 }
@@ -117,28 +162,86 @@ const CHUNK: usize = 4096;
 impl<C: RowFn> RowPass<C> {
     /// The operator of a chain.
     pub fn new(chain: C) -> Self {
-        RowPass { chain, pending: None }
+        RowPass { chain, tally: C::Tally::default(), pending: None }
+    }
+
+    /// A batch of which each row gives one at most. Times and origins close up where they are, beside the rows.
+    fn one_each(&mut self, batch: Batch<Vec<C::In>>) -> Result<Batch<Vec<C::Out>>> {
+        let Parts { mut times, rows, mut origins, weight } = batch.into_parts();
+        let total = rows.len();
+        let cells = cells(&mut times);
+        let (mut time, mut time_kept) = (cells.iter(), cells.iter());
+        // Whether there are origins is asked here, and not at each row.
+        let mut given = match &mut origins {
+            None => {
+                let context = || RowContext { time: next(&mut time, Timestamp::MIN), messages: &[], message: u32::MAX };
+                self.each(rows, context, |row| put(&mut time_kept, row.time))
+            }
+            Some(origins) => {
+                let (messages, of_row) = origins.split_mut();
+                let cells = self::cells(of_row);
+                let (mut message, mut message_kept) = (cells.iter(), cells.iter());
+                let context = || {
+                    let (time, message) = (next(&mut time, Timestamp::MIN), next(&mut message, u32::MAX));
+                    RowContext { time, messages, message }
+                };
+                self.each(rows, context, |row| {
+                    put(&mut time_kept, row.time);
+                    put(&mut message_kept, row.message);
+                })
+            }
+        };
+        let kept = given.len();
+        shorten(&mut given, kept);
+        shorten(&mut times, kept);
+        if let Some(origins) = &mut origins {
+            shorten(origins.rows_mut(), kept);
+        }
+        Batch::from_parts(Parts { times, rows: given, origins, weight: scaled_to(weight, kept, total) })
+    }
+
+    #[inline(always)]
+    fn each<'a>(
+        &mut self,
+        rows: Vec<C::In>,
+        mut context: impl FnMut() -> RowContext<'a>,
+        mut keep: impl FnMut(RowContext<'a>),
+    ) -> Vec<C::Out> {
+        let RowPass { chain, tally, .. } = self;
+        let mut counted = *tally;
+        let given = filter_map(rows, |row| {
+            let context = context();
+            let mut given = None;
+            chain.run(row, context, &mut counted, &mut |row| given = Some(row));
+            if C::GIVES != Gives::One && given.is_some() {
+                keep(context);
+            }
+            given
+        });
+        *tally = counted;
+        given
     }
 
     fn go_on(&mut self, out: &mut Outbox<'_, Vec<C::Out>>) -> Result<Turn> {
         let Some(mut pending) = self.pending.take() else { return Ok(Turn::Done) };
         let Pending { rows, times, origins, weight, next } = &mut pending;
         let total = times.len();
+        let origins = origins.as_ref();
+        let (messages, of_row): (&[Origin], &[u32]) = match origins {
+            Some(origins) => (origins.messages(), origins.of_row()),
+            None => (&[], &[]),
+        };
         loop {
+            let mut counted = self.tally;
             let expected = rows.len().min(CHUNK);
             let mut given_times = Vec::with_capacity(expected);
             let mut given_rows = Vec::with_capacity(expected);
             let mut of = Vec::with_capacity(if origins.is_some() { expected } else { 0 });
             for (row, time) in rows.by_ref().zip(times.iter().skip(*next).copied()) {
-                let context = RowContext { time, origins: origins.as_ref(), row: *next };
-                let before = given_rows.len();
-                self.chain.run(row, context, &mut |out| given_rows.push(out));
-                let more = given_rows.len() - before;
-                if more == 1 {
-                    given_times.push(time);
-                } else {
-                    given_times.resize(given_rows.len(), time);
-                }
+                let message = of_row.get(*next).copied().unwrap_or(u32::MAX);
+                let context = RowContext { time, messages, message };
+                self.chain.run(row, context, &mut counted, &mut |out| given_rows.push(out));
+                given_times.resize(given_rows.len(), time);
                 if origins.is_some() {
                     of.resize(given_rows.len(), *next);
                 }
@@ -147,8 +250,9 @@ impl<C: RowFn> RowPass<C> {
                     break;
                 }
             }
+            self.tally = counted;
             let weight = scaled_to(*weight, given_rows.len(), total);
-            let origins = origins.as_ref().map(|origins| origins.select(of));
+            let origins = origins.map(|origins| origins.select(of));
             out.send(Batch::from_parts(Parts { times: given_times, rows: given_rows, origins, weight })?);
             if rows.len() == 0 {
                 return Ok(Turn::Done);
@@ -161,21 +265,42 @@ impl<C: RowFn> RowPass<C> {
     }
 }
 
+/// A column that is read from the front while it closes up behind.
+fn cells<T>(column: &mut [T]) -> &[Cell<T>] {
+    Cell::from_mut(column).as_slice_of_cells()
+}
+
+fn next<T: Copy>(column: &mut std::slice::Iter<'_, Cell<T>>, or: T) -> T {
+    column.next().map_or(or, Cell::get)
+}
+
+fn put<T>(kept: &mut std::slice::Iter<'_, Cell<T>>, value: T) {
+    if let Some(place) = kept.next() {
+        place.set(value);
+    }
+}
+
+/// What `f` makes of some rows; where both kinds of row have one layout, in the memory of those that went in.
+#[inline(always)]
+fn filter_map<T, U>(rows: Vec<T>, f: impl FnMut(T) -> Option<U>) -> Vec<U> {
+    if const { size_of::<T>() == size_of::<U>() && align_of::<T>() == align_of::<U>() } {
+        return rows.into_iter().filter_map(f).collect();
+    }
+    let mut given = Vec::with_capacity(rows.len());
+    given.extend(rows.into_iter().filter_map(f));
+    given
+}
+
 impl<C: RowFn> Operator for RowPass<C> {
     type In = Vec<C::In>;
     type Out = Vec<C::Out>;
 
     fn on_batch(&mut self, batch: Batch<Vec<C::In>>, out: &mut Outbox<'_, Vec<C::Out>>) -> Result<Turn> {
-        let Parts { times, rows, origins, weight } = batch.into_parts();
-        if C::ONE_TO_ONE {
-            let mut given = Vec::with_capacity(rows.len());
-            for ((at, row), time) in rows.into_iter().enumerate().zip(times.iter().copied()) {
-                let context = RowContext { time, origins: origins.as_ref(), row: at };
-                self.chain.run(row, context, &mut |out| given.push(out));
-            }
-            out.send(Batch::from_parts(Parts { times, rows: given, origins, weight })?);
+        if C::GIVES != Gives::Any {
+            out.send(self.one_each(batch)?);
             return Ok(Turn::Done);
         }
+        let Parts { times, rows, origins, weight } = batch.into_parts();
         self.pending = Some(Pending { rows: rows.into_iter(), times, origins, weight, next: 0 });
         self.go_on(out)
     }
@@ -186,7 +311,7 @@ impl<C: RowFn> Operator for RowPass<C> {
 
     fn counts(&self) -> Vec<u64> {
         let mut counts = Vec::new();
-        self.chain.counts(&mut counts);
+        self.tally.list(&mut counts);
         counts
     }
 }
@@ -200,8 +325,8 @@ impl<C: RowFn> fmt::Debug for RowPass<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::{Filter, FilterMap, FlatMap, Inspect, Map};
-    use crate::testkit::{Bench, cuts_do_not_matter, timed};
+    use crate::rows::{Filter, FilterMap, FlatMap, Inspect, Map, MapWith};
+    use crate::testkit::{Bench, cuts_do_not_matter, timed, with_origins};
 
     #[test]
     fn a_chain_gives_what_its_verbs_give_one_after_the_other() {
@@ -226,11 +351,35 @@ mod tests {
     fn times_and_origins_stay_with_their_rows() {
         let chain = FilterMap::new(Whole::default(), |n: i64| (n > 1).then_some(n * 2));
         let mut bench = Bench::new(RowPass::new(chain));
-        bench.batch(crate::testkit::with_origins(timed(0..4)));
+        bench.batch(with_origins(timed(0..4)));
         let batch = bench.take_batches().remove(0);
         assert_eq!(batch.rows(), &[4, 6]);
         assert_eq!(batch.times().iter().map(|t| t.as_micros()).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(batch.origins().unwrap().get(1).unwrap().sequence, 4);
+    }
+
+    #[test]
+    fn rows_of_another_layout_have_their_own_times_and_messages_too() {
+        let chain =
+            Map::new(FilterMap::new(Whole::default(), |n: i64| (n % 3 > 0).then(|| n.to_string())), |s| s + "!");
+        let chain = MapWith::new(chain, |s: String, from: RowContext<'_>| (s, from.time(), from.sequence()));
+        let mut bench = Bench::new(RowPass::new(chain));
+        bench.batch(with_origins(timed(0..6)));
+        let batch = bench.take_batches().remove(0);
+        let rows: Vec<_> = batch.rows().iter().map(|(s, time, n)| (s.as_str(), time.as_micros(), *n)).collect();
+        assert_eq!(rows, [("1!", 1, 2), ("2!", 2, 3), ("4!", 4, 5), ("5!", 5, 6)]);
+        assert_eq!(batch.times().iter().map(|t| t.as_micros()).collect::<Vec<_>>(), [1, 2, 4, 5]);
+        let sequences = (0..batch.len()).map(|row| batch.origins().unwrap().get(row).unwrap().sequence);
+        assert_eq!(sequences.collect::<Vec<_>>(), [2, 3, 5, 6]);
+    }
+
+    #[test]
+    fn few_rows_do_not_hold_the_memory_of_many() {
+        let mut bench = Bench::new(RowPass::new(Filter::new(Whole::default(), |n: &i64| n % 100 == 0)));
+        bench.batch(with_origins(timed(0..1_000)));
+        let Parts { rows, times, .. } = bench.take_batches().remove(0).into_parts();
+        assert_eq!(rows.len(), 10);
+        assert!(rows.capacity() <= 40 && times.capacity() <= 40, "{} {}", rows.capacity(), times.capacity());
     }
 
     #[test]

@@ -21,7 +21,7 @@ where
 {
     /// The operator that tries `f`. It sees the row by reference, so that a rejected row is whole.
     pub fn new(f: Arc<F>) -> Self {
-        TryMap { f, rejected: Side::new(1, "rejected"), types: PhantomData }
+        TryMap { f, rejected: Side::rejected(1), types: PhantomData }
     }
 }
 

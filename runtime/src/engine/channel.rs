@@ -1,10 +1,15 @@
 //! A channel bounded in rows and in bytes, whose room comes back when a batch is *dropped*: what is bounded is memory in
 //! use, not the length of a queue.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 
+use futures::task::AtomicWaker;
 use millstream_operators::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::coop::consume_budget;
 
 /// A message, and the room that it takes until it is dropped. Control messages take none.
 #[derive(Debug)]
@@ -16,16 +21,22 @@ pub(crate) struct Envelope {
 /// Room in a channel; it comes back on drop.
 #[derive(Debug)]
 pub(crate) struct Room {
-    _rows: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    budget: Budget,
+    taken: Capacity,
 }
 
 /// How much may be on the way along one edge.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
-    rows: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+pub(crate) struct Budget(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    // Rows and bytes that are free, in one number, so that both are taken and given back at once and without a lock.
+    free: AtomicU64,
     capacity: Capacity,
+    closed: AtomicBool,
+    // The one task that sends along the edge, while it waits for room.
+    waiting: AtomicWaker,
 }
 
 /// The bounds of a channel.
@@ -36,7 +47,7 @@ pub(crate) struct Capacity {
     pub(crate) bytes: u32,
 }
 
-// A semaphore counts in u32: units of 16 bytes let it count to 64 GiB.
+// Both bounds are counted in u32: units of 16 bytes let one count to 64 GiB.
 const BYTE_UNIT: usize = 16;
 
 impl Capacity {
@@ -45,35 +56,82 @@ impl Capacity {
         let clamp = |n: usize| u32::try_from(n).unwrap_or(most).clamp(1, most);
         Capacity { rows: clamp(rows), bytes: clamp(bytes.div_ceil(BYTE_UNIT)) }
     }
+
+    fn packed(self) -> u64 {
+        u64::from(self.rows) << 32 | u64::from(self.bytes)
+    }
+
+    fn unpacked(packed: u64) -> Self {
+        Capacity { rows: (packed >> 32) as u32, bytes: packed as u32 }
+    }
 }
 
 impl Budget {
     pub(crate) fn new(capacity: Capacity) -> Self {
-        Budget {
-            rows: Arc::new(Semaphore::new(capacity.rows as usize)),
-            bytes: Arc::new(Semaphore::new(capacity.bytes as usize)),
+        Budget(Arc::new(Shared {
+            free: AtomicU64::new(capacity.packed()),
             capacity,
-        }
+            closed: AtomicBool::new(false),
+            waiting: AtomicWaker::new(),
+        }))
     }
 
-    /// Waits for room for a batch. One that is larger than the capacity takes all of it, so that it can always pass.
+    /// Waits for room for a batch; `None` when the receiver is gone. One that is larger than the capacity takes all of
+    /// it, so that it can always pass. One task at a time waits here: an edge has one that sends.
     async fn admit(&self, need: Capacity) -> Option<Room> {
-        // Rows before bytes, everywhere: two waiters never hold what the other needs.
-        let rows = Arc::clone(&self.rows).acquire_many_owned(need.rows.min(self.capacity.rows)).await.ok()?;
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(need.bytes.min(self.capacity.bytes)).await.ok()?;
-        Some(Room { _rows: rows, _bytes: bytes })
+        let Capacity { rows, bytes } = self.0.capacity;
+        let need = Capacity { rows: need.rows.min(rows), bytes: need.bytes.min(bytes) };
+        // A task whose receiver keeps up never waits for room, and must yield to others all the same.
+        consume_budget().await;
+        poll_fn(|context| {
+            let taken = |taken: Result<Room, Closed>| Poll::Ready(taken.ok());
+            match self.take(need) {
+                Some(room) => taken(room),
+                None => {
+                    self.0.waiting.register(context.waker());
+                    // Room that came back before the line above woke nobody.
+                    self.take(need).map_or(Poll::Pending, taken)
+                }
+            }
+        })
+        .await
+    }
+
+    /// Takes room if there is enough; `None` if there is not.
+    fn take(&self, need: Capacity) -> Option<Result<Room, Closed>> {
+        if self.0.closed.load(Ordering::Acquire) {
+            return Some(Err(Closed));
+        }
+        let fits = |free: u64| {
+            let Capacity { rows, bytes } = Capacity::unpacked(free);
+            (rows >= need.rows && bytes >= need.bytes).then(|| free - need.packed())
+        };
+        self.0.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).ok()?;
+        Some(Ok(Room { budget: self.clone(), taken: need }))
+    }
+
+    fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.waiting.wake();
     }
 
     /// How full it is, from 0 to 1: rows or bytes, whichever is fuller.
     pub(crate) fn fill(&self) -> f64 {
-        let share = |free: usize, of: u32| 1.0 - (free as f64 / f64::from(of)).min(1.0);
-        let rows = share(self.rows.available_permits(), self.capacity.rows);
-        rows.max(share(self.bytes.available_permits(), self.capacity.bytes))
+        let free = Capacity::unpacked(self.0.free.load(Ordering::Relaxed));
+        let share = |free: u32, of: u32| 1.0 - f64::from(free) / f64::from(of);
+        share(free.rows, self.0.capacity.rows).max(share(free.bytes, self.0.capacity.bytes))
     }
 }
 
-/// The sending end of an edge: it may lead, with others, into one inbox.
-#[derive(Clone, Debug)]
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.budget.0.free.fetch_add(self.taken.packed(), Ordering::AcqRel);
+        self.budget.0.waiting.wake();
+    }
+}
+
+/// The sending end of an edge: it may lead, with others, into one inbox. It is not `Clone`: one task sends.
+#[derive(Debug)]
 pub(crate) struct Sender {
     input: usize,
     budget: Budget,
@@ -142,8 +200,7 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         // Wakes senders that wait for room which will never come.
         for budget in &self.budgets {
-            budget.rows.close();
-            budget.bytes.close();
+            budget.close();
         }
     }
 }
@@ -204,5 +261,31 @@ mod tests {
         tokio::task::yield_now().await;
         drop(receiver);
         assert!(waiting.await.unwrap().is_err());
+    }
+
+    /// The next message, in whatever thread and without a runtime.
+    fn pop(receiver: &mut Receiver) -> Option<Envelope> {
+        futures::executor::block_on(receiver.recv()).map(|(_, envelope)| envelope)
+    }
+
+    #[test]
+    fn room_that_comes_back_on_another_thread_always_wakes_the_sender() {
+        const MESSAGES: usize = 50_000;
+        let mut receiver = Receiver::new();
+        let sender = receiver.connect(Capacity::new(3, 1 << 20)).unwrap();
+        let budget = sender.budget().clone();
+        let sending = std::thread::spawn(move || {
+            for n in 0..MESSAGES {
+                futures::executor::block_on(sender.send(rows(n % 5 + 1, n % 7))).unwrap();
+            }
+        });
+        let mut got = 0;
+        while let Some(envelope) = pop(&mut receiver) {
+            got += 1;
+            assert!(budget.fill() > 0.0, "what was received still takes room");
+            drop(envelope);
+        }
+        sending.join().unwrap();
+        assert_eq!((got, budget.fill()), (MESSAGES, 0.0));
     }
 }

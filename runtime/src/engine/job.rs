@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind, Result};
-use millstream_pipelines::graph::{Graph, NodeId, Plan, Resources, Role, Route, Stage, Step, Subtask};
+use millstream_operators::{Fault, FaultKind, PortType, Result};
+use millstream_pipelines::graph::{Graph, NodeId, Plan, PlannedEdge, Resources, Role, Route, Stage, Step, Subtask};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -133,14 +133,23 @@ impl Job<'_> {
                 // Subtasks start their turns apart, so that rebalancing spreads from the first batch on.
                 lanes.push(Lane { route: edge.route.clone(), senders, turn: subtask as usize });
             }
-            let copy = self
-                .graph
-                .node(output.node)
-                .and_then(|node| node.outputs.get(output.port))
-                .and_then(|port| port.copy());
-            router.add(link_of(stage, output.node), output.port, copy, lanes);
+            let node = self.graph.node(output.node);
+            if let Some((node, port)) = node.and_then(|node| Some((node, node.outputs.get(output.port)?))) {
+                // A reader knows as well as the port itself that rows are rejected ones.
+                let name_causes = port
+                    .name_causes()
+                    .or_else(|| output.edges.iter().find_map(|edge| self.reader(edge)?.name_causes()));
+                let name_causes = name_causes.map(|name_causes| (name_causes, node.name.as_str().into()));
+                router.add(link_of(stage, output.node), output.port, port.copy(), name_causes, lanes);
+            }
         }
         Ok(router)
+    }
+
+    /// The input port that an edge of the plan leads to.
+    fn reader(&self, edge: &PlannedEdge) -> Option<&PortType> {
+        let first = self.plan.stages.get(edge.stage)?.nodes.first()?;
+        self.graph.node(*first)?.inputs.get(edge.port)
     }
 
     /// Makes the task of one subtask and starts it.

@@ -1,5 +1,7 @@
 //! [`Router`]: sends what leaves a subtask along the edges that it belongs on.
 
+use std::sync::Arc;
+
 use millstream_operators::{AnyBatch, Fault, KeyGroup, Message, Result};
 use millstream_pipelines::graph::Route;
 
@@ -14,12 +16,16 @@ pub(crate) struct Router {
     groups: Vec<u32>,
 }
 
+/// How to write the name of a node into the causes of rejected rows that name none, and the node.
+pub(crate) type NameCauses = (fn(&mut AnyBatch, &str), Arc<str>);
+
 /// An output port of a link of the stage's chain, and who reads it.
 #[derive(Debug)]
 struct Port {
     link: usize,
     port: usize,
     copy: Option<fn(&AnyBatch) -> Option<AnyBatch>>,
+    name_causes: Option<NameCauses>,
     lanes: Vec<Lane>,
 }
 
@@ -51,16 +57,20 @@ impl Router {
         link: usize,
         port: usize,
         copy: Option<fn(&AnyBatch) -> Option<AnyBatch>>,
+        name_causes: Option<NameCauses>,
         lanes: Vec<Lane>,
     ) {
-        self.ports.push(Port { link, port, copy, lanes });
+        self.ports.push(Port { link, port, copy, name_causes, lanes });
     }
 
     /// Sends a batch along every edge of an output port, when there is room. A port that nobody reads drops it.
-    pub(crate) async fn send(&mut self, link: usize, port: usize, batch: AnyBatch) -> Result<(), Stopped> {
+    pub(crate) async fn send(&mut self, link: usize, port: usize, mut batch: AnyBatch) -> Result<(), Stopped> {
         let Some(port) = self.ports.iter_mut().find(|known| (known.link, known.port) == (link, port)) else {
             return Ok(());
         };
+        if let Some((name_causes, node)) = &port.name_causes {
+            name_causes(&mut batch, node);
+        }
         let Some((last, rest)) = port.lanes.split_last_mut() else { return Ok(()) };
         for lane in rest {
             let copy = copied(port.copy, &batch)?;
@@ -134,8 +144,6 @@ fn copied(copy: Option<fn(&AnyBatch) -> Option<AnyBatch>>, batch: &AnyBatch) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use millstream_operators::{Batch, Timestamp};
 
     use super::super::channel::{Capacity, Receiver};
@@ -151,7 +159,7 @@ mod tests {
             receivers.iter_mut().map(|receiver| receiver.connect(Capacity::new(100, 1 << 20)).unwrap()).collect();
         let mut router = Router::new(128);
         let copy = Some(AnyBatch::copied::<Vec<u32>> as fn(&AnyBatch) -> Option<AnyBatch>);
-        router.add(0, 0, copy, vec![Lane { route, senders, turn: 0 }]);
+        router.add(0, 0, copy, None, vec![Lane { route, senders, turn: 0 }]);
         for batch in batches {
             router.send(0, 0, rows(batch)).await.unwrap();
         }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_operators::rows::{Merge, TryMap};
 use millstream_operators::{
-    AnyBatch, Batch, Operator, Outbox, PortType, Result, Sink, Source, StateVisitor, Timestamp, Turn,
+    AnyBatch, Batch, Cause, Operator, Outbox, PortType, Rejected, Result, Side, Sink, Source, StateVisitor, Timestamp,
+    Turn,
 };
 use millstream_pipelines::graph::{
     Graph, InPort, KeyFn, Node, NodeId, OutPort, Role, Route, erase, erase_sink, erase_source,
@@ -258,4 +260,58 @@ async fn the_last_starter_wins_and_the_loser_says_so() {
     let fault = first.finish().await.unwrap_err();
     assert_eq!(fault.kind(), millstream_operators::FaultKind::Fenced);
     assert_eq!(second.drain().await.unwrap(), Ended::Drained);
+}
+
+/// Refuses every row, by a side that does not say that its rows are rejected ones.
+struct Refuse(Side<Rejected<u32>>);
+
+impl Operator for Refuse {
+    type In = Vec<u32>;
+    type Out = Vec<u32>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<u32>>, out: &mut Outbox<'_, Vec<u32>>) -> Result<Turn> {
+        for (at, row) in batch {
+            out.push_side(&self.0, at, Rejected { row, cause: Cause::operator("never") });
+        }
+        Ok(Turn::Done)
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![self.0.port_type()]
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_row_names_the_node_that_refused_it_wherever_it_went_since() {
+    let (mut graph, out) = (graph(), Collected::<Rejected<u32>>::default());
+    let refuse = |row: &u32| if row.is_multiple_of(2) { Ok(*row) } else { Err("odd") };
+    let mut refused = Vec::new();
+    for name in ["first", "second", "third"] {
+        let from = source(&mut graph, &format!("{name}_rows"), ListSource::new(numbers(4)));
+        let (node, sides) = if name == "third" {
+            let make = || Refuse(Side::new(1, "refused"));
+            (operator(&mut graph, name, from, Route::Forward, make), make().sides())
+        } else {
+            let make = move || TryMap::new(Arc::new(refuse));
+            (operator(&mut graph, name, from, Route::Forward, make), make().sides())
+        };
+        graph.nodes[node.0].outputs.extend(sides);
+        refused.push(OutPort { node, port: 1 });
+    }
+    // A chain behind the merge, so that rows pass several nodes before they are looked at.
+    let merge = operator(&mut graph, "merge", NodeId(0), Route::Forward, Merge::<Vec<Rejected<u32>>>::default);
+    graph.edges.retain(|edge| edge.to.node != merge);
+    graph.nodes[merge.0].inputs = vec![PortType::of_rejected::<u32>("in")];
+    for port in refused {
+        graph.connect(port, InPort { node: merge, port: 0 }, Route::Forward);
+    }
+    let again = operator(&mut graph, "again", merge, Route::Forward, Merge::<Vec<Rejected<u32>>>::default);
+    sink(&mut graph, "out", again, CollectSink::new(out.clone()));
+    let flow = Flow::start(graph).unwrap();
+    assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+    let mut seen: Vec<_> = out.rows().into_iter().map(|rejected| (rejected.cause.node, rejected.row)).collect();
+    seen.sort();
+    let expected = [("first", 1), ("first", 3), ("second", 1), ("second", 3)];
+    let third = (0..4).map(|row| ("third", row));
+    assert_eq!(seen, expected.into_iter().chain(third).map(|(node, row)| (node.to_owned(), row)).collect::<Vec<_>>());
 }

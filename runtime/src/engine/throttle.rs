@@ -88,13 +88,15 @@ impl ThrottleTask {
     }
 }
 
-fn pieces(batch: AnyBatch, rows: usize) -> Vec<AnyBatch> {
-    if batch.len() <= rows {
-        return vec![batch];
+fn pieces(mut batch: AnyBatch, rows: usize) -> Vec<AnyBatch> {
+    let mut pieces = Vec::new();
+    // From the back, so that no row is moved twice.
+    while batch.len() > rows {
+        pieces.push(batch.split_off((batch.len() - 1) / rows * rows));
     }
-    let to: Vec<u32> = (0..batch.len()).map(|row| u32::try_from(row / rows).unwrap_or(u32::MAX)).collect();
-    let parts = batch.len().div_ceil(rows);
-    batch.scatter(&to, parts)
+    pieces.push(batch);
+    pieces.reverse();
+    pieces
 }
 
 #[cfg(test)]
@@ -108,6 +110,24 @@ mod tests {
         let batch = Batch::at(Timestamp::MIN, (0..10u32).collect::<Vec<_>>()).into();
         let sizes: Vec<_> = pieces(batch, 4).iter().map(|piece| piece.rows::<Vec<u32>>().unwrap().clone()).collect();
         assert_eq!(sizes, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[cfg(feature = "columnar")]
+    #[test]
+    fn a_record_batch_passes_in_slices_with_the_times_of_its_rows() {
+        use arrow::array::{AsArray, Int64Array, RecordBatch};
+        use arrow::datatypes::Int64Type;
+
+        let column: arrow::array::ArrayRef = Arc::new(Int64Array::from_iter_values(0..7));
+        let rows = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let batch = Batch::new((0..7).map(Timestamp::from_micros).collect(), rows).unwrap();
+        let pieces = pieces(batch.into(), 3);
+        let numbers = |piece: &AnyBatch| {
+            let rows = piece.rows::<RecordBatch>().unwrap();
+            rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+        };
+        assert_eq!(pieces.iter().map(numbers).collect::<Vec<_>>(), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
+        assert_eq!(pieces[1].times(), [3, 4, 5].map(Timestamp::from_micros));
     }
 
     #[tokio::test(start_paused = true)]

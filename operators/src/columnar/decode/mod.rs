@@ -348,7 +348,7 @@ impl Operator for Decode {
     }
 
     fn sides(&self) -> Vec<PortType> {
-        vec![Side::<Rejected<Bytes>>::new(1, super::REJECTED).port_type()]
+        vec![Side::<Rejected<Bytes>>::rejected(1).port_type()]
     }
 }
 

@@ -226,13 +226,11 @@ impl DeadLetters {
 impl<T: Serialize + Send + 'static> IntoSink<Rejected<T>> for DeadLetters {
     fn wire(self, stream: Stream<Rejected<T>>, name: &str) {
         let sink = self.0.sink_node(name);
-        let refused_by = stream.node_name();
         let make = Arc::new(move |subtask: &Subtask| {
-            let (pipeline, refused_by) = (subtask.pipeline.to_string(), refused_by.clone());
-            Ok(erase(Letters::<T> { pipeline, refused_by, rows: std::marker::PhantomData }))
+            Ok(erase(Letters::<T> { pipeline: subtask.pipeline.to_string(), rows: std::marker::PhantomData }))
         });
         let mut node = Node::new(format!("{name}/letter"), "dead_letter", Role::Operator(make));
-        node.inputs = vec![PortType::of::<Vec<Rejected<T>>>("in")];
+        node.inputs = vec![PortType::of_rejected::<T>("in")];
         node.outputs = vec![PortType::of::<Vec<Record>>(PortType::MAIN)];
         stream.wire(node).main::<Record>().sink(name, sink);
     }
@@ -241,10 +239,12 @@ impl<T: Serialize + Send + 'static> IntoSink<Rejected<T>> for DeadLetters {
 /// Makes records of rejected rows.
 struct Letters<T> {
     pipeline: String,
-    // The node whose rejected rows these are, unless a row's cause names another.
-    refused_by: String,
     rows: std::marker::PhantomData<fn(T)>,
 }
+
+// A token of a subject is never empty. Only rows of an operator that does not declare its port as one of rejected rows
+// (`Side::rejected`) come without a node, and only if others are merged with them.
+const UNNAMED: &str = "unnamed";
 
 // A header line is kept short; the whole cause is rarely longer.
 const LONGEST_ERROR: usize = 1024;
@@ -258,11 +258,11 @@ impl<T: Serialize + Send + 'static> Operator for Letters<T> {
         let mut records = Vec::with_capacity(rows.len());
         for (row, rejected) in rows.into_iter().enumerate() {
             let origin = origins.as_ref().and_then(|all| Some((all.place(), all.get(row)?)));
-            let node = match rejected.cause.node.as_str() {
-                "" => self.refused_by.as_str(),
-                node => node,
+            // The node as it was declared: `orders`, where its decoder `orders/json` refused the row.
+            let node = match rejected.cause.node.split('/').next() {
+                None | Some("") => UNNAMED,
+                Some(node) => node,
             };
-            let node = node.split('/').next().unwrap_or_default();
             let mut headers = Headers::NONE;
             let mut set = |name: &str, value: &str| {
                 let clean: String =
