@@ -115,6 +115,16 @@ impl ConnectOptions {
         }
     }
 
+    /// Where the servers are, for people: users and passwords in the URLs are left out.
+    pub fn shown(&self) -> String {
+        let bare = |url: &String| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+            (None, Some((_, place))) => place.to_owned(),
+            _ => url.clone(),
+        };
+        self.urls.iter().map(bare).collect::<Vec<_>>().join(", ")
+    }
+
     /// The options with what their `context` adds; the context's domain and prefixes matter to who uses the API.
     ///
     /// # Errors
@@ -221,7 +231,7 @@ impl ConnectOptions {
         format!(
             "no NATS server answers at {} ({last}): start one (`nats-server -js`), or correct \
              the url",
-            self.urls.join(", ")
+            self.shown()
         )
     }
 
@@ -231,7 +241,7 @@ impl ConnectOptions {
             async_nats::ConnectErrorKind::Tls => "check tls.ca, tls.cert and tls.key",
             _ => "check token, user and password, nkey_seed_file or credentials_file",
         };
-        format!("the NATS server at {} cannot be used ({error}): {hint}", self.urls.join(", "))
+        format!("the NATS server at {} cannot be used ({error}): {hint}", self.shown())
     }
 }
 
@@ -263,6 +273,11 @@ mod tests {
     fn a_secret_is_not_shown() {
         let options = ConnectOptions { token: Some(String::from("hush").into()), ..ConnectOptions::default() };
         assert!(!format!("{options:?}").contains("hush"));
+        let options = ConnectOptions {
+            urls: vec!["nats://u:hush@a:4222".to_owned(), "hush@b".to_owned(), "tls://c".to_owned()],
+            ..ConnectOptions::default()
+        };
+        assert_eq!(options.shown(), "nats://a:4222, b, tls://c");
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ mod stdout;
 pub use connections::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource};
+#[cfg(feature = "cli")]
+pub(crate) use jetstream::consumer_name;
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
     JetStreamWrite, OnGap, Start, dead_letters, jetstream, jetstream_to,
