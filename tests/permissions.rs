@@ -20,9 +20,8 @@ async fn needed(name: &str) -> (Vec<String>, Vec<String>) {
 
 /// A server with an administrator, and `users` as they stand in its configuration.
 async fn server_with(users: &str) -> (NatsServer, Connection) {
-    let server =
-        NatsServer::start_with(&format!("authorization {{ users: [ {{ user: admin, password: admin }}\n {users} ] }}"));
-    let server = server.await.unwrap();
+    let users = format!("authorization {{ users: [ {{ user: admin, password: admin }}\n {users} ] }}");
+    let server = NatsServer::start_with(&users).await.unwrap();
     let mut options = ConnectOptions::to(server.url());
     options.user = Some("admin".to_owned());
     options.password = Some("admin".to_owned().into());
@@ -45,7 +44,7 @@ async fn a_user_with_exactly_the_printed_permissions_runs_the_whole_pipeline() {
     assert_eq!(block.code, Some(0), "{}", block.err);
     let (server, connection) = server_with(&format!("{{ user: p, password: secret-p\n{} }}", block.out)).await;
     let url = url_of(&server, "p");
-    let said = call(OWN, &["run", "orders", "--nats", &url, "--until-end", "--log", "debug"], &[]).await;
+    let said = call(OWN, &["run", "orders", "--nats", &url, "--until-end", "--log", "trace"], &[]).await;
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(!said.err.contains("may not"), "{}", said.err);
     assert!(!said.err.contains("secret-p"), "the password is in the log: {}", said.err);

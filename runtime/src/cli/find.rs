@@ -6,7 +6,6 @@ use crate::Launch;
 use crate::broker::{ConnectOptions, Embedded, Js, NatsServer, find_program};
 
 /// Where a pipeline can be run.
-#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
 #[derive(Debug)]
 pub(super) enum Place {
     /// A server that somebody named.
@@ -19,11 +18,11 @@ pub(super) enum Place {
     Embedded(Embedded),
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
 /// Finds or starts a place to run at, for what has to work at once and anywhere.
 ///
 /// # Errors
 /// A server was named and cannot be used: then no other is taken in its place.
+#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
 pub(super) async fn find_or_start(settings: &Settings, of_file: Option<ConnectOptions>) -> Result<Place, Failure> {
     if settings.names_server() || of_file.is_some() {
         let options = settings.connect_options(of_file);

@@ -140,21 +140,25 @@ impl Settings {
     /// How to reach the server, where the pipeline file says `of_file`.
     pub(super) fn connect_options(&self, of_file: Option<ConnectOptions>) -> ConnectOptions {
         let mut options = of_file.unwrap_or_default();
-        let authenticates = options.token.is_some()
-            || options.user.is_some()
-            || options.nkey_seed_file.is_some()
-            || options.credentials_file.is_some();
         let urls = |text: &String| text.split(',').map(str::trim).map(str::to_owned).collect();
         let (here, file) = (&self.here.nats, &self.file.nats);
         if options.urls.is_empty() && options.context.is_none() {
             options.urls = file.url.as_ref().map(urls).unwrap_or_default();
             options.context.clone_from(&file.context);
         }
-        if !authenticates {
+        if !options.authenticates() {
             options.credentials_file.clone_from(&file.credentials);
         }
+        let nobody = |options: &mut ConnectOptions| {
+            (options.token, options.user, options.password) = (None, None, None);
+            (options.nkey_seed_file, options.credentials_file) = (None, None);
+        };
         if let Some(url) = &here.url {
             options.urls = urls(url);
+            // A URL that names a user is another user than the file's.
+            if url.contains('@') {
+                nobody(&mut options);
+            }
         }
         if let Some(context) = &here.context {
             // Another context is another user: nothing of the file's is left for it.
@@ -162,7 +166,7 @@ impl Settings {
             options = ConnectOptions { urls, context: Some(context.clone()), ..ConnectOptions::default() };
         }
         if let Some(credentials) = &here.credentials {
-            (options.token, options.user, options.password, options.nkey_seed_file) = (None, None, None, None);
+            nobody(&mut options);
             options.credentials_file = Some(credentials.clone());
         }
         options

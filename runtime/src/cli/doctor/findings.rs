@@ -108,12 +108,12 @@ fn account(info: &Value, findings: &mut Findings) {
     let number = |pointer: &str| info.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     // Limits may be given by tier (R1, R3) in place of the account as a whole; those of the whole are then absent.
     let limit = |limit: i64, shown: fn(u64) -> String| match u64::try_from(limit) {
-        Ok(limit) if limit > 0 => shown(limit),
+        Ok(limit) if limit > 0 => format!("at most {}", shown(limit)),
         _ => "no limit".to_owned(),
     };
     let positive = |number: i64| u64::try_from(number).unwrap_or(0);
     findings.fact(format!(
-        "account  {} of {} on disk, {} of {} in memory, {} of {} streams, {} of {} consumers",
+        "account  {} on disk ({}), {} in memory ({}), {} streams ({}), {} consumers ({})",
         bytes(positive(number("/storage"))),
         limit(number("/limits/max_storage"), bytes),
         bytes(positive(number("/memory"))),

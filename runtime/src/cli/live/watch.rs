@@ -56,11 +56,12 @@ impl Watch {
         self.screen.draw("");
         self.sample();
         let (Some(end), elapsed) = (self.samples.back(), self.clock.since(self.began)) else { return };
-        if self.live {
+        let idle = end.nodes.iter().all(|node| node.rows_in == 0);
+        if self.live && !idle {
             return output::say(&table::table(&self.shape, end, elapsed));
         }
         for name in &self.shape.nodes {
-            let node = end.node(name).cloned().unwrap_or_default();
+            let Some(node) = end.node(name).filter(|_| !idle) else { continue };
             let (rows_in, rows_out, side_rows) = (node.rows_in, node.rows_out, node.rows_rejected);
             tracing::info!(
                 pipeline = self.shape.pipeline,
