@@ -1,5 +1,7 @@
 //! The command line as a black box, on pipelines of its own and a real server: what it prints, and its exit codes.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "it is test code, though not all inside a test")]
+
 use std::time::Duration;
 
 use millstream::broker::{Connection, Discard, Js, Outgoing, StreamConfig};

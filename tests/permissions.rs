@@ -1,6 +1,8 @@
 //! What `millstream permissions` prints is enough for a whole run, and nothing of it is too much: with one line less the
 //! run says which subject is missing and where it belongs.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is test code, though not all inside a test")]
+
 use std::fmt::Write as _;
 
 use millstream::broker::{ConnectOptions, Connection, Js, NatsServer, Outgoing};

@@ -6,7 +6,7 @@
     clippy::indexing_slicing,
     reason = "it is test code, though not all inside a test"
 )]
-#![allow(missing_docs, missing_debug_implementations, reason = "it is test code")]
+#![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "it is test code")]
 
 #[path = "../../tests/support/command.rs"]
 mod command;

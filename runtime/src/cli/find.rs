@@ -88,6 +88,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_pipeline_runs_at_the_embedded_broker_where_there_is_no_server() {
+        use crate::broker::StreamConfig;
+        use crate::connectors::{jetstream, jetstream_to};
+        let broker = Embedded::default();
+        let js = Js::new(broker.connect());
+        for (name, subject) in [("IN", "in"), ("OUT", "out")] {
+            js.create_stream(&StreamConfig::new(name, [subject])).await.unwrap();
+        }
+        js.publish("in", millstream_operators::Headers::NONE, "row").await.unwrap();
+        let pipeline = millstream_pipelines::dsl::Pipeline::new("copy");
+        pipeline
+            .source("in", jetstream("IN").text().ignore_rejected())
+            .sink("out", jetstream_to("OUT").text().subject("out").stop_on_rejected());
+        let place = Place::Embedded(broker);
+        assert!(place.words().contains("keeps nothing"));
+        place.launch(Launch::default()).until_end().run(&pipeline).await.unwrap();
+        assert_eq!(js.stream("OUT").await.unwrap().state.messages, 1);
+    }
+
+    #[tokio::test]
     async fn a_named_server_is_used_and_no_other_in_its_place() {
         let server = NatsServer::start().await.unwrap();
         let named = |url: String| Settings::default().with_server(&Server { nats: Some(url), ..Server::default() });

@@ -158,7 +158,7 @@ async fn begin(serving: &mut Serving, options: &ServerOptions, folder: Option<&F
 async fn greet(serving: &Serving, options: &ServerOptions, store: Option<&Path>, interval: &str) {
     let port = serving.port().unwrap_or_default();
     let url = format!("nats://127.0.0.1:{port}");
-    let version = version(&url).await.map_or_else(|error| error.to_string(), |version| version);
+    let version = version(&url).await.unwrap_or_else(|error| error.to_string());
     let log = options.folder.as_deref().unwrap_or(Path::new("")).join("nats-server.log");
     let streams = match store {
         Some(store) => format!("streams in {}", store.display()),

@@ -4,6 +4,7 @@
 
 mod facts;
 mod findings;
+mod streams;
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use millstream_operators::PortType;
 use millstream_pipelines::graph::{Graph, NodeId, Role};
 
 /// A graph as its counters are read.
@@ -30,7 +31,7 @@ impl Shape {
                 Role::Sink(_) if !after_rejection.contains(&NodeId(index)) => shape.outputs.push(node.name.clone()),
                 _ => {}
             }
-            let mut sides = node.outputs.iter().skip(1).map(|port| port.name()).peekable();
+            let mut sides = node.outputs.iter().skip(1).map(PortType::name).peekable();
             if sides.peek().is_some() && sides.all(is_rejected) {
                 shape.rejecting.push(node.name.clone());
             }

@@ -149,7 +149,7 @@ fn lately(before: Option<&Histogram<u64>>, now: Option<&Histogram<u64>>) -> Opti
 fn waits(shape: &Shape, now: &Sample) -> Option<String> {
     let nodes = || shape.nodes.iter().filter_map(|name| now.node(name));
     let stalled = nodes().find_map(|node| Some(format!("{}: {}", node.node, node.stalled.as_ref()?)));
-    let full = || nodes().filter(|node| node.queue_fill >= FULL).last().map(|node| format!("{} is busy", node.node));
+    let full = || nodes().rfind(|node| node.queue_fill >= FULL).map(|node| format!("{} is busy", node.node));
     stalled.or_else(full)
 }
 
