@@ -39,6 +39,10 @@ pub use program::find_program;
 pub(crate) use program::{INSTALL, parse_version, programs, version_of};
 #[cfg(feature = "cli")]
 pub(crate) use server::signal;
+
+/// The client's name as the source of logs.
+#[cfg(feature = "cli")]
+pub(crate) const CLIENT: &str = "async_nats";
 #[cfg(feature = "jetstream")]
 pub use server::{NatsServer, ServerOptions};
 pub use subject::{Subject, is_publishable, matches, overlaps};

@@ -19,7 +19,7 @@ or name one in MILLSTREAM_NATS_SERVER";
 /// There is none; the error says where was looked and how to get one.
 pub fn find_program() -> Result<PathBuf, BrokerError> {
     programs()?.into_iter().next().ok_or_else(|| BrokerError::Options {
-        what: format!("there is no nats-server on PATH, nor in .tools/bin here or above: {INSTALL}"),
+        what: format!("there is no nats-server on PATH, nor in .tools/bin here or above; {INSTALL}"),
     })
 }
 

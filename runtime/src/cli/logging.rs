@@ -7,6 +7,7 @@ use super::args::LogFormat;
 use super::live::Screen;
 use super::output;
 use super::settings::Settings;
+use crate::broker::CLIENT;
 
 /// Sends logs to `screen` from now on.
 ///
@@ -14,7 +15,9 @@ use super::settings::Settings;
 /// The level is none: usage.
 pub(super) fn init(settings: &Settings, screen: &Screen) -> Result<(), Failure> {
     let level = settings.log_level();
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    // The client logs its URLs at debug and every connection at info: neither is ours to say, unless it is asked for.
+    let quiet = if level.contains(CLIENT) { level.to_owned() } else { format!("{CLIENT}=warn,{level}") };
+    let filter = EnvFilter::try_new(quiet).map_err(|error| {
         Failure::usage(format!("the log level {level:?} is none ({error}): use error, warn, info, debug or trace"))
     })?;
     let format = settings.log_format();

@@ -115,7 +115,7 @@ fn program() -> Result<PathBuf, Failure> {
         true => "there is no nats-server on PATH, nor in .tools/bin here or above".to_owned(),
         false => format!("there is no nats-server of 2.12 or newer ({})", old.join("; ")),
     };
-    Err(Failure::usage(format!("{why}: {INSTALL}")))
+    Err(Failure::usage(format!("{why}; {INSTALL}")))
 }
 
 fn dotted((major, minor, patch): (u32, u32, u32)) -> String {

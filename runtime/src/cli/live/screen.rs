@@ -45,7 +45,7 @@ impl Screen {
         if lines.terminal {
             line.clone_into(&mut lines.line);
             // A screen that is gone is no reason to stop the pipeline.
-            let _ = write!(lines.out, "{CLEAR}{line}").and_then(|()| lines.out.flush());
+            let _ = lines.out.write_all(format!("{CLEAR}{line}").as_bytes()).and_then(|()| lines.out.flush());
         }
     }
 
@@ -61,10 +61,9 @@ impl Write for Screen {
         if lines.line.is_empty() {
             return lines.out.write_all(text).map(|()| text.len());
         }
-        let line = lines.line.clone();
-        lines.out.write_all(CLEAR.as_bytes())?;
-        lines.out.write_all(text)?;
-        lines.out.write_all(line.as_bytes())?;
+        // One write: a terminal that draws between two would flicker.
+        let all = [CLEAR.as_bytes(), text, lines.line.as_bytes()].concat();
+        lines.out.write_all(&all)?;
         lines.out.flush().map(|()| text.len())
     }
 

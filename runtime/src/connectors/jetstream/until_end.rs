@@ -126,3 +126,65 @@ impl Source for UntilEnd {
         self.inner.close().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_operators::Headers;
+
+    use super::*;
+    use crate::broker::{Embedded, Js, StreamConfig};
+
+    async fn stream() -> (Arc<Connections>, Js) {
+        let connections = Arc::new(Connections::to_embedded(Embedded::default()));
+        let js = connections.js(Purpose::Control).await.unwrap();
+        js.create_stream(&StreamConfig::new("S", ["s.>"])).await.unwrap();
+        (connections, js)
+    }
+
+    async fn publish(js: &Js, subject: &str, count: usize) {
+        for _ in 0..count {
+            js.publish(subject.to_owned(), Headers::NONE, subject.to_owned()).await.unwrap();
+        }
+    }
+
+    fn source(connections: &Arc<Connections>, subjects: &[&str]) -> UntilEnd {
+        let subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
+        let read = JetStreamRead { subjects, ..JetStreamRead::of("S") };
+        let inner = JetStreamSource::new("p", "in", read.clone(), Arc::clone(connections), None);
+        UntilEnd::new(inner, "p", "in", read, Arc::clone(connections))
+    }
+
+    async fn all(source: &mut UntilEnd) -> usize {
+        let mut rows = 0;
+        while let Some(batch) = source.next(4).await.unwrap() {
+            rows += batch.len();
+        }
+        rows
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_the_opening_is_left_to_the_next_run() {
+        let (connections, js) = stream().await;
+        publish(&js, "s.a", 10).await;
+        let mut first = source(&connections, &[]);
+        first.open(None).await.unwrap();
+        publish(&js, "s.a", 7).await;
+        assert_eq!((all(&mut first).await, first.position().sequence), (10, 10));
+        let mut second = source(&connections, &[]);
+        second.open(Some(first.position())).await.unwrap();
+        assert_eq!(all(&mut second).await, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_last_messages_are_not_for_us_ends_all_the_same() {
+        let (connections, js) = stream().await;
+        publish(&js, "s.a", 5).await;
+        publish(&js, "s.b", 5).await;
+        let mut some = source(&connections, &["s.a"]);
+        some.open(None).await.unwrap();
+        assert_eq!(all(&mut some).await, 5);
+        let mut empty = source(&connections, &["s.c"]);
+        empty.open(None).await.unwrap();
+        assert_eq!(all(&mut empty).await, 0);
+    }
+}
