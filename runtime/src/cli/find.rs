@@ -29,7 +29,7 @@ pub(super) async fn find_or_start(settings: &Settings, of_file: Option<ConnectOp
         options.clone().connect().await?;
         return Ok(Place::Named(options));
     }
-    let usual = ConnectOptions { connect_timeout_s: Some(1), ..settings.connect_options(None) };
+    let usual = ConnectOptions { connect_timeout_s: Some(1), ..settings.connect_options(None) }.resolve()?;
     if let Ok(connection) = usual.clone().connect().await
         && Js::new(connection).account().await.is_ok()
     {
@@ -51,10 +51,7 @@ impl Place {
         match self {
             Place::Named(options) => format!("the NATS server at {}", options.shown()),
             Place::Running(options) => {
-                format!(
-                    "the NATS server that runs on this machine, at {}",
-                    options.clone().resolve().map_or_else(|_| String::new(), |options| options.shown())
-                )
+                format!("the NATS server that runs on this machine, at {}", options.shown())
             }
             Place::Started(server) => format!("a nats-server started for this, at {}", server.url()),
             Place::Embedded(_) => "the broker inside of this process, as no nats-server was found: nobody else can \

@@ -1,5 +1,6 @@
 //! [`judge`]: what the facts mean for a pipeline, each with a way out. Pure.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -7,6 +8,7 @@ use serde_json::Value;
 use super::facts::{Bucket, Facts};
 use super::streams;
 use crate::broker::{BrokerError, parse_version};
+use crate::cli::check::plural;
 use crate::cli::output::{bytes, count, span};
 
 /// Something to say.
@@ -57,7 +59,16 @@ impl Findings {
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
     server(facts, &mut findings);
-    facts.streams.iter().for_each(|looked| streams::judge(looked, &mut findings));
+    // Several nodes may use one stream: what is said of it once is not said again.
+    let mut said: HashSet<(String, String)> = HashSet::new();
+    for looked in &facts.streams {
+        let stream = looked.access.stream();
+        let known = said.iter().any(|(of, _)| of == stream);
+        let mut found = Findings(Vec::new());
+        streams::judge(looked, known, &mut found);
+        found.0.retain(|finding| said.insert((stream.to_owned(), finding.text.clone())));
+        findings.0.append(&mut found.0);
+    }
     facts.bucket.iter().for_each(|bucket| checkpoints(bucket, &mut findings));
     findings.0
 }
@@ -112,15 +123,16 @@ fn account(info: &Value, findings: &mut Findings) {
         _ => "no limit".to_owned(),
     };
     let positive = |number: i64| u64::try_from(number).unwrap_or(0);
+    let many = |pointer: &str, word| plural(usize::try_from(number(pointer)).unwrap_or(0), word);
     findings.fact(format!(
-        "account  {} on disk ({}), {} in memory ({}), {} streams ({}), {} consumers ({})",
+        "account  {} on disk ({}), {} in memory ({}), {} ({}), {} ({})",
         bytes(positive(number("/storage"))),
         limit(number("/limits/max_storage"), bytes),
         bytes(positive(number("/memory"))),
         limit(number("/limits/max_memory"), bytes),
-        number("/streams"),
+        many("/streams", "stream"),
         limit(number("/limits/max_streams"), count),
-        number("/consumers"),
+        many("/consumers", "consumer"),
         limit(number("/limits/max_consumers"), count),
     ));
     for (what, used, most) in [
@@ -224,6 +236,14 @@ mod tests {
             millstream_pipelines::dsl::WriteTo::sink_node(crate::connectors::jetstream_to("S").create(["s.>"]), "out");
         let found = judged("2.15.1", vec![gone(sink.access[0].clone())]);
         assert!(has(&found, Grade::Fact, "will be made") && !found.iter().any(|(grade, _)| *grade == Grade::Error));
+    }
+
+    #[test]
+    fn a_stream_that_two_nodes_use_is_described_once() {
+        let one = || looked(read(&[]), StreamConfig::new("S", ["s.>"]));
+        let found = judged("2.15.1", vec![one(), Looked { node: "other".to_owned(), ..one() }]);
+        assert_eq!(found.iter().filter(|(_, text)| text.contains("one copy")).count(), 1, "{found:#?}");
+        assert!(has(&found, Grade::Fact, "S, read by other: the same stream"), "{found:#?}");
     }
 
     #[test]

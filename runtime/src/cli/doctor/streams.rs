@@ -10,8 +10,8 @@ use super::findings::Findings;
 use crate::broker::{Discard, Retention, Storage, StreamConfig, overlaps};
 use crate::cli::output::{bytes, count, span};
 
-/// What a stream is like, and what is wrong with it for its node.
-pub(super) fn judge(looked: &Looked, findings: &mut Findings) {
+/// What a stream is like, unless that is `known`, and what is wrong with it for its node.
+pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
     let Looked { node, access, stream, .. } = looked;
     let (name, reads) = (access.stream(), matches!(access, Access::Read { .. }));
     let verb = if reads { "read" } else { "written" };
@@ -39,7 +39,8 @@ pub(super) fn judge(looked: &Looked, findings: &mut Findings) {
             return findings.unasked(error);
         }
     };
-    findings.fact(format!("stream   {name}, {verb} by {node}: {}", described(told)));
+    let words = if known { "the same stream".to_owned() } else { described(told) };
+    findings.fact(format!("stream   {name}, {verb} by {node}: {words}"));
     let config = &told.info.config;
     keeping(config, findings);
     match access {

@@ -1,6 +1,5 @@
 //! [`UntilEnd`]: a stream as a bounded input: up to what it held when it was opened.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +90,7 @@ impl Source for UntilEnd {
         let position = self.inner.position().sequence;
         let rows = {
             // One and the same future over all looks: a source that needs longer than one to attach must get there.
-            let mut next = pin!(self.inner.next(max_rows));
+            let mut next = Box::pin(self.inner.next(max_rows));
             loop {
                 tokio::select! {
                     biased;
