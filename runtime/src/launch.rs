@@ -1,28 +1,45 @@
 //! [`Launch`]: a pipeline in this process, with its connections, its checkpoint store and its signals.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_operators::{BuildError, Fault, FaultKind};
 use millstream_pipelines::dsl::Pipeline;
 use millstream_pipelines::graph::Graph;
 
-use crate::broker::ConnectOptions;
-use crate::checkpoint::{KvStore, LocalStore, Store};
+use crate::broker::{ConnectOptions, Embedded};
+use crate::checkpoint::{KvStore, LocalStore, MemoryStore, Store};
 use crate::connectors::Connections;
-use crate::engine::{Ended, Environment, Metrics, Stopper, Workers, run as run_graph};
+use crate::engine::{Ended, Environment, Metrics, RunMode, Stopper, Workers, run as run_graph};
 
 /// How a pipeline runs in this process. [`run`] is the short form.
 #[derive(Debug, Default)]
 pub struct Launch {
     nats: Option<ConnectOptions>,
-    directory: Option<PathBuf>,
+    embedded: Option<Embedded>,
+    checkpoints: Checkpoints,
     replicas: usize,
     workers: usize,
+    mode: RunMode,
+    drain_within: Option<Duration>,
     stopper: Stopper,
     metrics: Metrics,
+}
+
+/// Where checkpoints are kept.
+#[derive(Debug, Default)]
+enum Checkpoints {
+    /// In the server's key-value store.
+    #[default]
+    Server,
+    /// In a directory.
+    Directory(PathBuf),
+    /// In memory, for a run that is not to be gone on with.
+    Memory,
 }
 
 /// Why a run ended badly.
@@ -81,18 +98,24 @@ pub async fn run(pipeline: &Pipeline) -> Result<Ended, RunError> {
     Launch::default().run(pipeline).await
 }
 
-/// As [`run`], for a `main` function: prints an error as people read it, and gives the exit code.
+/// As [`run`], for a `main` function: prints an error as people read it, and gives the exit code. A second signal stops
+/// without draining, with exit code 130.
 pub async fn main(pipeline: &Pipeline) -> ExitCode {
-    exit_code(run(pipeline).await)
+    let launch = Launch::default();
+    let stopper = launch.stopper();
+    exit_code(launch.run(pipeline).await, &stopper)
 }
 
 /// As [`main`], for a graph that was built before: that of a pipeline file.
 pub async fn main_graph(graph: &Graph) -> ExitCode {
-    exit_code(Launch::default().run_graph(graph).await)
+    let launch = Launch::default();
+    let stopper = launch.stopper();
+    exit_code(launch.run_graph(graph).await, &stopper)
 }
 
-fn exit_code(ended: Result<Ended, RunError>) -> ExitCode {
+fn exit_code(ended: Result<Ended, RunError>, stopper: &Stopper) -> ExitCode {
     match ended {
+        Ok(Ended::Stopped) if stopper.is_stopping_now() => ExitCode::from(Launch::INTERRUPTED),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the last word of a program")]
@@ -105,6 +128,9 @@ fn exit_code(ended: Result<Ended, RunError>) -> ExitCode {
 }
 
 impl Launch {
+    /// The exit code of a program that stopped before it was drained: it was interrupted twice, or took too long.
+    pub const INTERRUPTED: u8 = 130;
+
     /// The server to work with.
     #[must_use]
     pub fn nats(mut self, options: ConnectOptions) -> Self {
@@ -112,10 +138,39 @@ impl Launch {
         self
     }
 
+    /// A broker in this process, in place of a server: what it holds goes with it.
+    #[must_use]
+    pub fn embedded(mut self, broker: Embedded) -> Self {
+        self.embedded = Some(broker);
+        self
+    }
+
     /// Keeps checkpoints in this directory, in place of the server's key-value store.
     #[must_use]
     pub fn checkpoints_in(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.directory = Some(directory.into());
+        self.checkpoints = Checkpoints::Directory(directory.into());
+        self
+    }
+
+    /// Keeps checkpoints in memory: the run begins anew, and no later one goes on from it.
+    #[must_use]
+    pub fn without_checkpoints(mut self) -> Self {
+        self.checkpoints = Checkpoints::Memory;
+        self
+    }
+
+    /// Ends the run when everything that its sources have now is processed.
+    #[must_use]
+    pub fn until_end(mut self) -> Self {
+        self.mode = RunMode::until_end();
+        self
+    }
+
+    /// How long draining may take after a signal before the run stops where it stands, without loss; for ever unless
+    /// this is called.
+    #[must_use]
+    pub fn drain_within(mut self, longest: Duration) -> Self {
+        self.drain_within = Some(longest);
         self
     }
 
@@ -156,51 +211,97 @@ impl Launch {
     /// # Errors
     /// As [`run`](Launch::run).
     pub async fn run_graph(self, graph: &Graph) -> Result<Ended, RunError> {
-        let options = self.nats.unwrap_or_else(|| match std::env::var("NATS_URL") {
-            Ok(urls) => ConnectOptions { urls: urls.split(',').map(str::to_owned).collect(), ..Default::default() },
-            Err(_) => ConnectOptions::default(),
-        });
-        let connections = Arc::new(Connections::to_nats(options.named(format!("millstream {}", graph.name)))?);
-        let store: Arc<dyn Store> = match self.directory {
-            Some(directory) => Arc::new(LocalStore::new(directory)),
-            None => Arc::new(KvStore::new(Arc::clone(&connections), self.replicas)),
+        let connections = match self.embedded {
+            Some(broker) => Connections::to_embedded(broker),
+            None => {
+                let options = self.nats.unwrap_or_else(from_environment);
+                Connections::to_nats(options.named(format!("millstream {}", graph.name)))?
+            }
+        };
+        let connections = Arc::new(connections);
+        let store: Arc<dyn Store> = match self.checkpoints {
+            Checkpoints::Directory(directory) => Arc::new(LocalStore::new(directory)),
+            Checkpoints::Memory => Arc::new(MemoryStore::default()),
+            Checkpoints::Server => Arc::new(KvStore::new(Arc::clone(&connections), self.replicas)),
         };
         let mut environment = Environment::new(store, Workers::threads(self.workers)?);
         environment.stopper = self.stopper.clone();
-        environment = environment.counting(self.metrics).with_shared(connections);
-        let signals = tokio::spawn(obey_signals(self.stopper));
-        let ended = run_graph(graph, &environment).await;
-        signals.abort();
-        Ok(ended?)
-    }
-}
-
-/// The first signal drains, the second stops where it stands.
-async fn obey_signals(stopper: Stopper) {
-    if heard_signal().await {
-        tracing::info!("draining: a second signal stops at once, without loss");
-        stopper.drain();
-        if heard_signal().await {
-            stopper.now();
+        environment = environment.counting(self.metrics).with_shared(connections).with(self.mode);
+        let mut signals = Signals::listen()?;
+        // Nobody is obeyed any more once the run is over.
+        tokio::select! {
+            biased;
+            ended = run_graph(graph, &environment) => Ok(ended?),
+            never = signals.obey(&self.stopper, self.drain_within) => match never {},
         }
     }
 }
 
-#[cfg(unix)]
-async fn heard_signal() -> bool {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return false;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+fn from_environment() -> ConnectOptions {
+    match std::env::var("NATS_URL") {
+        Ok(urls) => ConnectOptions { urls: urls.split(',').map(str::to_owned).collect(), ..Default::default() },
+        Err(_) => ConnectOptions::default(),
     }
-    true
 }
 
-#[cfg(not(unix))]
-async fn heard_signal() -> bool {
-    tokio::signal::ctrl_c().await.is_ok()
+/// SIGTERM and Ctrl-C.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Hears signals from now on; until then, and on a system without them, they end the process.
+    #[cfg(unix)]
+    pub(crate) fn listen() -> Result<Self, Fault> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let deaf = |error| Fault::new(FaultKind::Setup, "signals cannot be heard").because(error);
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).map_err(deaf)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(deaf)?,
+        })
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn listen() -> Result<Self, Fault> {
+        Ok(Signals {})
+    }
+
+    /// Waits for the next one.
+    #[cfg(unix)]
+    pub(crate) async fn heard(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) async fn heard(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The first signal drains, the second stops where it stands; so does the end of the time to drain in.
+    async fn obey(&mut self, stopper: &Stopper, drain_within: Option<Duration>) -> Infallible {
+        self.heard().await;
+        tracing::info!("draining: a second signal stops at once, without loss");
+        stopper.drain();
+        let over = async {
+            match drain_within {
+                Some(longest) => tokio::time::sleep(longest).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.heard() => tracing::warn!("interrupted twice: stopping where it stands, without loss"),
+            () = over => tracing::warn!("draining takes longer than it may: stopping where it stands, without loss"),
+        }
+        stopper.now();
+        std::future::pending().await
+    }
 }

@@ -19,6 +19,8 @@
 
 pub mod broker;
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod connectors;
 pub mod engine;
 #[cfg(feature = "columnar")]

@@ -1,2 +1,5 @@
-//! The binary.
-fn main() {}
+//! The `millstream` binary.
+
+fn main() -> std::process::ExitCode {
+    millstream::cli::main()
+}

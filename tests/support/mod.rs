@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::missing_panics_doc,
     clippy::disallowed_methods,
     missing_docs,
@@ -11,6 +12,7 @@
     reason = "it is test code, though not inside a test"
 )]
 
+mod command;
 mod proxy;
 mod stream;
 
@@ -21,6 +23,7 @@ use std::time::Duration;
 use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject};
 use tokio::time::{Instant, sleep, timeout};
 
+pub use command::{Running, Said, call};
 pub use proxy::LossyProxy;
 pub use stream::{Stored, publish_each, read_all};
 

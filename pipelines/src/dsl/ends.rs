@@ -11,7 +11,7 @@ use millstream_operators::{
 };
 
 use super::{Pipeline, Stream};
-use crate::graph::{DynSink, DynSource, Make, Node, Role, Touch, erase_sink};
+use crate::graph::{Access, DynSink, DynSource, Make, Node, Role, Touch, erase_sink};
 
 /// Something that a stream can begin with.
 pub trait IntoSource {
@@ -50,6 +50,8 @@ pub struct SourceNode {
     pub make: Make<dyn DynSource>,
     /// What it reads outside.
     pub touches: Vec<Touch>,
+    /// Which streams it reads, and how.
+    pub access: Vec<Access>,
     /// Why it may lose messages, if it may.
     pub at_most_once: Option<String>,
     /// What is wrong with its settings.
@@ -66,6 +68,8 @@ pub struct SinkNode {
     pub make: Make<dyn DynSink>,
     /// Where it writes outside.
     pub touches: Vec<Touch>,
+    /// Which streams it writes, and how; subjects that are `None` are filled in where the address is known.
+    pub access: Vec<Access>,
     /// Why it may lose messages, if it may.
     pub at_most_once: Option<String>,
     /// What is wrong with its settings.
@@ -81,6 +85,18 @@ impl ReadFrom for SourceNode {
 impl WriteTo for SinkNode {
     fn sink_node(self, _: &str) -> SinkNode {
         self
+    }
+}
+
+impl SinkNode {
+    /// Says which subjects it publishes to, where that was not known yet.
+    pub fn publishes_to(&mut self, to: impl IntoIterator<Item = String>) {
+        let to: Vec<String> = to.into_iter().collect();
+        for access in &mut self.access {
+            if let Access::Write { subjects: subjects @ None, .. } = access {
+                *subjects = Some(to.clone());
+            }
+        }
     }
 }
 
@@ -252,7 +268,10 @@ impl<C: WriteTo, T: Send + 'static, F: Format<T>> IntoSink<T> for Encoding<C, T,
         if let Err(why) = self.address.check() {
             pipeline.problem(Problem::at(name, format!("its subject cannot be used: {why}")).in_setting("subject"));
         }
-        let sink = self.connector.sink_node(name);
+        let mut sink = self.connector.sink_node(name);
+        if let Address::Constant(subject) = &self.address {
+            sink.publishes_to([subject.clone()]);
+        }
         let Encoding { format, address, headers, keep_headers, max_size, .. } = self;
         let (records, rejected) = stream.encode(&format!("{name}/{}", F::NAME), move || {
             let encode = Encode::new(format.clone(), address.clone()).headers(headers.clone());
@@ -277,6 +296,7 @@ impl IntoSink<Record> for SinkNode {
         let mut node = Node::new(name, self.kind, Role::Sink(self.make));
         node.detail = self.detail;
         node.touches = self.touches;
+        node.access = self.access;
         node.at_most_once = self.at_most_once;
         node.inputs = vec![PortType::of::<Vec<Record>>("in")];
         stream.wire(node);

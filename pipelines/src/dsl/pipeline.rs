@@ -32,6 +32,11 @@ impl Pipeline {
         Pipeline(Arc::new(Mutex::new(Building { graph, problems: Vec::new() })))
     }
 
+    /// Its name.
+    pub fn name(&self) -> String {
+        self.lock().graph.name.clone()
+    }
+
     /// Changes what holds for the pipeline as a whole.
     #[must_use]
     pub fn settings(self, change: impl FnOnce(&mut Settings)) -> Self {
@@ -71,6 +76,7 @@ impl Pipeline {
         let mut node = Node::new(name, source.kind, Role::Source(source.make));
         node.detail = source.detail;
         node.touches = source.touches;
+        node.access = source.access;
         node.at_most_once = source.at_most_once;
         node.parallelism = Some(1);
         node.outputs = vec![gives];

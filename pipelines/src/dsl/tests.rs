@@ -28,6 +28,7 @@ impl ReadFrom for Nowhere {
             detail: self.0.into(),
             make: never(),
             touches,
+            access: Vec::new(),
             at_most_once: None,
             problems,
         }
@@ -37,7 +38,15 @@ impl ReadFrom for Nowhere {
 impl WriteTo for Nowhere {
     fn sink_node(self, _: &str) -> SinkNode {
         let (touches, problems) = (touch(self.0), Vec::new());
-        SinkNode { kind: "nowhere".into(), detail: self.0.into(), make: never(), touches, at_most_once: None, problems }
+        SinkNode {
+            kind: "nowhere".into(),
+            detail: self.0.into(),
+            make: never(),
+            touches,
+            access: Vec::new(),
+            at_most_once: None,
+            problems,
+        }
     }
 }
 

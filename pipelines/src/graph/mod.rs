@@ -65,6 +65,8 @@ pub struct Node {
     pub parallelism: Option<u32>,
     /// Subjects and streams that it reads or writes outside, so that a sink that feeds its own source is found.
     pub touches: Vec<Touch>,
+    /// What it does with streams outside: what permissions and a look at the server are made of.
+    pub access: Vec<Access>,
     /// Whether it may lose messages when something fails, and why.
     pub at_most_once: Option<String>,
 }
@@ -76,6 +78,42 @@ pub struct Touch {
     pub system: String,
     /// A subject, in which `*` and `>` are wildcards and a filled token counts as `*`.
     pub subject: String,
+}
+
+/// What a node does with a stream outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// It reads a stream through a durable consumer of its own.
+    Read {
+        /// The stream.
+        stream: String,
+        /// Which of its subjects; none for all.
+        subjects: Vec<String>,
+        /// Whether its first start looks a time up in the stream.
+        from_time: bool,
+    },
+    /// It writes to a stream.
+    Write {
+        /// The stream.
+        stream: String,
+        /// The subjects that it publishes to, where a filled token counts as `*`; `None` when they are computed by code
+        /// and not known.
+        subjects: Option<Vec<String>>,
+        /// Creates the stream with these subjects if there is none.
+        create: Option<Vec<String>>,
+        /// Whether it relies on the stream's window of message ids.
+        dedup: bool,
+    },
+}
+
+impl Access {
+    /// The stream.
+    pub fn stream(&self) -> &str {
+        match self {
+            Access::Read { stream, .. } | Access::Write { stream, .. } => stream,
+        }
+    }
 }
 
 /// How a node is made.
@@ -308,6 +346,7 @@ impl Node {
             outputs: Vec::new(),
             parallelism: None,
             touches: Vec::new(),
+            access: Vec::new(),
             at_most_once: None,
         }
     }

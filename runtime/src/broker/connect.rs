@@ -140,12 +140,23 @@ impl ConnectOptions {
         }
     }
 
+    /// Where the servers are, for people: users and passwords in the URLs are left out.
+    pub fn shown(&self) -> String {
+        let bare = |url: &String| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+            (None, Some((_, place))) => place.to_owned(),
+            _ => url.clone(),
+        };
+        self.urls.iter().map(bare).collect::<Vec<_>>().join(", ")
+    }
+
     /// The options with what their `context` adds; the context's domain and prefixes matter to who uses the API.
     ///
     /// # Errors
     /// The context cannot be read, or the options contradict each other.
     pub fn resolve(self) -> Result<ConnectOptions, BrokerError> {
         let mut options = context::merge(self)?;
+        options.take_user_of_urls()?;
         if options.urls.is_empty() {
             options.urls.push(DEFAULT_URL.to_owned());
         }
@@ -169,6 +180,39 @@ impl ConnectOptions {
             return wrong("give one of `token`, `user`, `nkey_seed_file`, `credentials_file`, not several");
         }
         Ok(options)
+    }
+
+    /// Moves user and password, or token, out of the URLs: the client neither uses nor hides them there.
+    fn take_user_of_urls(&mut self) -> Result<(), BrokerError> {
+        let wrong = |what: &str| BrokerError::Options { what: what.to_owned() };
+        let mut found: Option<String> = None;
+        for url in &mut self.urls {
+            let start = url.find("://").map_or(0, |at| at + 3);
+            let Some((who, place)) = url.get(start..).and_then(|rest| rest.rsplit_once('@')) else { continue };
+            if found.as_ref().is_some_and(|found| found != who) {
+                return Err(wrong("the server URLs name different users: name one, in `user` and `password`"));
+            }
+            found = Some(who.to_owned());
+            *url = format!("{}{place}", url.get(..start).unwrap_or_default());
+        }
+        let Some(who) = found else { return Ok(()) };
+        if self.authenticates() {
+            return Err(wrong("the server URL names a user, and another option too: keep one"));
+        }
+        let text = |part: &str| unescape(part).ok_or_else(|| wrong("the user in the server URL has a bad % escape"));
+        match who.split_once(':') {
+            Some((user, password)) => {
+                self.user = Some(text(user)?);
+                self.password = Some(text(password)?.into());
+            }
+            None => self.token = Some(text(&who)?.into()),
+        }
+        Ok(())
+    }
+
+    /// Whether they say who to be.
+    pub(crate) fn authenticates(&self) -> bool {
+        self.token.is_some() || self.user.is_some() || self.nkey_seed_file.is_some() || self.credentials_file.is_some()
     }
 
     /// Connects, trying again until `connect_timeout_s` is over; later the link comes back by itself, for ever.
@@ -246,7 +290,7 @@ impl ConnectOptions {
         format!(
             "no NATS server answers at {} ({last}): start one (`nats-server -js`), or correct \
              the url",
-            self.urls.join(", ")
+            self.shown()
         )
     }
 
@@ -256,8 +300,19 @@ impl ConnectOptions {
             async_nats::ConnectErrorKind::Tls => "check tls.ca, tls.cert and tls.key",
             _ => "check token, user and password, nkey_seed_file or credentials_file",
         };
-        format!("the NATS server at {} cannot be used ({error}): {hint}", self.urls.join(", "))
+        format!("the NATS server at {} cannot be used ({error}): {hint}", self.shown())
     }
+}
+
+/// The text of a part of a URL: `%40` is an `@`. `None` if an escape is none.
+fn unescape(part: &str) -> Option<String> {
+    let mut pieces = part.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        bytes.push(u8::from_str_radix(piece.get(..2)?, 16).ok()?);
+        bytes.extend_from_slice(piece.get(2..)?.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// Whether trying again cannot help.
@@ -288,6 +343,28 @@ mod tests {
     fn a_secret_is_not_shown() {
         let options = ConnectOptions { token: Some(String::from("hush").into()), ..ConnectOptions::default() };
         assert!(!format!("{options:?}").contains("hush"));
+        let options = ConnectOptions {
+            urls: vec!["nats://u:hush@a:4222".to_owned(), "hush@b".to_owned(), "tls://c".to_owned()],
+            ..ConnectOptions::default()
+        };
+        assert_eq!(options.shown(), "nats://a:4222, b, tls://c");
+    }
+
+    #[test]
+    fn the_user_of_a_url_is_taken_out_of_it() {
+        let options = ConnectOptions::to("nats://u%40a:p%3aw@host:4222").resolve().unwrap();
+        assert_eq!(options.urls, ["nats://host:4222"]);
+        assert_eq!(
+            (options.user.as_deref(), options.password.as_ref().map(Secret::reveal)),
+            (Some("u@a"), Some("p:w"))
+        );
+        let options = ConnectOptions::to("hush@host").resolve().unwrap();
+        assert_eq!((options.urls, options.token.unwrap().reveal()), (vec!["host".to_owned()], "hush"));
+        let both = ConnectOptions { user: Some("other".to_owned()), ..ConnectOptions::to("nats://u:p@host") };
+        assert!(both.resolve().unwrap_err().to_string().contains("keep one"));
+        let two = ConnectOptions { urls: vec!["a@x".to_owned(), "b@y".to_owned()], ..ConnectOptions::default() };
+        assert!(two.resolve().unwrap_err().to_string().contains("different users"));
+        assert!(ConnectOptions::to("a%zz@x").resolve().unwrap_err().to_string().contains("escape"));
     }
 
     #[tokio::test]

@@ -63,11 +63,7 @@ pub(super) fn merge(mut options: ConnectOptions) -> Result<ConnectOptions, Broke
     if options.urls.is_empty() {
         options.urls = file.url.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect();
     }
-    let authenticates = options.token.is_some()
-        || options.user.is_some()
-        || options.nkey_seed_file.is_some()
-        || options.credentials_file.is_some();
-    if !authenticates {
+    if !options.authenticates() {
         options.token = some(&file.token).map(Secret::from);
         options.user = some(&file.user);
         options.password = some(&file.password).map(Secret::from);

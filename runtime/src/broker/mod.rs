@@ -17,6 +17,8 @@ mod message;
 #[cfg(feature = "jetstream")]
 mod nats;
 #[cfg(feature = "jetstream")]
+mod program;
+#[cfg(feature = "jetstream")]
 mod server;
 mod subject;
 mod subscription;
@@ -32,6 +34,16 @@ pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
 pub use error::{ApiError, BrokerError, DeniedAction};
 pub use message::{Incoming, Outgoing};
 #[cfg(feature = "jetstream")]
-pub use server::{NatsServer, find_program};
+pub use program::find_program;
+#[cfg(feature = "cli")]
+pub(crate) use program::{INSTALL, parse_version, programs, version_of};
+#[cfg(feature = "cli")]
+pub(crate) use server::signal;
+
+/// The client's name as the source of logs.
+#[cfg(feature = "cli")]
+pub(crate) const CLIENT: &str = "async_nats";
+#[cfg(feature = "jetstream")]
+pub use server::{NatsServer, ServerOptions};
 pub use subject::{Subject, is_publishable, matches, overlaps};
 pub use subscription::Subscription;

@@ -78,7 +78,9 @@ impl Told {
     }
 
     fn deny(&self, action: DeniedAction, subject: &str) {
-        tracing::warn!(subject, ?action, "the NATS server denies a subject");
+        // What nobody waits for an answer to (a pull, an output) is told here first, or only here.
+        let error = BrokerError::Permission { subject: subject.to_owned().into(), action };
+        tracing::warn!(subject, ?action, "{error}");
         let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
         let number = denials.back().map_or(0, |last| last.number) + 1;
         if denials.len() == DENIALS {

@@ -6,12 +6,13 @@ use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use millstream_operators::Headers;
 use tokio::time::{Instant, sleep};
 
+use super::program::{find_program, on_path};
 use super::{BrokerError, ConnectOptions, Connection};
 
 const READY: Duration = Duration::from_secs(20);
@@ -26,10 +27,28 @@ pub struct NatsServer {
     name: String,
     port: u16,
     folder: PathBuf,
+    sync_interval: Option<String>,
     /// Lines of the configuration file beyond the generated ones.
     extra: String,
     /// Whether the folder goes with the server.
     ephemeral: bool,
+}
+
+/// How a [`NatsServer`] is started. The default is a fresh folder that goes with it, and a free port.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// The program; the one that [`find_program`] finds if this is not given.
+    pub program: Option<PathBuf>,
+    /// Where it keeps its streams; a fresh folder that is removed with it if this is not given.
+    pub folder: Option<PathBuf>,
+    /// The port on 127.0.0.1; a free one if this is not given.
+    pub port: Option<u16>,
+    /// How often it syncs to the disk, such as `10s` or `always`; the server's own default, two minutes, if this is not
+    /// given.
+    pub sync_interval: Option<String>,
+    /// More lines of its configuration: users, limits.
+    pub extra: String,
 }
 
 impl NatsServer {
@@ -46,11 +65,7 @@ impl NatsServer {
     /// # Errors
     /// As [`start`](NatsServer::start).
     pub async fn start_with(extra: &str) -> Result<NatsServer, BrokerError> {
-        let mut server = NatsServer::prepare(fresh_folder().map_err(failed)?, extra)?;
-        server.ephemeral = true;
-        server.launch().map_err(failed)?;
-        server.ready().await?;
-        Ok(server)
+        NatsServer::start_as(ServerOptions { extra: extra.to_owned(), ..ServerOptions::default() }).await
     }
 
     /// Starts a server that keeps its streams in `folder`.
@@ -58,7 +73,16 @@ impl NatsServer {
     /// # Errors
     /// As [`start`](NatsServer::start).
     pub async fn start_in(folder: impl Into<PathBuf>, extra: &str) -> Result<NatsServer, BrokerError> {
-        let mut server = NatsServer::prepare(folder.into(), extra)?;
+        let (folder, extra) = (Some(folder.into()), extra.to_owned());
+        NatsServer::start_as(ServerOptions { folder, extra, ..ServerOptions::default() }).await
+    }
+
+    /// Starts a server.
+    ///
+    /// # Errors
+    /// As [`start`](NatsServer::start).
+    pub async fn start_as(options: ServerOptions) -> Result<NatsServer, BrokerError> {
+        let mut server = NatsServer::prepare(options)?;
         server.launch().map_err(failed)?;
         server.ready().await?;
         Ok(server)
@@ -77,25 +101,25 @@ impl NatsServer {
                 "cluster {{ name: millstream, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
                 list.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", ")
             );
-            let mut server = NatsServer::prepare(fresh_folder().map_err(failed)?, &extra)?;
-            server.ephemeral = true;
+            let mut server = NatsServer::prepare(ServerOptions { extra, ..ServerOptions::default() })?;
             server.name = format!("n{number}");
             server.launch().map_err(failed)?;
             servers.push(server);
         }
-        for server in &servers {
+        for server in &mut servers {
             server.ready().await?;
         }
         Ok(servers)
     }
 
-    fn prepare(folder: PathBuf, extra: &str) -> Result<NatsServer, BrokerError> {
-        let program = find_program().ok_or_else(|| BrokerError::Options {
-            what: "no nats-server found: set MILLSTREAM_NATS_SERVER, put it on PATH, or run `tests/setup`".to_owned(),
-        })?;
-        let port = free_port().map_err(failed)?;
-        let (name, extra) = ("millstream".to_owned(), extra.to_owned());
-        Ok(NatsServer { child: None, program, name, port, folder, extra, ephemeral: false })
+    fn prepare(options: ServerOptions) -> Result<NatsServer, BrokerError> {
+        let program = options.program.map_or_else(find_program, Ok)?;
+        let port = options.port.map_or_else(free_port, Ok).map_err(failed)?;
+        let ephemeral = options.folder.is_none();
+        let folder = options.folder.map_or_else(fresh_folder, Ok).map_err(failed)?;
+        let (sync_interval, extra) = (options.sync_interval, options.extra);
+        let name = "millstream".to_owned();
+        Ok(NatsServer { child: None, program, name, port, folder, sync_interval, extra, ephemeral })
     }
 
     /// Where clients connect.
@@ -131,6 +155,18 @@ impl NatsServer {
         ConnectOptions::to(self.url()).connect().await
     }
 
+    /// How the process ended, if it did by itself.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// The last lines of its log, for an error.
+    pub fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(5)..).unwrap_or_default().join("\n")
+    }
+
     /// Kills the process at once, as `kill -9`.
     pub fn kill_9(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -142,10 +178,9 @@ impl NatsServer {
     /// Asks the process to end, and kills it after 15 seconds.
     pub async fn terminate(&mut self) {
         let Some(child) = &mut self.child else { return };
-        // The standard library sends nothing but SIGKILL, and our own call would be unsafe code.
-        let asked = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        let asked = signal("TERM", child.id());
         let deadline = Instant::now() + STOP;
-        while asked.as_ref().is_ok_and(std::process::ExitStatus::success) && Instant::now() < deadline {
+        while asked && Instant::now() < deadline {
             match child.try_wait() {
                 Ok(None) => sleep(LOOK).await,
                 _ => break,
@@ -168,10 +203,12 @@ impl NatsServer {
     fn launch(&mut self) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
         let config = self.folder.join("nats-server.conf");
+        let sync = self.sync_interval.as_ref().map(|interval| format!(", sync_interval: {interval}"));
+        let sync = sync.unwrap_or_default();
         std::fs::write(
             &config,
             format!(
-                "server_name: {}\nlisten: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?} }}\n{}\n",
+                "server_name: {}\nlisten: \"127.0.0.1:{}\"\njetstream {{ store_dir: {:?}{sync} }}\n{}\n",
                 self.name,
                 self.port,
                 self.folder.join("data").display().to_string(),
@@ -196,10 +233,16 @@ impl NatsServer {
     }
 
     /// Waits until JetStream answers.
-    async fn ready(&self) -> Result<(), BrokerError> {
+    async fn ready(&mut self) -> Result<(), BrokerError> {
         let deadline = Instant::now() + READY;
         let mut last = "it never took a connection".to_owned();
         while Instant::now() < deadline {
+            if let Some(status) = self.exited() {
+                let (log, words) = (self.log().display().to_string(), self.last_words());
+                return Err(BrokerError::Disconnected {
+                    why: format!("nats-server ended at its start ({status}); the end of its log {log}:\n{words}"),
+                });
+            }
             // Not through the client: with users configured, an anonymous connection is refused for good.
             match tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await {
                 Err(error) => last = error.to_string(),
@@ -232,23 +275,15 @@ impl Drop for NatsServer {
     }
 }
 
-/// `MILLSTREAM_NATS_SERVER`, else the one on PATH, else the one in the project's tools folder.
-pub fn find_program() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("MILLSTREAM_NATS_SERVER") {
-        return Some(PathBuf::from(path));
-    }
-    on_path("nats-server").or_else(|| {
-        let tools = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?.join(".tools/bin/nats-server");
-        tools.is_file().then_some(tools)
-    })
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
-}
-
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Sends a signal to a process; whether there is one that takes it. By the `kill` program: the standard library sends
+/// nothing but SIGKILL, and to children only, and our own call would be unsafe code.
+pub(crate) fn signal(name: &str, pid: u32) -> bool {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    sent.is_ok_and(|status| status.success())
 }
 
 fn fresh_folder() -> io::Result<PathBuf> {

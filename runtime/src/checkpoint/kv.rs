@@ -62,10 +62,14 @@ impl Store for KvStore {
                 return Err(StoreError::Failed(Fault::new(FaultKind::Setup, words)));
             }
             let written = match expected {
-                Revision(0) => {
-                    js.create_bucket(&bucket, self.replicas).await.map_err(stored_fault)?;
-                    js.kv_create(&bucket, KEY, manifest).await
-                }
+                // Where the bucket is there already, the user needs no right to make one.
+                Revision(0) => match js.kv_create(&bucket, KEY, manifest.clone()).await {
+                    Err(BrokerError::NoResponders { .. }) => {
+                        js.create_bucket(&bucket, self.replicas).await.map_err(stored_fault)?;
+                        js.kv_create(&bucket, KEY, manifest).await
+                    }
+                    other => other,
+                },
                 Revision(revision) => js.kv_update(&bucket, KEY, manifest, revision).await,
             };
             match written {

@@ -91,7 +91,7 @@ impl Connections {
     pub fn describe(&self) -> String {
         match &self.to {
             #[cfg(feature = "jetstream")]
-            Broker::Nats(options) => options.urls.join(", "),
+            Broker::Nats(options) => options.shown(),
             Broker::Embedded(_) => "the embedded broker".into(),
         }
     }

@@ -132,6 +132,7 @@ impl Spec for Generate {
             detail,
             make: Arc::new(move |subtask| Ok(erase_source(GenerateSource::new(rate, count, clock(subtask))))),
             touches: Vec::new(),
+            access: Vec::new(),
             at_most_once: None,
             problems: Vec::new(),
         };

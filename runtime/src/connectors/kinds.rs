@@ -175,6 +175,7 @@ impl Spec for ReadCoreNats {
                 Ok(erase_source(CoreNatsSource::new(node, connections, &subject, group, clock(subtask))))
             }),
             touches,
+            access: Vec::new(),
             at_most_once: Some("core NATS keeps nothing that is published while nobody listens".to_owned()),
             problems: Vec::new(),
         };
@@ -195,6 +196,7 @@ impl Spec for WriteCoreNats {
             detail: String::new(),
             make: Arc::new(|subtask| Ok(erase_sink(CoreNatsSink::new(connections(subtask)?)))),
             touches: Vec::new(),
+            access: Vec::new(),
             at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
             problems: Vec::new(),
         };
@@ -253,6 +255,7 @@ impl Spec for WriteStdout {
             detail: String::new(),
             make: Arc::new(move |_| Ok(erase_sink(StdoutSink::new(subjects)))),
             touches: Vec::new(),
+            access: Vec::new(),
             at_most_once: None,
             problems: Vec::new(),
         };
@@ -268,6 +271,7 @@ pub fn file_source(path: impl Into<PathBuf>) -> SourceNode {
         detail: path.display().to_string(),
         make: Arc::new(move |subtask| Ok(erase_source(FileSource::new(&subtask.node, path.clone(), clock(subtask))))),
         touches: Vec::new(),
+        access: Vec::new(),
         at_most_once: None,
         problems: Vec::new(),
     }
@@ -281,6 +285,7 @@ pub fn file_sink(path: impl Into<PathBuf>, truncate: bool) -> SinkNode {
         detail: path.display().to_string(),
         make: Arc::new(move |_| Ok(erase_sink(FileSink::new(path.clone(), truncate)))),
         touches: Vec::new(),
+        access: Vec::new(),
         at_most_once: None,
         problems: Vec::new(),
     }

@@ -17,6 +17,8 @@ pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource};
 #[cfg(feature = "columnar")]
 pub use generate::{GeneratePosition, GenerateSource};
+#[cfg(feature = "cli")]
+pub(crate) use jetstream::consumer_name;
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
     JetStreamWrite, OnGap, Start, dead_letters, jetstream, jetstream_to,

@@ -139,6 +139,23 @@ impl Metrics {
         nodes
     }
 
+    /// The latencies at these sinks together, since the start; `None` when there are none yet.
+    #[cfg(feature = "cli")]
+    pub(crate) fn latency_at(&self, sinks: &[String]) -> Option<Histogram<u64>> {
+        let mut sum: Option<Histogram<u64>> = None;
+        for sink in sinks {
+            let Some(node) = self.0.nodes.get(sink) else { continue };
+            let latency = node.latency.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut sum, &*latency) {
+                // All have the same bounds.
+                (Some(sum), Some(latency)) => drop(sum.add(latency)),
+                (None, Some(latency)) => sum = Some(latency.clone()),
+                (_, None) => {}
+            }
+        }
+        sum.filter(|latency| !latency.is_empty())
+    }
+
     fn snapshot(&self, name: &str, node: &NodeMetrics) -> NodeSnapshot {
         let queues = self.0.queues.get(name);
         let fill = queues.map_or(0.0, |queues| queues.iter().map(Budget::fill).fold(0.0, f64::max));

@@ -87,6 +87,21 @@ impl Nudge {
     }
 }
 
+/// How a run differs from one that goes on for ever; sources find it among the resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunMode {
+    /// A source without an end of its own ends at what was there when it was opened.
+    pub until_end: bool,
+}
+
+impl RunMode {
+    /// A run that ends when everything that is there now is processed.
+    pub fn until_end() -> Self {
+        RunMode { until_end: true }
+    }
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 // The same fault at the same place so often in a row will come again for ever.

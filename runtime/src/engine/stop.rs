@@ -42,6 +42,11 @@ impl Stopper {
         *self.0.borrow() != Stop::No
     }
 
+    /// Whether a stop at once was asked for.
+    pub fn is_stopping_now(&self) -> bool {
+        *self.0.borrow() == Stop::Now
+    }
+
     pub(crate) fn watch(&self) -> watch::Receiver<Stop> {
         self.0.subscribe()
     }

@@ -143,6 +143,7 @@ fn listed(payloads: &[String]) -> SourceNode {
         detail: format!("{} rows", rows.len()),
         make: Arc::new(move |_| Ok(erase_source(ListSource::new(rows.clone())))),
         touches: Vec::new(),
+        access: Vec::new(),
         at_most_once: None,
         problems: Vec::new(),
     }
@@ -155,6 +156,7 @@ fn collecting(records: &Collected<Record>) -> SinkNode {
         detail: String::new(),
         make: Arc::new(move |_| Ok(erase_sink(CollectSink::new(records.clone())))),
         touches: Vec::new(),
+        access: Vec::new(),
         at_most_once: None,
         problems: Vec::new(),
     }

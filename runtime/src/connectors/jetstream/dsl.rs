@@ -9,12 +9,13 @@ use millstream_operators::{
     Turn,
 };
 use millstream_pipelines::dsl::{Decoding, Encoding, IntoSink, ReadFrom, SinkNode, SourceNode, Stream, WriteTo};
-use millstream_pipelines::graph::{Node, Role, Subtask, Touch, erase, erase_sink, erase_source};
+use millstream_pipelines::graph::{Access, Node, Role, Subtask, Touch, erase, erase_sink, erase_source};
 use serde::Serialize;
 
+use super::until_end::UntilEnd;
 use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Start};
 use crate::connectors::Connections;
-use crate::engine::Nudge;
+use crate::engine::{Nudge, RunMode};
 
 /// A stream to read, from its first message unless said otherwise; end with a format, such as
 /// [`json`](JetStreamFrom::json).
@@ -113,13 +114,24 @@ impl ReadFrom for JetStreamFrom {
             kind: "jetstream".into(),
             detail: format!("stream {}, {subjects}", read.stream),
             touches: touches.collect(),
+            access: vec![Access::Read {
+                stream: read.stream.clone(),
+                subjects: read.subjects.clone(),
+                from_time: matches!(read.start, Start::Time(_)),
+            }],
             at_most_once: None,
             problems,
             make: Arc::new(move |subtask| {
                 let nudge = subtask.resources.get::<Nudge>();
                 let (pipeline, node) = (&subtask.pipeline, &subtask.node);
                 let connections = connections(subtask)?;
-                Ok(erase_source(JetStreamSource::new(pipeline, node, read.clone(), connections, nudge)))
+                let source = JetStreamSource::new(pipeline, node, read.clone(), Arc::clone(&connections), nudge);
+                Ok(match subtask.resources.get::<RunMode>() {
+                    Some(mode) if mode.until_end => {
+                        erase_source(UntilEnd::new(source, pipeline, node, read.clone(), connections))
+                    }
+                    _ => erase_source(source),
+                })
             }),
         }
     }
@@ -195,6 +207,12 @@ impl WriteTo for JetStreamTo {
             kind: "jetstream".into(),
             detail: format!("stream {}", write.stream),
             touches: Vec::new(),
+            access: vec![Access::Write {
+                stream: write.stream.clone(),
+                subjects: None,
+                create: write.create.clone(),
+                dedup: write.dedup,
+            }],
             at_most_once: None,
             problems,
             make: Arc::new(move |subtask| {
@@ -225,7 +243,8 @@ impl DeadLetters {
 
 impl<T: Serialize + Send + 'static> IntoSink<Rejected<T>> for DeadLetters {
     fn wire(self, stream: Stream<Rejected<T>>, name: &str) {
-        let sink = self.0.sink_node(name);
+        let mut sink = self.0.sink_node(name);
+        sink.publishes_to([format!("mill.dlq.{}.*", stream.pipeline().name())]);
         let make = Arc::new(move |subtask: &Subtask| {
             Ok(erase(Letters::<T> { pipeline: subtask.pipeline.to_string(), rows: std::marker::PhantomData }))
         });

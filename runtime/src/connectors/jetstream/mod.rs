@@ -11,8 +11,11 @@ mod position;
 mod sink;
 mod source;
 mod status;
+mod until_end;
 mod window;
 
+#[cfg(feature = "cli")]
+pub(crate) use attach::consumer_name;
 #[cfg(feature = "columnar")]
 pub(super) use dsl::connections;
 pub use dsl::{DeadLetters, JetStreamFrom, JetStreamTo, dead_letters, jetstream, jetstream_to};

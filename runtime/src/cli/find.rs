@@ -1,0 +1,116 @@
+//! [`find_or_start`]: a place to run at: a server that is named or there, one that is started, or the embedded broker.
+
+use super::settings::Settings;
+use super::{Failure, output};
+use crate::Launch;
+use crate::broker::{ConnectOptions, Embedded, Js, NatsServer, find_program};
+
+/// Where a pipeline can be run.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// A server that somebody named.
+    Named(ConnectOptions),
+    /// A server that runs on this machine already.
+    Running(ConnectOptions),
+    /// A server that was started for this, and goes with it.
+    Started(NatsServer),
+    /// A broker in this process, where there is no server to start.
+    Embedded(Embedded),
+}
+
+/// Finds or starts a place to run at, for what has to work at once and anywhere.
+///
+/// # Errors
+/// A server was named and cannot be used: then no other is taken in its place.
+#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
+pub(super) async fn find_or_start(settings: &Settings, of_file: Option<ConnectOptions>) -> Result<Place, Failure> {
+    if settings.names_server() || of_file.is_some() {
+        let options = settings.connect_options(of_file);
+        options.clone().connect().await?;
+        return Ok(Place::Named(options));
+    }
+    let usual = ConnectOptions { connect_timeout_s: Some(1), ..settings.connect_options(None) }.resolve()?;
+    if let Ok(connection) = usual.clone().connect().await
+        && Js::new(connection).account().await.is_ok()
+    {
+        return Ok(Place::Running(usual));
+    }
+    if find_program().is_ok() {
+        match NatsServer::start().await {
+            Ok(server) => return Ok(Place::Started(server)),
+            Err(error) => output::say(&format!("the nats-server that was found does not start: {error}")),
+        }
+    }
+    Ok(Place::Embedded(Embedded::default()))
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
+impl Place {
+    /// Which it is, for people.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Place::Named(options) => format!("the NATS server at {}", options.shown()),
+            Place::Running(options) => {
+                format!("the NATS server that runs on this machine, at {}", options.shown())
+            }
+            Place::Started(server) => format!("a nats-server started for this, at {}", server.url()),
+            Place::Embedded(_) => "the broker inside of this process, as no nats-server was found: nobody else can \
+                                   reach it, and it keeps nothing"
+                .to_owned(),
+        }
+    }
+
+    /// How to reach it; `None` for the embedded broker.
+    pub(super) fn options(&self) -> Option<ConnectOptions> {
+        match self {
+            Place::Named(options) | Place::Running(options) => Some(options.clone()),
+            Place::Started(server) => Some(ConnectOptions::to(server.url())),
+            Place::Embedded(_) => None,
+        }
+    }
+
+    /// The launch, at this place.
+    pub(super) fn launch(&self, launch: Launch) -> Launch {
+        match (self, self.options()) {
+            (Place::Embedded(broker), _) => launch.embedded(broker.clone()),
+            (_, Some(options)) => launch.nats(options),
+            (_, None) => launch,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Server;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pipeline_runs_at_the_embedded_broker_where_there_is_no_server() {
+        use crate::broker::StreamConfig;
+        use crate::connectors::{jetstream, jetstream_to};
+        let broker = Embedded::default();
+        let js = Js::new(broker.connect());
+        for (name, subject) in [("IN", "in"), ("OUT", "out")] {
+            js.create_stream(&StreamConfig::new(name, [subject])).await.unwrap();
+        }
+        js.publish("in", millstream_operators::Headers::NONE, "row").await.unwrap();
+        let pipeline = millstream_pipelines::dsl::Pipeline::new("copy");
+        pipeline
+            .source("in", jetstream("IN").text().ignore_rejected())
+            .sink("out", jetstream_to("OUT").text().subject("out").stop_on_rejected());
+        let place = Place::Embedded(broker);
+        assert!(place.words().contains("keeps nothing"));
+        place.launch(Launch::default()).until_end().run(&pipeline).await.unwrap();
+        assert_eq!(js.stream("OUT").await.unwrap().state.messages, 1);
+    }
+
+    #[tokio::test]
+    async fn a_named_server_is_used_and_no_other_in_its_place() {
+        let server = NatsServer::start().await.unwrap();
+        let named = |url: String| Settings::default().with_server(&Server { nats: Some(url), ..Server::default() });
+        let place = find_or_start(&named(server.url()), None).await.unwrap();
+        assert!(matches!(&place, Place::Named(_)) && place.words().contains(&server.url()), "{}", place.words());
+        let nowhere = "nats://127.0.0.1:1".to_owned();
+        assert!(find_or_start(&named(nowhere), None).await.unwrap_err().to_string().contains("127.0.0.1:1"));
+    }
+}

@@ -1,0 +1,174 @@
+//! [`Grants`]: the subjects that the runtime publishes and subscribes to for a graph.
+
+use std::collections::BTreeSet;
+
+use millstream_pipelines::graph::{Access, Graph, Node};
+
+use crate::connectors::consumer_name;
+
+/// What the subjects depend on besides the graph.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    /// The prefix of the JetStream API.
+    pub(super) api: String,
+    /// Where answers are sent.
+    pub(super) inbox: String,
+    /// Whether streams and the bucket may have to be made.
+    pub(super) create: bool,
+    /// Whether checkpoints are kept on the server.
+    pub(super) checkpoints: bool,
+}
+
+/// What a user must be allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Grants {
+    pub(super) publish: Vec<Group>,
+    pub(super) subscribe: Vec<String>,
+    /// Sinks whose subjects cannot be known from the graph.
+    pub(super) unknown: Vec<String>,
+}
+
+/// Subjects that belong together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    /// What they are for.
+    pub(super) what: String,
+    pub(super) subjects: Vec<String>,
+}
+
+impl Grants {
+    pub(super) fn of(graph: &Graph, scope: &Scope) -> Grants {
+        let mut grants = Grants { subscribe: vec![format!("{}.>", scope.inbox)], ..Grants::default() };
+        let mut seen = BTreeSet::new();
+        for node in &graph.nodes {
+            for access in &node.access {
+                let (what, subjects) = match access {
+                    Access::Read { stream, from_time, .. } => {
+                        (format!("{} reads {stream}", node.name), read(graph, node, stream, *from_time, scope))
+                    }
+                    Access::Write { stream, subjects, create, .. } => {
+                        // Code may publish to any subject of its stream; where the pipeline makes the stream, those are
+                        // known.
+                        let known = subjects.as_ref().or(create.as_ref());
+                        if known.is_none() {
+                            grants.unknown.push(node.name.clone());
+                        }
+                        let mut all = vec![format!("{}.STREAM.INFO.{stream}", scope.api)];
+                        if create.is_some() && scope.create {
+                            all.push(format!("{}.STREAM.CREATE.{stream}", scope.api));
+                        }
+                        all.extend(known.into_iter().flatten().cloned());
+                        (format!("{} writes {stream}", node.name), all)
+                    }
+                    _ => continue,
+                };
+                grants.add(&mut seen, what, subjects);
+            }
+        }
+        if scope.checkpoints {
+            grants.add(&mut seen, "checkpoints".to_owned(), checkpoints(&graph.name, scope));
+        }
+        grants
+    }
+
+    /// Adds what no other group has.
+    fn add(&mut self, seen: &mut BTreeSet<String>, what: String, mut subjects: Vec<String>) {
+        subjects.retain(|subject| seen.insert(subject.clone()));
+        if !subjects.is_empty() {
+            self.publish.push(Group { what, subjects });
+        }
+    }
+}
+
+fn read(graph: &Graph, node: &Node, stream: &str, from_time: bool, scope: &Scope) -> Vec<String> {
+    let (api, consumer) = (&scope.api, consumer_name(&graph.name, &node.name));
+    // The account's API level tells a server that cannot reset consumers.
+    let mut all = vec![format!("{api}.INFO"), format!("{api}.STREAM.INFO.{stream}")];
+    for call in ["CREATE", "INFO", "RESET", "DELETE", "MSG.NEXT"] {
+        all.push(format!("{api}.CONSUMER.{call}.{stream}.{consumer}"));
+    }
+    if from_time && scope.create {
+        all.push(format!("{api}.CONSUMER.CREATE.{stream}.{consumer}-start"));
+        all.push(format!("{api}.CONSUMER.DELETE.{stream}.{consumer}-start"));
+    }
+    // Servers are about to put domain and account into the subjects of acknowledgements.
+    all.push(format!("$JS.ACK.{stream}.{consumer}.>"));
+    all.push(format!("$JS.ACK.*.*.{stream}.{consumer}.>"));
+    all
+}
+
+fn checkpoints(pipeline: &str, scope: &Scope) -> Vec<String> {
+    let (api, bucket) = (&scope.api, format!("mill_{pipeline}"));
+    let key = match api.as_str() {
+        "$JS.API" => format!("$KV.{bucket}.ckpt"),
+        prefix => format!("{prefix}.$KV.{bucket}.ckpt"),
+    };
+    let mut all = vec![format!("{api}.STREAM.MSG.GET.KV_{bucket}"), key];
+    if scope.create {
+        all.push(format!("{api}.STREAM.CREATE.KV_{bucket}"));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_pipelines::dsl::Pipeline;
+
+    use super::*;
+    use crate::connectors::{dead_letters, jetstream, jetstream_to};
+
+    fn graph() -> Graph {
+        let pipeline = Pipeline::new("p");
+        pipeline
+            .source("in", jetstream("IN").text().rejected_to("dead", dead_letters("DEAD").create()))
+            .sink("out", jetstream_to("OUT").text().subject("out.all").stop_on_rejected());
+        pipeline.build().unwrap()
+    }
+
+    fn scope() -> Scope {
+        Scope { api: "$JS.API".to_owned(), inbox: "_INBOX".to_owned(), create: true, checkpoints: true }
+    }
+
+    fn subjects(grants: &Grants) -> Vec<&str> {
+        grants.publish.iter().flat_map(|group| &group.subjects).map(String::as_str).collect()
+    }
+
+    #[test]
+    fn grants_name_the_streams_consumers_subjects_and_checkpoints_of_the_graph() {
+        let grants = Grants::of(&graph(), &scope());
+        let all = subjects(&grants);
+        for subject in [
+            "$JS.API.CONSUMER.RESET.IN.mill-p-in",
+            "$JS.ACK.IN.mill-p-in.>",
+            "$JS.API.STREAM.INFO.OUT",
+            "out.all",
+            "mill.dlq.p.*",
+            "$JS.API.STREAM.CREATE.DEAD",
+            "$KV.mill_p.ckpt",
+        ] {
+            assert!(all.contains(&subject), "{subject} is not in {all:?}");
+        }
+        assert!(!all.contains(&"$JS.API.STREAM.CREATE.OUT") && grants.unknown.is_empty());
+        assert_eq!(grants.subscribe, ["_INBOX.>"]);
+    }
+
+    #[test]
+    fn what_only_a_first_start_needs_can_be_left_out_and_a_domain_moves_the_api() {
+        let scope = Scope { api: "$JS.hub.API".to_owned(), inbox: "_mine".to_owned(), create: false, ..scope() };
+        let grants = Grants::of(&graph(), &scope);
+        assert!(subjects(&grants).iter().all(|subject| !subject.contains("STREAM.CREATE")));
+        assert!(subjects(&grants).contains(&"$JS.hub.API.$KV.mill_p.ckpt"));
+        assert!(subjects(&grants).contains(&"$JS.hub.API.STREAM.INFO.IN"));
+        assert_eq!(grants.subscribe, ["_mine.>"]);
+    }
+
+    #[test]
+    fn subjects_that_code_computes_are_said_to_be_unknown() {
+        let pipeline = Pipeline::new("p");
+        let to = jetstream_to("OUT").text().subject_of(|text: &String, to| {
+            to.token("out").token(text);
+        });
+        pipeline.source("in", jetstream("IN").text().ignore_rejected()).sink("out", to.stop_on_rejected());
+        assert_eq!(Grants::of(&pipeline.build().unwrap(), &scope()).unknown, ["out"]);
+    }
+}

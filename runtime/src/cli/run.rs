@@ -1,0 +1,80 @@
+//! `millstream run`: a pipeline until it ends.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::args::Run;
+use super::file::{Ends, File};
+use super::live::{Screen, Shape, Watch};
+use super::settings::Settings;
+use super::{Failure, Program};
+use crate::Launch;
+use crate::engine::{Ended, Metrics, Stopper};
+
+pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen: Screen) -> Result<ExitCode, Failure> {
+    let [path] = args.files.as_slice() else {
+        return Err(Failure::usage("one process runs one pipeline for now: start one for each file"));
+    };
+    let settings = settings
+        .with_server(&args.server)
+        .with_checkpoints(args.checkpoints.as_ref(), args.replicas)
+        .with_workers(args.workers);
+    let ends = Ends { inputs: args.input, outputs: args.output };
+    let file = program.load(path, &ends)?;
+    let mut launch = Launch::default()
+        .replicas(settings.replicas())
+        .workers(settings.workers())
+        .drain_within(Duration::from_secs(args.drain_timeout));
+    // A trial on files must leave the real pipeline's checkpoints alone.
+    match settings.checkpoints() {
+        _ if !ends.is_empty() => launch = launch.without_checkpoints(),
+        Some(directory) => launch = launch.checkpoints_in(directory),
+        None => {}
+    }
+    if args.until_end {
+        launch = launch.until_end();
+    }
+    let launch = launch.nats(settings.connect_options(file.nats.clone()));
+    show(&file, launch, screen).await
+}
+
+/// Runs a pipeline and shows it on `screen`; gives the exit code of how it ended.
+pub(super) async fn show(file: &File, launch: Launch, screen: Screen) -> Result<ExitCode, Failure> {
+    let File { path, graph, .. } = file;
+    let (metrics, stopper) = (launch.metrics(), launch.stopper());
+    // Rows on the same terminal would be torn up by a line that is drawn anew.
+    let live = !graph.nodes.iter().any(|node| node.kind == "stdout");
+    let mut watch = Watch::new(Shape::of(graph), metrics.clone(), stopper.clone(), screen, live);
+    tracing::info!(pipeline = graph.name, file = %path.display(), nodes = graph.nodes.len(), "starting");
+    let ended = tokio::select! {
+        biased;
+        ended = launch.run_graph(graph) => ended,
+        never = watch.follow() => match never {},
+    };
+    watch.end();
+    match ended {
+        Ok(how) => ending(path, how, &metrics, &stopper),
+        Err(error) => Err(Failure { code: error.exit_code(), text: error.to_string() }),
+    }
+}
+
+fn ending(path: &Path, how: Ended, metrics: &Metrics, stopper: &Stopper) -> Result<ExitCode, Failure> {
+    let place = path.display();
+    match how {
+        Ended::Drained | Ended::Finished => Ok(ExitCode::SUCCESS),
+        Ended::Stopped if stopper.is_stopping_now() => Err(Failure {
+            code: Launch::INTERRUPTED,
+            text: format!(
+                "{place}: stopped before it was drained; nothing is lost, and the next run repeats what came after the \
+                 last checkpoint"
+            ),
+        }),
+        // Asked to stop before it had begun: there is nothing to drain.
+        Ended::Stopped if metrics.checkpoint().completed == 0 => Ok(ExitCode::SUCCESS),
+        Ended::Stopped => Err(Failure::fault(format!(
+            "{place}: stopped while it waited to start again after a fault; the next run repeats what came after the \
+             last checkpoint"
+        ))),
+    }
+}

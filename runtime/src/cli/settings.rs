@@ -1,0 +1,277 @@
+//! [`Settings`]: what flags, the environment and `millstream.toml` say together.
+//!
+//! Flags win over the environment, which wins over the pipeline file's own `[nats]` table, which wins over
+//! `millstream.toml`: a file is written for a place, and whoever starts it there has the last word.
+
+use std::path::{Path, PathBuf};
+
+use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
+use serde::Deserialize;
+
+use super::Failure;
+use super::args::{Common, LogFormat, Server};
+use crate::broker::ConnectOptions;
+
+const DEFAULT_FILE: &str = "millstream.toml";
+
+/// One layer of settings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Layer {
+    nats: Nats,
+    checkpoints: Option<PathBuf>,
+    replicas: Option<usize>,
+    workers: Option<usize>,
+    log: Log,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Nats {
+    url: Option<String>,
+    context: Option<String>,
+    credentials: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Log {
+    level: Option<String>,
+    format: Option<LogFormat>,
+}
+
+/// The settings of this start.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    /// What whoever starts it says: flags and environment.
+    here: Layer,
+    /// What the settings file says.
+    file: Layer,
+}
+
+// A setting, and where the environment has it; the first that is set counts.
+const VARIABLES: [(&str, &[&str]); 8] = [
+    ("nats.url", &["MILLSTREAM_NATS_URL", "NATS_URL"]),
+    ("nats.context", &["MILLSTREAM_NATS_CONTEXT", "NATS_CONTEXT"]),
+    ("nats.credentials", &["MILLSTREAM_NATS_CREDENTIALS", "NATS_CREDS"]),
+    ("checkpoints", &["MILLSTREAM_CHECKPOINTS"]),
+    ("replicas", &["MILLSTREAM_REPLICAS"]),
+    ("workers", &["MILLSTREAM_WORKERS"]),
+    ("log.level", &["MILLSTREAM_LOG"]),
+    ("log.format", &["MILLSTREAM_LOG_FORMAT"]),
+];
+
+/// The environment as a layer; an empty variable is none.
+#[derive(Clone, Debug)]
+struct Environment(fn(&str) -> Option<String>);
+
+impl Source for Environment {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
+        let mut values = Map::new();
+        for (key, names) in VARIABLES {
+            let found = names.iter().find_map(|name| Some((name, (self.0)(name).filter(|value| !value.is_empty())?)));
+            if let Some((name, value)) = found {
+                let origin = format!("the environment variable {name}");
+                values.insert(key.to_owned(), Value::new(Some(&origin), ValueKind::String(value)));
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl Settings {
+    /// The settings of a start with these common flags.
+    ///
+    /// # Errors
+    /// The settings file cannot be read, or a setting is wrong: usage.
+    pub(super) fn load(common: &Common) -> Result<Settings, Failure> {
+        Settings::from(common, |name| std::env::var(name).ok())
+    }
+
+    fn from(common: &Common, environment: fn(&str) -> Option<String>) -> Result<Settings, Failure> {
+        let path = common.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let source = File::from(path.as_path()).format(FileFormat::Toml).required(common.config.is_some());
+        let mut file: Layer = layer(Config::builder().add_source(source))?;
+        // A path in a file is meant from there.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for place in [&mut file.checkpoints, &mut file.nats.credentials].into_iter().flatten() {
+            *place = folder.join(&*place);
+        }
+        let mut here: Layer = layer(Config::builder().add_source(Environment(environment)))?;
+        here.log.level = common.log.clone().or(here.log.level);
+        here.log.format = common.log_format.or(here.log.format);
+        Ok(Settings { here, file })
+    }
+
+    /// The same settings with what a command's flags say of the server.
+    #[must_use]
+    pub(super) fn with_server(mut self, server: &Server) -> Self {
+        let Server { nats, context, creds } = server;
+        let here = &mut self.here.nats;
+        // A context of the environment must not fill in a user for a server that a flag names.
+        if nats.is_some() && context.is_none() {
+            here.context = None;
+        }
+        here.url = nats.clone().or(here.url.take().filter(|_| context.is_none()));
+        here.context = context.clone().or(here.context.take());
+        here.credentials = creds.clone().or(here.credentials.take());
+        self
+    }
+
+    /// The same settings with what a command's flags say of checkpoints.
+    #[must_use]
+    pub(super) fn with_checkpoints(mut self, directory: Option<&PathBuf>, replicas: Option<usize>) -> Self {
+        self.here.checkpoints = directory.cloned().or(self.here.checkpoints);
+        self.here.replicas = replicas.or(self.here.replicas);
+        self
+    }
+
+    /// The same settings with what a flag says of workers.
+    #[must_use]
+    pub(super) fn with_workers(mut self, workers: Option<usize>) -> Self {
+        self.here.workers = workers.or(self.here.workers);
+        self
+    }
+
+    /// How to reach the server, where the pipeline file says `of_file`.
+    pub(super) fn connect_options(&self, of_file: Option<ConnectOptions>) -> ConnectOptions {
+        let mut options = of_file.unwrap_or_default();
+        let urls = |text: &String| text.split(',').map(str::trim).map(str::to_owned).collect();
+        let (here, file) = (&self.here.nats, &self.file.nats);
+        if options.urls.is_empty() && options.context.is_none() {
+            options.urls = file.url.as_ref().map(urls).unwrap_or_default();
+            options.context.clone_from(&file.context);
+        }
+        if !options.authenticates() {
+            options.credentials_file.clone_from(&file.credentials);
+        }
+        let nobody = |options: &mut ConnectOptions| {
+            (options.token, options.user, options.password) = (None, None, None);
+            (options.nkey_seed_file, options.credentials_file) = (None, None);
+        };
+        if let Some(url) = &here.url {
+            options.urls = urls(url);
+            // A URL that names a user is another user than the file's.
+            if url.contains('@') {
+                nobody(&mut options);
+            }
+        }
+        if let Some(context) = &here.context {
+            // Another context is another user: nothing of the file's is left for it.
+            let urls = if here.url.is_some() { options.urls } else { Vec::new() };
+            options = ConnectOptions { urls, context: Some(context.clone()), ..ConnectOptions::default() };
+        }
+        if let Some(credentials) = &here.credentials {
+            nobody(&mut options);
+            options.credentials_file = Some(credentials.clone());
+        }
+        options
+    }
+
+    /// Whether anybody said where the server is.
+    pub(super) fn names_server(&self) -> bool {
+        let said = |nats: &Nats| nats.url.is_some() || nats.context.is_some();
+        said(&self.here.nats) || said(&self.file.nats)
+    }
+
+    /// Where checkpoints are kept, if not on the server.
+    pub(super) fn checkpoints(&self) -> Option<&Path> {
+        self.here.checkpoints.as_deref().or(self.file.checkpoints.as_deref())
+    }
+
+    /// How many copies of the checkpoints the servers keep.
+    pub(super) fn replicas(&self) -> usize {
+        self.here.replicas.or(self.file.replicas).unwrap_or(1)
+    }
+
+    /// How many threads do the work.
+    pub(super) fn workers(&self) -> usize {
+        self.here.workers.or(self.file.workers).unwrap_or(1)
+    }
+
+    /// What is logged.
+    pub(super) fn log_level(&self) -> &str {
+        self.here.log.level.as_deref().or(self.file.log.level.as_deref()).unwrap_or("info")
+    }
+
+    /// How it is logged, if that was said.
+    pub(super) fn log_format(&self) -> Option<LogFormat> {
+        self.here.log.format.or(self.file.log.format)
+    }
+}
+
+fn layer(builder: config::ConfigBuilder<config::builder::DefaultState>) -> Result<Layer, Failure> {
+    let read = builder.build().and_then(Config::try_deserialize);
+    read.map_err(|error| Failure::usage(format!("a setting is wrong: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common(file: Option<&Path>) -> Common {
+        Common { config: file.map(Path::to_owned), log: None, log_format: None }
+    }
+
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_which_wins_over_the_pipeline_file_which_wins_over_the_settings_file() {
+        let (_folder, path) = written("workers = 2\nreplicas = 3\n[nats]\nurl = \"nats://settings\"");
+        let quiet = Settings::from(&common(Some(&path)), |_| None).unwrap();
+        assert_eq!((quiet.workers(), quiet.replicas()), (2, 3));
+        assert_eq!(quiet.connect_options(None).urls, ["nats://settings"]);
+        let of_file = || Some(ConnectOptions::to("nats://pipeline"));
+        assert_eq!(quiet.connect_options(of_file()).urls, ["nats://pipeline"]);
+        let loud = Settings::from(&common(Some(&path)), |name| match name {
+            "NATS_URL" => Some("nats://a, nats://b".to_owned()),
+            "MILLSTREAM_WORKERS" => Some("4".to_owned()),
+            _ => None,
+        });
+        let loud = loud.unwrap();
+        assert_eq!(
+            (loud.workers(), loud.connect_options(of_file()).urls),
+            (4, vec!["nats://a".into(), "nats://b".into()])
+        );
+        let server = Server { nats: Some("nats://flag".to_owned()), ..Server::default() };
+        let flagged = loud.with_server(&server).with_workers(Some(8));
+        assert_eq!((flagged.workers(), flagged.connect_options(of_file()).urls), (8, vec!["nats://flag".to_owned()]));
+    }
+
+    #[test]
+    fn a_context_of_the_start_leaves_nothing_of_the_files_user() {
+        let mut of_file = ConnectOptions::to("nats://pipeline");
+        of_file.user = Some("u".to_owned());
+        let server = Server { context: Some("prod".to_owned()), ..Server::default() };
+        let options = Settings::default().with_server(&server).connect_options(Some(of_file));
+        assert_eq!((options.context.as_deref(), options.user, options.urls.len()), (Some("prod"), None, 0));
+    }
+
+    #[test]
+    fn a_wrong_setting_names_its_place() {
+        let (_folder, path) = written("wokers = 2");
+        let error = Settings::from(&common(Some(&path)), |_| None).unwrap_err();
+        assert!(error.to_string().contains("wokers") && error.to_string().contains("workers"), "{error}");
+        let error = Settings::from(&common(None), |name| (name == "MILLSTREAM_WORKERS").then(|| "many".to_owned()));
+        let error = error.unwrap_err();
+        assert!(error.to_string().contains("MILLSTREAM_WORKERS"), "{error}");
+        let missing = Settings::from(&common(Some(Path::new("nowhere.toml"))), |_| None).unwrap_err();
+        assert!(missing.to_string().contains("nowhere.toml"), "{missing}");
+    }
+
+    #[test]
+    fn a_path_in_a_settings_file_is_meant_from_there() {
+        let (folder, path) = written("checkpoints = \"ckpt\"");
+        let settings = Settings::from(&common(Some(&path)), |_| None).unwrap();
+        assert_eq!(settings.checkpoints(), Some(folder.path().join("ckpt").as_path()));
+    }
+}
