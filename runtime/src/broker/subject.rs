@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
+use bytes::Bytes;
+
 /// A subject or subject pattern. Cloning copies no text.
 ///
 /// Nothing is checked when it is made: the connection refuses to publish to what [`is_publishable`] refuses.
@@ -103,6 +105,18 @@ impl From<&'static str> for Subject {
 impl From<String> for Subject {
     fn from(text: String) -> Self {
         Subject(Text::from(text))
+    }
+}
+
+/// Shares the bytes; only the embedded broker alone copies them.
+impl TryFrom<Bytes> for Subject {
+    type Error = std::str::Utf8Error;
+
+    fn try_from(text: Bytes) -> Result<Self, Self::Error> {
+        #[cfg(feature = "jetstream")]
+        return Text::try_from(text).map(Subject);
+        #[cfg(not(feature = "jetstream"))]
+        return std::str::from_utf8(&text).map(|text| Subject::from(text.to_owned()));
     }
 }
 

@@ -58,3 +58,7 @@ pub const FAST_DISABLED: u16 = 10205;
 pub const FAST_UNKNOWN_BATCH: u16 = 10208;
 /// Too many atomic batches are open.
 pub const ATOMIC_TOO_MANY: u16 = 10210;
+/// A reply subject that is no place in a batch of fast ingest.
+pub const FAST_PATTERN: u16 = 10206;
+/// A batch of fast ingest cannot have this id.
+pub const FAST_ID: u16 = 10207;

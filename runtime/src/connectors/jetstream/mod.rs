@@ -4,13 +4,18 @@
 //! gap, and resets the consumer when there is one: positions live in the checkpoint, the server's view of them is for
 //! people. The sink publishes with a bounded window and sends everything unconfirmed again after any doubt.
 
+mod answer;
 mod attach;
 mod delivery;
 mod dsl;
+mod fast;
+mod groups;
+mod ingest;
 mod position;
 mod sink;
 mod source;
 mod status;
+mod stream;
 mod until_end;
 mod window;
 
