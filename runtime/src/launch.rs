@@ -11,7 +11,7 @@ use millstream_pipelines::graph::Graph;
 
 use crate::broker::ConnectOptions;
 use crate::checkpoint::{KvStore, LocalStore, Store};
-use crate::connectors::Connections;
+use crate::connectors::{Connections, Settlements};
 use crate::engine::{Ended, Environment, Metrics, Stopper, Workers, run as run_graph};
 
 /// How a pipeline runs in this process. [`run`] is the short form.
@@ -158,7 +158,7 @@ impl Launch {
         };
         let mut environment = Environment::new(store, Workers::threads(self.workers)?);
         environment.stopper = self.stopper.clone();
-        environment = environment.counting(self.metrics).with_shared(connections);
+        environment = environment.counting(self.metrics).with_shared(connections).with(Settlements::default());
         let signals = tokio::spawn(obey_signals(self.stopper));
         let ended = run_graph(graph, &environment).await;
         signals.abort();

@@ -85,8 +85,18 @@ pub struct Pump {
 
 impl Pump {
     pub fn start(program: &str, url: &str, pipeline: &str) -> Pump {
-        let child = Command::new(program).args([url, pipeline]).env("RUST_BACKTRACE", "0").spawn().unwrap();
+        Pump::start_with(program, &[url, pipeline])
+    }
+
+    pub fn start_with(program: &str, arguments: &[&str]) -> Pump {
+        let child = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").spawn().unwrap();
         Pump { child }
+    }
+
+    /// Runs a program that ends by itself; its status and what it said.
+    pub fn words(program: &str, arguments: &[&str]) -> (ExitStatus, String) {
+        let output = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").output().unwrap();
+        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     pub fn kill_9(&mut self) {
@@ -183,31 +193,40 @@ pub async fn until_out(connection: &Connection, messages: u64, within: Duration)
 
 /// Reads the output stream from its beginning, with a consumer of its own.
 pub async fn read_output(connection: &Connection) -> Output {
+    let mut output = Output::default();
+    read_stream(connection, "OUT", |subject, text| {
+        let id: u64 = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
+        let right = expected(id).is_some_and(|(to, body)| to == subject && body == text);
+        output.wrong += u64::from(!right);
+        output.messages += 1;
+        *output.times.entry(id).or_default() += 1;
+    })
+    .await;
+    output
+}
+
+/// Reads a stream as far as it goes now, with a consumer of its own: subject and text of each message.
+pub async fn read_stream(connection: &Connection, stream: &str, mut read: impl FnMut(&str, &str)) {
     let js = Js::new(connection.clone());
-    let total = js.stream("OUT").await.unwrap().state.messages;
+    let total = js.stream(stream).await.unwrap().state.messages;
     let config = ConsumerConfig { name: "oracle".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
-    js.create_consumer("OUT", &config).await.unwrap();
+    js.create_consumer(stream, &config).await.unwrap();
     let inbox = connection.new_inbox();
     let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await.unwrap();
-    let mut output = Output::default();
-    while output.messages < total {
-        let batch = (total - output.messages).min(10_000);
+    let mut done = 0;
+    while done < total {
+        let batch = (total - done).min(10_000);
         let pull = format!(r#"{{"batch":{batch},"expires":5000000000}}"#);
-        let request = Outgoing::new(js.next_subject("OUT", "oracle"), pull).reply_to(Subject::from(inbox.clone()));
+        let request = Outgoing::new(js.next_subject(stream, "oracle"), pull).reply_to(Subject::from(inbox.clone()));
         connection.publish(request).await.unwrap();
         for _ in 0..batch {
             let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap();
             assert!(!message.is_status(), "{message:?}");
-            let text = std::str::from_utf8(&message.payload).unwrap();
-            let id: u64 = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
-            let right = expected(id).is_some_and(|(subject, body)| subject == message.subject.as_str() && body == text);
-            output.wrong += u64::from(!right);
-            output.messages += 1;
-            *output.times.entry(id).or_default() += 1;
+            read(message.subject.as_str(), std::str::from_utf8(&message.payload).unwrap());
         }
+        done += batch;
     }
-    let _ = js.delete_consumer("OUT", "oracle").await;
-    output
+    let _ = js.delete_consumer(stream, "oracle").await;
 }
 
 /// Reads the output stream until every order of `ids` that must be there is, or the time is over; repeats count as

@@ -50,6 +50,8 @@ pub struct SourceNode {
     pub make: Make<dyn DynSource>,
     /// What it reads outside.
     pub touches: Vec<Touch>,
+    /// Whether it shares what it reads with other processes of the pipeline; see [`Node::shared`].
+    pub shared: bool,
     /// Why it may lose messages, if it may.
     pub at_most_once: Option<String>,
     /// What is wrong with its settings.

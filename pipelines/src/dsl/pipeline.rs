@@ -50,6 +50,7 @@ impl Pipeline {
         node.detail = source.detail;
         node.touches = source.touches;
         node.at_most_once = source.at_most_once;
+        node.shared = source.shared;
         node.parallelism = Some(1);
         node.outputs = vec![PortType::of::<Vec<Bytes>>(PortType::MAIN)];
         source.problems.into_iter().for_each(|problem| self.problem(problem));

@@ -28,6 +28,7 @@ impl ReadFrom for Nowhere {
             detail: self.0.into(),
             make: never(),
             touches,
+            shared: false,
             at_most_once: None,
             problems,
         }

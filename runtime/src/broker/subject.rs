@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
+use bytes::Bytes;
+
 /// A subject or subject pattern. Cloning copies no text.
 ///
 /// Nothing is checked when it is made: the connection refuses to publish to what [`is_publishable`] refuses.
@@ -81,6 +83,14 @@ impl Subject {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The text as bytes. The text of a received message, which nobody else holds, is not copied.
+    pub fn into_bytes(self) -> Bytes {
+        #[cfg(feature = "jetstream")]
+        return Bytes::from(self.0.into_string());
+        #[cfg(not(feature = "jetstream"))]
+        return Bytes::copy_from_slice(self.0.as_bytes());
     }
 
     #[cfg(feature = "jetstream")]

@@ -12,6 +12,6 @@ pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource};
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
-    JetStreamWrite, OnGap, Start, dead_letters, jetstream, jetstream_to,
+    JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
 };
 pub use stdout::StdoutSink;

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_operators::rows::{Format, Json, MsgPack, Ndjson, Raw, Text};
 use millstream_operators::{
-    Batch, Fault, FaultKind, Headers, Operator, Outbox, Parts, PortType, Problem, Record, Rejected, Result, Timestamp,
-    Turn,
+    Batch, Fault, Headers, Operator, Outbox, Parts, PortType, Problem, Record, Rejected, Result, Timestamp, Turn,
 };
 use millstream_pipelines::dsl::{Decoding, Encoding, IntoSink, ReadFrom, SinkNode, SourceNode, Stream, WriteTo};
 use millstream_pipelines::graph::{Node, Role, Subtask, Touch, erase, erase_sink, erase_source};
 use serde::Serialize;
 
-use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Start};
+use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start};
 use crate::connectors::Connections;
-use crate::engine::Nudge;
 
 /// A stream to read, from its first message unless said otherwise; end with a format, such as
 /// [`json`](JetStreamFrom::json).
@@ -70,6 +68,20 @@ impl JetStreamFrom {
         self
     }
 
+    /// Shares the stream among all processes that run the pipeline, any number of them, in no order and without state:
+    /// [`Share`] says how.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        self.share(Share::default())
+    }
+
+    /// As [`shared`](JetStreamFrom::shared), with settings.
+    #[must_use]
+    pub fn share(mut self, share: Share) -> Self {
+        self.0.share = Some(share);
+        self
+    }
+
     /// One JSON value a message, by serde.
     pub fn json<T>(self) -> Decoding<Self, T, Json> {
         Decoding::new(self, Json)
@@ -96,30 +108,26 @@ impl JetStreamFrom {
     }
 }
 
-fn connections(subtask: &Subtask) -> Result<Arc<Connections>> {
-    subtask.resources.get::<Connections>().ok_or_else(|| {
-        Fault::new(FaultKind::Setup, "there is no NATS connection here: run it with `millstream::run` or a `Launch`")
-    })
-}
-
 impl ReadFrom for JetStreamFrom {
     fn source_node(self, name: &str) -> SourceNode {
         let read = self.0;
         let subjects = if read.subjects.is_empty() { String::from("all subjects") } else { read.subjects.join(", ") };
         let touches = read.subjects.iter().map(|subject| Touch { system: "nats".into(), subject: subject.clone() });
-        let mut problems = Vec::new();
+        let mut problems = read.problems(name);
         check_stream(name, &read.stream, &mut problems);
+        let shared = read.share.is_some();
         SourceNode {
             kind: "jetstream".into(),
-            detail: format!("stream {}, {subjects}", read.stream),
+            detail: format!("stream {}, {subjects}{}", read.stream, if shared { ", shared" } else { "" }),
             touches: touches.collect(),
+            shared,
             at_most_once: None,
             problems,
             make: Arc::new(move |subtask| {
-                let nudge = subtask.resources.get::<Nudge>();
-                let (pipeline, node) = (&subtask.pipeline, &subtask.node);
-                let connections = connections(subtask)?;
-                Ok(erase_source(JetStreamSource::new(pipeline, node, read.clone(), connections, nudge)))
+                Ok(match shared {
+                    true => erase_source(SharedSource::new(subtask, read.clone())?),
+                    false => erase_source(JetStreamSource::new(subtask, read.clone())?),
+                })
             }),
         }
     }
@@ -198,7 +206,7 @@ impl WriteTo for JetStreamTo {
             at_most_once: None,
             problems,
             make: Arc::new(move |subtask| {
-                let connections = connections(subtask)?;
+                let connections = Connections::of(subtask)?;
                 Ok(erase_sink(JetStreamSink::new(&subtask.pipeline, write.clone(), connections)))
             }),
         }
