@@ -46,3 +46,58 @@ pub(super) fn overdue(info: &StreamInfo, reached_at: Timestamp, now: Timestamp) 
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, json};
+
+    use super::*;
+    use crate::broker::{Js, NatsServer, StreamConfig};
+
+    /// A stream that nothing can take messages from.
+    fn safe(name: &str) -> StreamConfig {
+        StreamConfig { deny_delete: true, deny_purge: true, ..StreamConfig::new(name, [name]) }
+    }
+
+    /// Each as a real server tells of it, so that no field is called otherwise there.
+    #[tokio::test]
+    async fn whatever_can_lose_unread_messages_is_named_and_nothing_else() {
+        let server = NatsServer::start().await.unwrap();
+        let js = Js::new(server.connect().await.unwrap());
+        let late: Map<_, _> = [("persist_mode".to_owned(), json!("async"))].into_iter().collect();
+        let minute = 60_000_000_000;
+        let new = Discard::New;
+        for (config, said) in [
+            (safe("safe"), ""),
+            (StreamConfig { max_age: minute * 5, ..safe("age") }, "max_age removes"),
+            (StreamConfig { max_msgs: 10, ..safe("msgs") }, "discard = old with max_msgs"),
+            (StreamConfig { max_bytes: 1_000, ..safe("bytes") }, "discard = old with max_msgs or max_bytes"),
+            (StreamConfig { max_msgs: 10, discard: new, ..safe("new") }, ""),
+            (StreamConfig { max_msgs_per_subject: 1, ..safe("per") }, "max_msgs_per_subject"),
+            (StreamConfig { allow_msg_ttl: true, ..safe("ttl") }, "time to live"),
+            (StreamConfig { allow_rollup_hdrs: true, deny_purge: false, ..safe("roll") }, "rollup|deny_purge"),
+            (StreamConfig { deny_delete: false, ..safe("del") }, "deny_delete is off"),
+            (StreamConfig { deny_purge: false, ..safe("purge") }, "deny_purge is off"),
+            (StreamConfig { rest: late, ..safe("late") }, "persist_mode = async"),
+        ] {
+            let name = config.name.clone();
+            js.create_stream(&config).await.unwrap();
+            let risks = risks(&js.stream(&name).await.unwrap());
+            let said: Vec<_> = said.split('|').filter(|said| !said.is_empty()).collect();
+            assert_eq!(risks.len(), said.len(), "{name}: {risks:?}");
+            assert!(risks.iter().zip(said).all(|(risk, said)| risk.contains(said)), "{name}: {risks:?}");
+        }
+    }
+
+    #[test]
+    fn a_position_is_overdue_when_half_of_the_time_to_read_on_is_over() {
+        let mut info = StreamInfo::default();
+        let (reached, minute) = (Timestamp::from_millis(0), 60_000);
+        let at = |info: &StreamInfo, millis| overdue(info, reached, Timestamp::from_millis(millis)).is_some();
+        assert!(!at(&info, minute * 1_000_000), "messages do not go by age");
+        info.config.max_age = 10 * 60_000_000_000;
+        assert!(!at(&info, 5 * minute) && at(&info, 5 * minute + 1));
+        let words = overdue(&info, reached, Timestamp::from_millis(6 * minute)).unwrap();
+        assert!(words.contains("360 s old") && words.contains("after 600 s"), "{words}");
+    }
+}

@@ -19,6 +19,8 @@ mod shared;
 mod sink;
 mod source;
 mod status;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use dsl::{DeadLetters, JetStreamFrom, JetStreamTo, dead_letters, jetstream, jetstream_to};
