@@ -3,11 +3,9 @@
 //! `MILLSTREAM_STALL_ORDERS` and `MILLSTREAM_STALL_SECONDS` make the stalled sink's story longer (the form:
 //! 2000000 and 60).
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use millstream::broker::{Connection, Discard, Js, NatsServer, Purge, StreamConfig};
+use millstream::broker::{Connection, Discard, Js, Purge, StreamConfig};
 use millstream_tests::support::*;
 use tokio::time::{Instant, sleep};
 
@@ -109,16 +107,6 @@ async fn a_link_slower_than_the_checkpoints_is_read_all_the_same() {
     let output = until_complete(&connection, 0..2_000, Duration::from_secs(60)).await;
     assert!(pump.terminate().await.success());
     assert_eq!((output.wrong, output.duplicates()), (0, 0));
-}
-
-/// Where a server keeps a stream.
-fn files_of(server: &NatsServer, stream: &str) -> PathBuf {
-    server.folder().join("data/jetstream/$G/streams").join(stream)
-}
-
-fn copy(from: &Path, to: &Path) {
-    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
-    assert!(copied.success());
 }
 
 #[tokio::test]

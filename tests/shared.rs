@@ -20,10 +20,9 @@ type Handled = BTreeMap<String, BTreeMap<u64, u64>>;
 
 async fn handled(connection: &Connection) -> Handled {
     let mut handled = Handled::new();
-    read_stream(connection, "OUT", |subject, text| {
-        let order: serde_json::Value = serde_json::from_str(text).unwrap();
-        let process = subject.strip_prefix("out.").unwrap().to_owned();
-        *handled.entry(process).or_default().entry(order["id"].as_u64().unwrap()).or_default() += 1;
+    read_stream(connection, "OUT", |subject, id, _| {
+        let process = subject.trim_start_matches("out.").to_owned();
+        *handled.entry(process).or_default().entry(id).or_default() += 1;
     })
     .await;
     handled

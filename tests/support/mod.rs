@@ -14,6 +14,7 @@
 mod proxy;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -45,6 +46,17 @@ pub async fn create_streams(connection: &Connection, replicas: usize) {
         let config = StreamConfig { num_replicas: replicas, ..StreamConfig::new(name, [subjects]) };
         js.create_stream(&config).await.unwrap();
     }
+}
+
+/// Where a server keeps a stream.
+pub fn files_of(server: &NatsServer, stream: &str) -> PathBuf {
+    server.folder().join("data/jetstream/$G/streams").join(stream)
+}
+
+/// Copies a folder with all it holds.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Publishes orders `from..to`, each confirmed: at most 1,000 are under way, and what has no answer is sent again with
@@ -194,8 +206,7 @@ pub async fn until_out(connection: &Connection, messages: u64, within: Duration)
 /// Reads the output stream from its beginning, with a consumer of its own.
 pub async fn read_output(connection: &Connection) -> Output {
     let mut output = Output::default();
-    read_stream(connection, "OUT", |subject, text| {
-        let id: u64 = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
+    read_stream(connection, "OUT", |subject, id, text| {
         let right = expected(id).is_some_and(|(to, body)| to == subject && body == text);
         output.wrong += u64::from(!right);
         output.messages += 1;
@@ -205,8 +216,9 @@ pub async fn read_output(connection: &Connection) -> Output {
     output
 }
 
-/// Reads a stream as far as it goes now, with a consumer of its own: subject and text of each message.
-pub async fn read_stream(connection: &Connection, stream: &str, mut read: impl FnMut(&str, &str)) {
+/// Reads a stream as far as it goes now, with a consumer of its own: of each message its subject, the number of the order
+/// that it is of, and its text.
+pub async fn read_stream(connection: &Connection, stream: &str, mut read: impl FnMut(&str, u64, &str)) {
     let js = Js::new(connection.clone());
     let total = js.stream(stream).await.unwrap().state.messages;
     let config = ConsumerConfig { name: "oracle".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
@@ -222,7 +234,9 @@ pub async fn read_stream(connection: &Connection, stream: &str, mut read: impl F
         for _ in 0..batch {
             let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap();
             assert!(!message.is_status(), "{message:?}");
-            read(message.subject.as_str(), std::str::from_utf8(&message.payload).unwrap());
+            let text = std::str::from_utf8(&message.payload).unwrap();
+            let id = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
+            read(message.subject.as_str(), id, text);
         }
         done += batch;
     }

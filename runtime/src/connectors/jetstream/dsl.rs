@@ -76,6 +76,26 @@ impl JetStreamFrom {
     }
 
     /// As [`shared`](JetStreamFrom::shared), with settings.
+    ///
+    /// ```
+    /// use millstream::connectors::Share;
+    /// use millstream::prelude::*;
+    ///
+    /// let pipeline = Pipeline::new("mails");
+    /// // Each mail takes a second: a process has few in hand, and the others find something to do.
+    /// let share = Share { prefetch: 16, ack_wait: Duration::from_secs(60), ..Share::default() };
+    /// pipeline
+    ///     .source("mails", jetstream("MAILS").share(share).text().stop_on_rejected())
+    ///     .sink("sent", jetstream_to("SENT").text().subject("sent").stop_on_rejected());
+    /// assert!(pipeline.build().is_ok());
+    ///
+    /// let share = Share { max_deliver: Some(0), ..Share::default() };
+    /// let pipeline = Pipeline::new("never");
+    /// pipeline
+    ///     .source("mails", jetstream("MAILS").share(share).text().stop_on_rejected())
+    ///     .sink("sent", jetstream_to("SENT").text().subject("sent").stop_on_rejected());
+    /// assert!(pipeline.build().unwrap_err().to_string().contains("nothing would ever be delivered"));
+    /// ```
     #[must_use]
     pub fn share(mut self, share: Share) -> Self {
         self.0.share = Some(share);

@@ -202,7 +202,7 @@ mod tests {
         assert!(!hand.take(1, true, "ack.again".into(), now));
         assert!(hand.take(3, true, "ack.3".into(), now), "a repeat of what another had");
         assert_eq!(said(&hand, 3), ["ack.again +ACK", "ack.2 +ACK", "ack.3 +ACK"]);
-        assert_eq!(hand.silent(now).map(|reply| reply.as_str()).collect::<Vec<_>>(), ["ack.2"]);
+        assert_eq!(hand.silent(now).map(Subject::as_str).collect::<Vec<_>>(), ["ack.2"]);
         hand.touch(now, now);
         assert_eq!(hand.silent(now).count(), 0);
     }
