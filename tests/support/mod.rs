@@ -17,6 +17,7 @@ mod proxy;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,6 +62,17 @@ pub async fn create_streams(connection: &Connection, replicas: usize) {
             sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// Where a server keeps a stream.
+pub fn files_of(server: &NatsServer, stream: &str) -> PathBuf {
+    server.folder().join("data/jetstream/$G/streams").join(stream)
+}
+
+/// Copies a folder with all it holds.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Publishes orders `from..to`, each confirmed: at most 1,000 are under way, and what has no answer is sent again with
@@ -138,6 +150,12 @@ impl Pump {
     pub fn start_with(program: &str, arguments: &[&str]) -> Pump {
         let child = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").spawn().unwrap();
         Pump { child }
+    }
+
+    /// Runs a program that ends by itself; its status and what it said.
+    pub fn words(program: &str, arguments: &[&str]) -> (ExitStatus, String) {
+        let output = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").output().unwrap();
+        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     pub fn kill_9(&mut self) {
@@ -237,27 +255,44 @@ pub async fn until_out(connection: &Connection, messages: u64, within: Duration)
 pub async fn read_output(connection: &Connection) -> Output {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        match read_once(connection).await {
-            Ok(output) => return output,
+        let mut output = Output::default();
+        let read = try_read_stream(connection, "OUT", |subject, id, text| {
+            let right = expected(id).is_some_and(|(to, body)| to == subject && body == text);
+            output.wrong += u64::from(!right);
+            output.messages += 1;
+            *output.times.entry(id).or_default() += 1;
+        });
+        match read.await {
+            Ok(()) => return output,
             Err(error) => assert!(Instant::now() < deadline, "the output cannot be read: {error}"),
         }
         sleep(Duration::from_millis(200)).await;
     }
 }
 
-async fn read_once(connection: &Connection) -> Result<Output, Box<dyn std::error::Error>> {
+/// Reads a stream as far as it goes now, with a consumer of its own: of each message its subject, the number of the order
+/// that it is of, and its text.
+pub async fn read_stream(connection: &Connection, stream: &str, read: impl FnMut(&str, u64, &str)) {
+    try_read_stream(connection, stream, read).await.unwrap();
+}
+
+async fn try_read_stream(
+    connection: &Connection,
+    stream: &str,
+    mut read: impl FnMut(&str, u64, &str),
+) -> Result<(), Box<dyn std::error::Error>> {
     let js = Js::new(connection.clone());
-    let _ = js.delete_consumer("OUT", "oracle").await;
-    let total = js.stream("OUT").await?.state.messages;
+    let _ = js.delete_consumer(stream, "oracle").await;
+    let total = js.stream(stream).await?.state.messages;
     let config = ConsumerConfig { name: "oracle".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
-    js.create_consumer("OUT", &config).await?;
+    js.create_consumer(stream, &config).await?;
     let inbox = connection.new_inbox();
     let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await?;
-    let mut output = Output::default();
-    while output.messages < total {
-        let batch = (total - output.messages).min(10_000);
+    let mut done = 0;
+    while done < total {
+        let batch = (total - done).min(10_000);
         let pull = format!(r#"{{"batch":{batch},"expires":5000000000}}"#);
-        let request = Outgoing::new(js.next_subject("OUT", "oracle"), pull).reply_to(Subject::from(inbox.clone()));
+        let request = Outgoing::new(js.next_subject(stream, "oracle"), pull).reply_to(Subject::from(inbox.clone()));
         connection.publish(request).await?;
         for _ in 0..batch {
             let message = timeout(Duration::from_secs(10), messages.next()).await?.ok_or("the connection is closed")?;
@@ -265,15 +300,13 @@ async fn read_once(connection: &Connection) -> Result<Output, Box<dyn std::error
                 return Err(format!("{message:?}").into());
             }
             let text = std::str::from_utf8(&message.payload).unwrap();
-            let id: u64 = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
-            let right = expected(id).is_some_and(|(subject, body)| subject == message.subject.as_str() && body == text);
-            output.wrong += u64::from(!right);
-            output.messages += 1;
-            *output.times.entry(id).or_default() += 1;
+            let id = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
+            read(message.subject.as_str(), id, text);
         }
+        done += batch;
     }
-    let _ = js.delete_consumer("OUT", "oracle").await;
-    Ok(output)
+    let _ = js.delete_consumer(stream, "oracle").await;
+    Ok(())
 }
 
 /// Reads the output stream until every order of `ids` that must be there is, or the time is over; repeats count as

@@ -85,6 +85,14 @@ impl Subject {
         &self.0
     }
 
+    /// The text as bytes. The text of a received message, which nobody else holds, is not copied.
+    pub fn into_bytes(self) -> Bytes {
+        #[cfg(feature = "jetstream")]
+        return Bytes::from(self.0.into_string());
+        #[cfg(not(feature = "jetstream"))]
+        return Bytes::copy_from_slice(self.0.as_bytes());
+    }
+
     #[cfg(feature = "jetstream")]
     pub(super) fn into_nats(self) -> async_nats::Subject {
         self.0

@@ -30,6 +30,8 @@ pub const STORE_FAILED: u16 = 10077;
 pub const WORKQUEUE_NEEDS_ACK: u16 = 10084;
 /// A work queue takes explicit acks only.
 pub const WORKQUEUE_NEEDS_EXPLICIT_ACK: u16 = 10098;
+/// A work queue that one consumer reads whole takes no other.
+pub const WORKQUEUE_NOT_UNIQUE: u16 = 10099;
 /// Consumers of a work queue overlap.
 pub const WORKQUEUE_OVERLAP: u16 = 10100;
 /// Rollup is not allowed on this stream.
