@@ -65,6 +65,78 @@ async fn deliveries_that_the_network_swallows_are_read_again() {
 }
 
 #[tokio::test]
+async fn deliveries_that_are_swallowed_on_a_link_that_stays_are_read_again() {
+    let (server, connection) = server().await;
+    let proxy = LossyProxy::before(server.port()).await;
+    let (orders, rounds) = (20_000, 20);
+    let mut pump = Pump::start(PUMP, &proxy.url(), "swallowed");
+    for round in 0..rounds {
+        let upto = orders * (round + 1) / rounds - 500;
+        feed(&connection, orders * round / rounds, upto).await;
+        until_it_waits_for_more(&connection, "mill-swallowed-orders").await;
+        proxy.lose_deliveries(20_000);
+        feed(&connection, upto, upto + 500).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while proxy.is_losing_deliveries() {
+            assert!(Instant::now() < deadline, "not enough was delivered in round {round}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let output = until_complete(&connection, 0..orders, Duration::from_secs(60)).await;
+    assert!(pump.terminate().await.success());
+    println!(
+        "swallowed deliveries: {rounds} times, {} bytes in all, {} connections cut, {orders} orders in, {} distinct out, {} duplicates, {} missing",
+        proxy.swallowed(),
+        proxy.cuts(),
+        output.times.len(),
+        output.duplicates(),
+        output.missing(orders)
+    );
+    assert!(proxy.swallowed() >= rounds * 20_000);
+    assert_eq!((proxy.cuts(), output.missing(orders), output.wrong), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_link_slower_than_the_checkpoints_is_read_all_the_same() {
+    let (server, connection) = server().await;
+    let proxy = LossyProxy::before(server.port()).await;
+    // A round trip takes longer than the interval of 200 ms, and setting the consumer takes several.
+    proxy.delay(Duration::from_millis(150));
+    feed(&connection, 0, 2_000).await;
+    let mut pump = Pump::start(PUMP, &proxy.url(), "slow");
+    let output = until_complete(&connection, 0..2_000, Duration::from_secs(60)).await;
+    assert!(pump.terminate().await.success());
+    assert_eq!((output.wrong, output.duplicates()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_stream_that_went_back_in_time_stops_the_pipeline() {
+    let (mut server, connection) = server().await;
+    feed(&connection, 0, 1_000).await;
+    let mut pump = Pump::start(PUMP, &server.url(), "regressed");
+    until_out(&connection, wanted(1_000), Duration::from_secs(20)).await;
+    assert!(pump.terminate().await.success());
+    server.terminate().await;
+    let backup = server.folder().join("backup");
+    copy(&files_of(&server, "IN"), &backup);
+    server.restart().await.unwrap();
+
+    let mut pump = Pump::start(PUMP, &server.url(), "regressed");
+    feed(&connection, 1_000, 2_000).await;
+    until_out(&connection, wanted(2_000), Duration::from_secs(20)).await;
+    // Somebody restores the backup under a pipeline that has read further.
+    server.terminate().await;
+    std::fs::remove_dir_all(files_of(&server, "IN")).unwrap();
+    copy(&backup, &files_of(&server, "IN"));
+    server.restart().await.unwrap();
+    assert_eq!(pump.end().await.code(), Some(4), "source lost, while it ran");
+    let (status, words) = Pump::words(PUMP, &[&server.url(), "regressed"]);
+    assert_eq!(status.code(), Some(4), "source lost, at the next start");
+    assert!(words.contains("ends at 1000, but 2000 was read already"), "{words}");
+    assert_eq!(out_len(&connection).await, wanted(2_000), "nothing was written meanwhile");
+}
+
+#[tokio::test]
 async fn messages_that_are_purged_before_they_are_read_stop_the_pipeline() {
     let (server, connection) = server().await;
     feed(&connection, 0, 2_000).await;

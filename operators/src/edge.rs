@@ -16,6 +16,8 @@ use crate::{Batch, Cause, Epoch, Payload, Result};
 ///   "from now on" means one and the same place for ever.
 /// - [`commit`](Source::commit) is called only after the checkpoint that holds the position is durable, with positions
 ///   that never go back; some may be skipped.
+/// - While no row is asked for it polls [`drive`](Source::drive); [`release`](Source::release) comes once, when no row
+///   will be asked for any more.
 ///
 /// # What the source promises
 /// - `next` is cancel-safe: when its future is dropped, no row is lost.
@@ -45,6 +47,18 @@ pub trait Source: Send + 'static {
     /// How many rows are known to wait, if that is known.
     fn lag(&self) -> Option<u64> {
         None
+    }
+
+    /// What goes on while nobody asks for rows, because those given wait for room or because the source was told to
+    /// stop: signs of life to a peer. Cancel-safe; it never returns unless it fails.
+    fn drive(&mut self) -> impl Future<Output = Result> + Send {
+        pending()
+    }
+
+    /// No more rows will be asked for: gives back what it took from its peer and has not given. Rows that it has given
+    /// are still to be committed.
+    fn release(&mut self) -> impl Future<Output = Result> + Send {
+        async { Ok(()) }
     }
 
     /// Lets go of what it holds elsewhere, after the last `commit` of an orderly stop.

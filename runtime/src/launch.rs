@@ -13,7 +13,7 @@ use millstream_pipelines::graph::Graph;
 
 use crate::broker::{ConnectOptions, Embedded};
 use crate::checkpoint::{KvStore, LocalStore, MemoryStore, Store};
-use crate::connectors::Connections;
+use crate::connectors::{Connections, Settlements};
 use crate::engine::{Ended, Environment, Metrics, RunMode, Stopper, Workers, run as run_graph};
 
 /// How a pipeline runs in this process. [`run`] is the short form.
@@ -226,7 +226,8 @@ impl Launch {
         };
         let mut environment = Environment::new(store, Workers::threads(self.workers)?);
         environment.stopper = self.stopper.clone();
-        environment = environment.counting(self.metrics).with_shared(connections).with(self.mode);
+        environment =
+            environment.counting(self.metrics).with_shared(connections).with(self.mode).with(Settlements::default());
         let mut signals = Signals::listen()?;
         // Nobody is obeyed any more once the run is over.
         tokio::select! {

@@ -1,6 +1,7 @@
 //! The pipeline that tests kill: orders from the stream IN, computed on, by region to two subjects of the stream OUT.
 //!
-//! `pump <nats url> <pipeline name>`; the server's KV keeps its checkpoints.
+//! `pump <nats urls, with commas> <pipeline name> [<most in flight> [<replicas of its checkpoints>]]`; the servers' KV
+//! keeps its checkpoints.
 
 use std::process::ExitCode;
 
@@ -21,12 +22,12 @@ struct Priced {
     tax: u64,
 }
 
-fn declare(name: &str) -> Pipeline {
+fn declare(name: &str, in_flight: u32) -> Pipeline {
     let pipeline = Pipeline::new(name).settings(|settings| {
         settings.checkpoint_interval = Duration::from_millis(200);
     });
     let priced = pipeline
-        .source("orders", jetstream("IN").json::<Order>().stop_on_rejected())
+        .source("orders", jetstream("IN").max_ack_pending(in_flight).json::<Order>().stop_on_rejected())
         .filter("paid", |order| order.cents > 0)
         .map("priced", |Order { id, region, cents }| Priced { id, region, cents, tax: cents * 19 / 100 });
     let ([eu], rest) = priced.route("by_region", [("eu", when(|order: &Priced| order.region == "eu"))]);
@@ -38,9 +39,15 @@ fn declare(name: &str) -> Pipeline {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, name] = arguments.as_slice() else { return ExitCode::from(2) };
-    let launch = Launch::default().nats(ConnectOptions::to(url));
-    match launch.run(&declare(name)).await {
+    let [urls, name, numbers @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
+    let number = |place: usize| numbers.get(place).and_then(|text| text.parse::<u32>().ok());
+    let mut options = ConnectOptions::default();
+    options.urls = urls.split(',').map(str::to_owned).collect();
+    let mut launch = Launch::default().nats(options);
+    if let Some(replicas) = number(1) {
+        launch = launch.replicas(replicas as usize);
+    }
+    match launch.run(&declare(name, number(0).unwrap_or(100_000))).await {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the last word of a program")]

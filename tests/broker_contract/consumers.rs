@@ -72,8 +72,8 @@ async fn configurations(world: &mut World) {
         world.call(call, Value::Null).await;
     }
     world.call("CONSUMER.DELETE.S.c", json!({})).await;
-    world.open("open", "S", "c", json!({ "batch": 100, "expires": 5_000_000_000_u64 })).await;
-    world.settle().await;
+    world.open("open", "S", "c", json!({ "batch": 100, "expires": MINUTE })).await;
+    world.consumer("S", "c").await;
     world.call("CONSUMER.DELETE.S.c", Value::Null).await;
     world.read("open", "c").await;
     world.call("CONSUMER.DELETE.S.c", Value::Null).await;
@@ -130,40 +130,41 @@ async fn pulls(world: &mut World) {
         json!({ "batch": 2, "no_wait": true }),
         json!({ "batch": 60 }),
         json!({ "batch": 2, "expires": 90_000_000_000_u64 }),
-        json!({ "batch": 1, "expires": 400_000_000, "idle_heartbeat": 300_000_000 }),
+        json!({ "batch": 1, "expires": 1_000_000_000, "idle_heartbeat": 200_000_000 }),
         json!({ "batch": 3, "max_bytes": 40, "expires": 400_000_000 }),
         json!({ "batch": 3, "max_bytes": 80, "expires": 400_000_000 }),
         json!({ "batch": 1, "max_bytes": 400, "expires": 400_000_000 }),
         json!({ "batch": 9, "no_wait": true }),
         json!({ "batch": 9, "no_wait": true }),
         json!({ "batch": 9, "expires": 300_000_000 }),
-        json!({ "batch": 9, "expires": 500_000_000, "idle_heartbeat": 200_000_000, "max_bytes": 1000 }),
+        json!({ "batch": 9, "expires": 1_000_000_000, "idle_heartbeat": 200_000_000, "max_bytes": 1000 }),
         json!({ "batch": 9, "expires": 300_000_000, "no_wait": true }),
     ] {
         world.pull("S", "c", body).await;
         world.consumer("S", "c").await;
     }
     // Two that wait take turns, and one that does not wait long gets the rest.
-    world.open("one", "S", "c", json!({ "batch": 2, "expires": 5_000_000_000_u64 })).await;
-    world.settle().await;
-    world.open("two", "S", "c", json!({ "batch": 3, "expires": 5_000_000_000_u64 })).await;
-    world.settle().await;
+    world.open("one", "S", "c", json!({ "batch": 2, "expires": MINUTE })).await;
+    world.consumer("S", "c").await;
+    world.open("two", "S", "c", json!({ "batch": 3, "expires": MINUTE })).await;
+    world.consumer("S", "c").await;
     for number in 0..4 {
         world.publish("a.1", &[], &number.to_string()).await;
-        world.settle().await;
+        world.consumer("S", "c").await;
     }
     world.read("one", "c").await;
     world.read("two", "c").await;
     world.consumer("S", "c").await;
-    world.open("three", "S", "c", json!({ "batch": 3, "no_wait": true, "expires": 5_000_000_000_u64 })).await;
+    world.open("three", "S", "c", json!({ "batch": 3, "no_wait": true, "expires": MINUTE })).await;
+    world.consumer("S", "c").await;
     world.close("two").await;
     world.publish("a.1", &[], "who?").await;
     world.read("three", "c").await;
     world.consumer("S", "c").await;
     create(world, "few", json!({ "ack_policy": "none", "max_waiting": 1, "deliver_policy": "new" })).await;
-    world.open("four", "S", "few", json!({ "batch": 3, "expires": 2_000_000_000_u64 })).await;
-    world.settle().await;
-    world.pull("S", "few", json!({ "batch": 3, "expires": 2_000_000_000_u64 })).await;
+    world.open("four", "S", "few", json!({ "batch": 3, "expires": MINUTE })).await;
+    world.consumer("S", "few").await;
+    world.pull("S", "few", json!({ "batch": 3, "expires": MINUTE })).await;
     world.read("four", "few").await;
 }
 
@@ -237,51 +238,119 @@ fn what_is_not_acknowledged_comes_again() {
     same(|world| Box::pin(redeliveries(world)));
 }
 
+// Each part has one time that comes soon; all others never come while it runs.
+const SOON: u64 = 500_000_000;
+const MINUTE: u64 = 60_000_000_000;
+const NEVER: u64 = 3_600_000_000_000;
+
 async fn redeliveries(world: &mut World) {
     filled(world, 4).await;
-    world.listen("exceeded", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>").await;
     world.listen("terminated", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>").await;
-    let second = 1_000_000_000_u64;
     for (name, config) in [
-        ("plain", json!({ "ack_wait": second })),
-        ("twice", json!({ "ack_wait": second, "max_deliver": 2 })),
-        ("once", json!({ "ack_wait": second, "max_deliver": 1 })),
-        ("back", json!({ "backoff": [second / 2, second, second * 3], "max_deliver": 3 })),
-        ("slow", json!({ "ack_wait": second, "max_ack_pending": 2 })),
-        ("all", json!({ "ack_wait": second, "ack_policy": "all" })),
+        ("plain", json!({ "ack_wait": NEVER })),
+        ("twice", json!({ "ack_wait": NEVER, "max_deliver": 2 })),
+        ("once", json!({ "ack_wait": NEVER, "max_deliver": 1 })),
+        ("back", json!({ "backoff": [NEVER, NEVER, NEVER * 3], "max_deliver": 3 })),
+        ("slow", json!({ "ack_wait": NEVER, "max_ack_pending": 2 })),
+        ("all", json!({ "ack_wait": NEVER, "ack_policy": "all" })),
     ] {
-        let mut config = config;
-        if config.get("ack_policy").is_none() {
-            config["ack_policy"] = "explicit".into();
-        }
-        create(world, name, config).await;
-        world.pull("S", name, json!({ "batch": 3, "expires": second / 2 })).await;
-        world.settle().await;
+        create(world, name, explicit(config)).await;
+        world.pull("S", name, json!({ "batch": 3, "no_wait": true })).await;
+        world.consumer("S", name).await;
         world.answer(name, 0, "-NAK").await;
-        world.settle().await;
+        world.consumer("S", name).await;
         world.pull("S", name, json!({ "batch": 1, "no_wait": true })).await;
-        world.settle().await;
         world.consumer("S", name).await;
-        world.answer(name, 1, "-NAK {\"delay\": 450000000}").await;
-        world.settle().await;
+        world.answer(name, 1, &format!("-NAK {{\"delay\": {NEVER}}}")).await;
+        world.consumer("S", name).await;
         world.pull("S", name, json!({ "batch": 1, "no_wait": true })).await;
-        world.settle().await;
-        world.pull("S", name, json!({ "batch": 1, "expires": second })).await;
-        world.settle().await;
-        world.consumer("S", name).await;
-        world.wait(1300).await;
-        world.consumer("S", name).await;
-        world.pull("S", name, json!({ "batch": 9, "no_wait": true })).await;
-        world.settle().await;
         world.consumer("S", name).await;
         world.answer(name, 0, "").await;
-        world.settle().await;
+        world.consumer("S", name).await;
         world.answer(name, 1, "+TERM").await;
-        world.settle().await;
+        world.consumer("S", name).await;
+        world.pull("S", name, json!({ "batch": 9, "no_wait": true })).await;
         world.consumer("S", name).await;
     }
-    world.read("exceeded", "").await;
     world.read("terminated", "").await;
+}
+
+fn explicit(config: Value) -> Value {
+    let mut config = config;
+    if config.get("ack_policy").is_none() {
+        config["ack_policy"] = "explicit".into();
+    }
+    config
+}
+
+#[test]
+fn what_is_refused_for_a_while_comes_again_after_it() {
+    same(|world| Box::pin(delays(world)));
+}
+
+async fn delays(world: &mut World) {
+    filled(world, 4).await;
+    for (name, config) in [
+        ("plain", json!({ "ack_wait": NEVER })),
+        ("slow", json!({ "ack_wait": NEVER, "max_ack_pending": 2 })),
+        ("all", json!({ "ack_wait": NEVER, "ack_policy": "all" })),
+    ] {
+        create(world, name, explicit(config)).await;
+        world.pull("S", name, json!({ "batch": 2, "no_wait": true })).await;
+        world.answer(name, 1, &format!("-NAK {{\"delay\": {SOON}}}")).await;
+        world.pull("S", name, json!({ "batch": 1, "no_wait": true, "max_bytes": 1 })).await;
+        let pull = json!({ "batch": if name == "slow" { 1 } else { 3 }, "expires": MINUTE });
+        world.pull("S", name, pull).await;
+        world.consumer("S", name).await;
+    }
+}
+
+#[test]
+fn what_nobody_acknowledges_comes_again_when_its_time_is_over() {
+    same(|world| Box::pin(time_outs(world)));
+}
+
+async fn time_outs(world: &mut World) {
+    filled(world, 3).await;
+    for (name, config) in [
+        ("plain", json!({ "ack_wait": SOON })),
+        ("back", json!({ "backoff": [SOON, NEVER], "max_deliver": 3 })),
+        ("all", json!({ "ack_wait": SOON, "ack_policy": "all" })),
+    ] {
+        create(world, name, explicit(config)).await;
+        world.pull("S", name, json!({ "batch": 3, "no_wait": true })).await;
+        world.pull("S", name, json!({ "batch": 3, "expires": MINUTE })).await;
+        world.answer(name, 3, "").await;
+        world.answer(name, 5, "").await;
+        world.answer(name, 4, "+TERM").await;
+        world.consumer("S", name).await;
+        world.pull("S", name, json!({ "batch": 3, "no_wait": true })).await;
+    }
+}
+
+#[test]
+fn what_was_delivered_often_enough_is_given_up() {
+    same(|world| Box::pin(given_up(world)));
+}
+
+async fn given_up(world: &mut World) {
+    // One message: of several whose time is over at once, the server picks the first at random.
+    filled(world, 1).await;
+    for (name, times) in [("once", 1), ("twice", 2)] {
+        world.listen(name, &format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.{name}")).await;
+        create(world, name, json!({ "ack_policy": "explicit", "ack_wait": SOON, "max_deliver": times })).await;
+        for time in 0..times {
+            let wait = if time == 0 { json!({ "no_wait": true }) } else { json!({ "expires": MINUTE }) };
+            let mut pull = wait;
+            pull["batch"] = 1.into();
+            world.pull("S", name, pull).await;
+        }
+        // A pull that waits when their time is over gets nothing, and the server says so to whoever listens.
+        world.pull("S", name, json!({ "batch": 1, "expires": SOON * 4 })).await;
+        world.read(name, "").await;
+        world.pull("S", name, json!({ "batch": 1, "no_wait": true })).await;
+        world.consumer("S", name).await;
+    }
 }
 
 #[test]
@@ -333,13 +402,17 @@ fn a_consumer_that_nobody_uses_goes() {
 
 async fn unused(world: &mut World) {
     filled(world, 2).await;
-    create(world, "e", json!({ "inactive_threshold": 1_000_000_000 })).await;
-    world.wait(700).await;
-    world.pull("S", "e", json!({ "batch": 1, "no_wait": true })).await;
-    world.wait(700).await;
-    world.consumer("S", "e").await;
-    world.wait(3000).await;
-    world.consumer("S", "e").await;
+    let second = 1_000_000_000_u64;
+    create(world, "goes", json!({ "inactive_threshold": second })).await;
+    create(world, "stays", json!({ "inactive_threshold": second * 3600 })).await;
+    create(world, "used", json!({ "inactive_threshold": second * 2, "ack_policy": "none" })).await;
+    world.open("pull", "S", "used", json!({ "batch": 5, "expires": MINUTE })).await;
+    world.consumer("S", "used").await;
+    world.elapse(3000).await;
+    world.consumer("S", "used").await;
+    world.consumer("S", "stays").await;
+    world.pass(3000).await;
+    world.consumer("S", "goes").await;
 }
 
 #[test]

@@ -29,45 +29,29 @@ use world::World;
 /// A script borrows the world as long as it runs.
 type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-/// How often the real server may try: on a loaded machine it can be late once, but a difference stays one.
-const TRIES: usize = 3;
-
 /// Runs a script on both brokers and compares the records.
 fn same(script: impl for<'a> Fn(&'a mut World) -> Running<'a>) {
     let embedded = runtime(true).block_on(async {
-        let mut world = World::new(Embedded::default().connect());
+        let mut world = World::first(Embedded::default().connect());
         script(&mut world).await;
         world.record
     });
-    let real = || {
-        runtime(false).block_on(async {
-            let server = NatsServer::start().await.expect("a nats-server: run tests/setup");
-            let mut world = World::new(server.connect().await.unwrap());
-            script(&mut world).await;
-            world.record
-        })
-    };
-    if let Err(difference) = agree(&embedded, real) {
+    let real = runtime(false).block_on(async {
+        let server = NatsServer::start().await.expect("a nats-server: run tests/setup");
+        let mut world = World::second(server.connect().await.unwrap(), embedded.clone());
+        script(&mut world).await;
+        world.record
+    });
+    if let Err(difference) = compare(&embedded, &real) {
         panic!("{difference}");
     }
-}
-
-/// Whether the real server gives the embedded broker's record; else the first difference, with what came before it.
-fn agree(embedded: &[String], real: impl Fn() -> Vec<String>) -> Result<(), String> {
-    let mut found = Ok(());
-    for _ in 0..TRIES {
-        found = compare(embedded, &real());
-        if found.is_ok() {
-            break;
-        }
-    }
-    found
 }
 
 fn runtime(paused: bool) -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(paused).build().unwrap()
 }
 
+/// Whether the real server gives the embedded broker's record; else the first difference, with what came before it.
 fn compare(embedded: &[String], real: &[String]) -> Result<(), String> {
     if embedded == real {
         return Ok(());

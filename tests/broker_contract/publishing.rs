@@ -11,8 +11,7 @@ fn a_publish_is_taken_once_and_only_as_expected() {
 }
 
 async fn expectations(world: &mut World) {
-    let window = 600_000_000;
-    let config = json!({ "name": "S", "subjects": ["a.>"], "duplicate_window": window, "allow_rollup_hdrs": true });
+    let config = json!({ "name": "S", "subjects": ["a.>"], "allow_rollup_hdrs": true });
     world.call("STREAM.CREATE.S", config).await;
     world.publish("nobody", &[], "x").await;
     for headers in [
@@ -46,9 +45,12 @@ async fn expectations(world: &mut World) {
     world.stream("S").await;
     world.publish("a.2", &[("Nats-Rollup", "all")], "z").await;
     world.stream("S").await;
-    world.wait(700).await;
-    world.publish("a.1", &[("Nats-Msg-Id", "1")], "x").await;
-    world.call("STREAM.MSG.GET.S", json!({ "last_by_subj": "a.1" })).await;
+    world.call("STREAM.MSG.GET.S", json!({ "last_by_subj": "a.2" })).await;
+    let short = json!({ "name": "D", "subjects": ["d"], "duplicate_window": 600_000_000 });
+    world.call("STREAM.CREATE.D", short).await;
+    world.publish("d", &[("Nats-Msg-Id", "1")], "x").await;
+    world.publish_until_forgotten("d", &[("Nats-Msg-Id", "1")]).await;
+    world.call("STREAM.MSG.GET.D", json!({ "last_by_subj": "d" })).await;
     world.call("STREAM.CREATE.T", json!({ "name": "T", "subjects": ["t"] })).await;
     world.publish("t", &[("Nats-Rollup", "sub")], "x").await;
 }

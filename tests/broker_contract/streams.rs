@@ -174,19 +174,21 @@ fn messages_go_when_they_are_too_old() {
 async fn ages(world: &mut World) {
     let second = 1_000_000_000_u64;
     world.call("STREAM.CREATE.S", json!({ "name": "S", "subjects": ["s"], "max_age": second })).await;
+    world.call("STREAM.CREATE.L", json!({ "name": "L", "subjects": ["l"], "max_age": second * 3600 })).await;
     world.call("STREAM.CREATE.T", json!({ "name": "T", "subjects": ["t"], "allow_msg_ttl": true })).await;
     world.publish("s", &[], "old").await;
+    world.publish("l", &[], "stays").await;
     world.publish("t", &[("Nats-TTL", "1s")], "short").await;
-    world.publish("t", &[("Nats-TTL", "1m")], "long").await;
+    world.publish("t", &[("Nats-TTL", "1h")], "long").await;
     world.publish("t", &[("Nats-TTL", "never")], "for ever").await;
     world.publish("t", &[("Nats-TTL", "500ms")], "refused").await;
     world.publish("t", &[("Nats-TTL", "soon")], "refused").await;
     world.publish("s", &[("Nats-TTL", "1s")], "refused").await;
-    world.wait(700).await;
-    world.publish("s", &[], "new").await;
+    world.pass(2500).await;
     world.stream("S").await;
-    world.wait(1000).await;
     world.stream("T").await;
-    world.wait(1000).await;
+    world.stream("L").await;
+    world.publish("s", &[], "new").await;
+    world.pass(2500).await;
     world.stream("S").await;
 }

@@ -1,4 +1,8 @@
 //! [`World`]: one broker as a script sees it, and the record of all it says.
+//!
+//! No script depends on how quick a real server is. What the embedded broker said first is known when the script runs on
+//! the server, which is given much time to say the same: an answer is waited for, and what is told of streams and consumers
+//! is asked for again until it is so. Only that nothing more comes is believed after a short while.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,17 +10,23 @@ use std::time::Duration;
 use millstream::broker::{BrokerError, Connection, Incoming, Outgoing, Subject, Subscription};
 use millstream_operators::Headers;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// How long nothing must come until nothing is expected to come.
 const QUIET: Duration = Duration::from_millis(300);
-/// How long an answer may take; few calls get none.
+/// How long an answer may take that nobody expects.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Time for a server to finish what it does behind its answers.
+/// How long a server may take for what it is expected to say.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time for the embedded broker to finish what it does behind its answers, in virtual time.
 const SETTLE: Duration = Duration::from_millis(25);
 
 pub(crate) struct World {
     connection: Connection,
     pub(crate) record: Vec<String>,
+    /// What the other broker said, and whether this one has said the same so far.
+    expected: Option<Vec<String>>,
+    agrees: bool,
     /// What was delivered of each consumer and can be acknowledged.
     deliveries: BTreeMap<String, Vec<Subject>>,
     /// Pulls and batches that stay open.
@@ -32,72 +42,137 @@ pub(crate) fn headers(pairs: &[(&str, &str)]) -> Headers {
 }
 
 impl World {
-    pub(crate) fn new(connection: Connection) -> Self {
-        World { connection, record: Vec::new(), deliveries: BTreeMap::new(), inboxes: BTreeMap::new() }
+    /// The broker that is first to speak, in virtual time.
+    pub(crate) fn first(connection: Connection) -> Self {
+        World {
+            connection,
+            record: Vec::new(),
+            expected: None,
+            agrees: true,
+            deliveries: BTreeMap::new(),
+            inboxes: BTreeMap::new(),
+        }
+    }
+
+    /// The broker that shall say the same.
+    pub(crate) fn second(connection: Connection, expected: Vec<String>) -> Self {
+        World { expected: Some(expected), ..World::first(connection) }
     }
 
     fn note(&mut self, line: impl Into<String>) {
-        self.record.push(line.into());
+        let line = line.into();
+        if let Some(expected) = &self.expected {
+            self.agrees &= expected.get(self.record.len()) == Some(&line);
+        }
+        self.record.push(line);
     }
 
-    pub(crate) async fn settle(&self) {
-        tokio::time::sleep(SETTLE).await;
+    /// What must be said next, as long as both have said the same.
+    fn expected(&self) -> Option<&str> {
+        let expected = self.expected.as_ref().filter(|_| self.agrees)?;
+        expected.get(self.record.len()).map(String::as_str)
     }
 
-    pub(crate) async fn wait(&self, millis: u64) {
+    /// How long to wait for what the broker says next; `otherwise` where it is not known to say anything.
+    fn patience(&self, otherwise: Duration) -> Duration {
+        match self.expected() {
+            Some(line) if line.starts_with("< ") && line != "< silence" => PATIENCE,
+            _ => otherwise,
+        }
+    }
+
+    /// Lets time pass for the embedded broker. On a server the next look, pull or read waits for what it brings.
+    pub(crate) async fn pass(&self, millis: u64) {
+        if self.expected.is_none() {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
+    }
+
+    /// Lets time pass on either, for what must still be so however much passes.
+    pub(crate) async fn elapse(&self, millis: u64) {
         tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+
+    async fn ask(&self, call: &str, body: &Value) -> (Value, String) {
+        let text = text(body);
+        let (subject, within) = (format!("$JS.API.{call}"), self.patience(ANSWER));
+        match self.connection.request(subject, Headers::NONE, text, within).await {
+            Ok(answer) => {
+                let answer: Value = serde_json::from_slice(&answer.payload).unwrap_or(Value::Null);
+                let told = normal(answer.clone()).to_string();
+                (answer, told)
+            }
+            Err(error) => (Value::Null, failure(&error)),
+        }
     }
 
     /// A call of the API; no body for null.
     pub(crate) async fn call(&mut self, call: &str, body: Value) -> Value {
-        let text = match &body {
-            Value::Null => String::new(),
-            Value::String(text) => text.clone(),
-            body => body.to_string(),
-        };
-        self.note(format!("> {call} {text}"));
-        let answer = self.connection.request(format!("$JS.API.{call}"), Headers::NONE, text, ANSWER).await;
-        let answer = match answer {
-            Ok(answer) => serde_json::from_slice(&answer.payload).unwrap_or(Value::Null),
-            Err(error) => {
-                self.note(format!("< {}", failure(&error)));
-                return Value::Null;
-            }
-        };
-        let told = normal(answer.clone());
+        self.note(format!("> {call} {}", text(&body)));
+        let (answer, told) = self.ask(call, &body).await;
         self.note(format!("< {told}"));
         answer
     }
 
+    /// What is told once all is done.
+    async fn look(&mut self, call: String) {
+        self.pass(u64::try_from(SETTLE.as_millis()).unwrap()).await;
+        self.note(format!("> {call}"));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let line = format!("< {}", self.ask(&call, &Value::Null).await.1);
+            let is_so = self.expected().is_none_or(|expected| expected == line);
+            if is_so || Instant::now() > deadline {
+                self.note(line);
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Deletes a message if it is there. How the server says that it is not depends on the layout of its files.
     pub(crate) async fn delete(&mut self, stream: &str, seq: u64) {
-        let recorded = self.record.len();
-        let answer = self.call(&format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": seq })).await;
-        self.record.truncate(recorded);
+        let (answer, _) = self.ask(&format!("STREAM.MSG.DELETE.{stream}"), &json!({ "seq": seq })).await;
         self.note(format!("> delete {seq} of {stream}: {}", answer.get("success").is_some()));
     }
 
     /// What is told of a consumer once all is done.
     pub(crate) async fn consumer(&mut self, stream: &str, name: &str) {
-        self.settle().await;
-        self.call(&format!("CONSUMER.INFO.{stream}.{name}"), Value::Null).await;
+        self.look(format!("CONSUMER.INFO.{stream}.{name}")).await;
     }
 
     /// What is told of a stream once all is done.
     pub(crate) async fn stream(&mut self, name: &str) {
-        self.settle().await;
-        self.call(&format!("STREAM.INFO.{name}"), Value::Null).await;
+        self.look(format!("STREAM.INFO.{name}")).await;
     }
 
     /// A publish that wants an answer.
     pub(crate) async fn publish(&mut self, subject: &str, pairs: &[(&str, &str)], payload: &str) {
         self.note(format!("> publish {subject} {pairs:?} {payload:.20}"));
-        let answer = self.connection.request(subject.to_owned(), headers(pairs), payload.to_owned(), ANSWER).await;
-        let told = match answer {
+        let told = self.published(subject, pairs, payload).await;
+        self.note(format!("< {told}"));
+    }
+
+    async fn published(&self, subject: &str, pairs: &[(&str, &str)], payload: &str) -> String {
+        let (headers, within) = (headers(pairs), self.patience(ANSWER));
+        match self.connection.request(subject.to_owned(), headers, payload.to_owned(), within).await {
             Ok(answer) => told(&answer, false),
             Err(error) => failure(&error),
-        };
-        self.note(format!("< {told}"));
+        }
+    }
+
+    /// As [`publish`](World::publish), again and again until the stream does not know the message's id any more.
+    pub(crate) async fn publish_until_forgotten(&mut self, subject: &str, pairs: &[(&str, &str)]) {
+        self.note(format!("> publish {subject} {pairs:?} until it is taken"));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let told = self.published(subject, pairs, "x").await;
+            if !told.contains("\"duplicate\":true") || Instant::now() > deadline {
+                self.note(format!("< {told}"));
+                return;
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
     }
 
     /// A pull, and what it brings until it is over.
@@ -108,7 +183,7 @@ impl World {
         let bounded = body.get("max_bytes").is_some();
         let (_, mut inbox) = self.inboxes.remove(&name).unwrap();
         let mut delivered = 0;
-        while let Ok(Some(message)) = tokio::time::timeout(QUIET * 2, inbox.next()).await {
+        while let Ok(Some(message)) = tokio::time::timeout(self.patience(QUIET * 2), inbox.next()).await {
             self.hear(consumer, &message);
             delivered += u64::from(message.status.is_none());
             let over = message.status.is_some_and(|status| status != 100);
@@ -141,7 +216,7 @@ impl World {
     pub(crate) async fn read(&mut self, name: &str, consumer: &str) {
         self.note(format!("> read {name}"));
         let (subject, mut inbox) = self.inboxes.remove(name).unwrap();
-        while let Ok(Some(message)) = tokio::time::timeout(QUIET, inbox.next()).await {
+        while let Ok(Some(message)) = tokio::time::timeout(self.patience(QUIET), inbox.next()).await {
             self.hear(consumer, &message);
         }
         self.inboxes.insert(name.to_owned(), (subject, inbox));
@@ -151,14 +226,24 @@ impl World {
     pub(crate) async fn close(&mut self, name: &str) {
         self.note(format!("> close {name}"));
         self.inboxes.remove(name);
-        self.settle().await;
+        self.connection.flush().await.unwrap();
+        self.pass(25).await;
     }
 
     fn hear(&mut self, consumer: &str, message: &Incoming) {
         if let Some(reply) = &message.reply {
             self.deliveries.entry(consumer.to_owned()).or_default().push(reply.clone());
         }
-        self.note(format!("< {}", told(message, true)));
+        let line = format!("< {}", told(message, true));
+        // How many heartbeats there are is a matter of time.
+        if message.status != Some(100) || self.record.last() != Some(&line) {
+            self.note(line);
+        }
+    }
+
+    /// Nothing more is said of what a consumer has delivered so far.
+    pub(crate) fn forget(&mut self, consumer: &str) {
+        self.deliveries.remove(consumer);
     }
 
     pub(crate) fn delivered(&self, consumer: &str) -> usize {
@@ -169,7 +254,7 @@ impl World {
     pub(crate) async fn answer(&mut self, consumer: &str, delivery: usize, word: &str) {
         let reply = self.deliveries[consumer][delivery].clone();
         self.note(format!("> {word:?} to {}", normal_ack(&reply)));
-        let answer = self.connection.request(reply, Headers::NONE, word.to_owned(), QUIET).await;
+        let answer = self.connection.request(reply, Headers::NONE, word.to_owned(), self.patience(QUIET)).await;
         let told = match answer {
             Ok(answer) => told(&answer, true),
             Err(error) => failure(&error),
@@ -187,7 +272,7 @@ impl World {
         self.note(format!("> fast {id}.{place} {subject} {pairs:?}"));
         let message = Outgoing::new(subject.to_owned(), "x").headers(headers(pairs));
         self.connection.publish(message.reply_to(format!("{inbox}.{id}.{place}.$FI"))).await.unwrap();
-        while let Ok(Some(message)) = tokio::time::timeout(SETTLE * 2, subscription.next()).await {
+        while let Ok(Some(message)) = tokio::time::timeout(self.patience(SETTLE * 2), subscription.next()).await {
             self.note(format!("< {}", told(&message, false)));
         }
         self.inboxes.insert(name, (inbox, subscription));
@@ -198,6 +283,14 @@ impl World {
         let subscription = self.connection.subscribe(pattern.to_owned(), 4096).await.unwrap();
         self.connection.flush().await.unwrap();
         self.inboxes.insert(name.to_owned(), (pattern.to_owned().into(), subscription));
+    }
+}
+
+fn text(body: &Value) -> String {
+    match body {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        body => body.to_string(),
     }
 }
 

@@ -17,10 +17,16 @@ mod proxy;
 mod stream;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject};
+use millstream::broker::{
+    AckPolicy, ConnectOptions, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject,
+};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use command::{Running, Said, call};
@@ -45,11 +51,28 @@ pub fn expected(id: u64) -> Option<(String, String)> {
 }
 
 pub async fn create_streams(connection: &Connection, replicas: usize) {
-    let js = Js::new(connection.clone());
+    let (js, deadline) = (Js::new(connection.clone()), Instant::now() + Duration::from_secs(60));
     for (name, subjects) in [("IN", "in.>"), ("OUT", "out.>")] {
-        let config = StreamConfig { num_replicas: replicas, ..StreamConfig::new(name, [subjects]) };
-        js.create_stream(&config).await.unwrap();
+        // The output takes fast ingest; what group replies do is told by `ingest.rs`.
+        let allow_batched = name == "OUT";
+        let config = StreamConfig { num_replicas: replicas, allow_batched, ..StreamConfig::new(name, [subjects]) };
+        // Servers that have just found each other may not have elected yet.
+        while let Err(error) = js.create_stream(&config).await {
+            assert!(replicas > 1 && Instant::now() < deadline, "{error}");
+            sleep(Duration::from_millis(100)).await;
+        }
     }
+}
+
+/// Where a server keeps a stream.
+pub fn files_of(server: &NatsServer, stream: &str) -> PathBuf {
+    server.folder().join("data/jetstream/$G/streams").join(stream)
+}
+
+/// Copies a folder with all it holds.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success());
 }
 
 /// Publishes orders `from..to`, each confirmed: at most 1,000 are under way, and what has no answer is sent again with
@@ -83,6 +106,37 @@ pub async fn feed(connection: &Connection, from: u64, to: u64) {
     drop(js);
 }
 
+/// Feeds orders from 0 on, some every few milliseconds, so that something flows whenever something is killed.
+pub struct Feeder {
+    enough: Arc<AtomicBool>,
+    feeding: JoinHandle<u64>,
+}
+
+impl Feeder {
+    /// Feeds at least so many orders.
+    pub fn start(connection: &Connection, least: u64) -> Feeder {
+        const AT_ONCE: u64 = 250;
+        let (connection, enough) = (connection.clone(), Arc::new(AtomicBool::new(false)));
+        let asked = Arc::clone(&enough);
+        let feeding = tokio::spawn(async move {
+            let mut fed = 0;
+            while fed < least || !asked.load(Ordering::Relaxed) {
+                feed(&connection, fed, fed + AT_ONCE).await;
+                fed += AT_ONCE;
+                sleep(Duration::from_millis(20)).await;
+            }
+            fed
+        });
+        Feeder { enough, feeding }
+    }
+
+    /// Stops as soon as the least number is fed; how many it was in the end.
+    pub async fn finish(self) -> u64 {
+        self.enough.store(true, Ordering::Relaxed);
+        self.feeding.await.unwrap()
+    }
+}
+
 /// The pipeline in a process of its own.
 pub struct Pump {
     child: Child,
@@ -90,8 +144,18 @@ pub struct Pump {
 
 impl Pump {
     pub fn start(program: &str, url: &str, pipeline: &str) -> Pump {
-        let child = Command::new(program).args([url, pipeline]).env("RUST_BACKTRACE", "0").spawn().unwrap();
+        Pump::start_with(program, &[url, pipeline])
+    }
+
+    pub fn start_with(program: &str, arguments: &[&str]) -> Pump {
+        let child = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").spawn().unwrap();
         Pump { child }
+    }
+
+    /// Runs a program that ends by itself; its status and what it said.
+    pub fn words(program: &str, arguments: &[&str]) -> (ExitStatus, String) {
+        let output = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").output().unwrap();
+        (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     pub fn kill_9(&mut self) {
@@ -186,33 +250,63 @@ pub async fn until_out(connection: &Connection, messages: u64, within: Duration)
     }
 }
 
-/// Reads the output stream from its beginning, with a consumer of its own.
+/// Reads the output stream from its beginning, with a consumer of its own; again when servers that have just come back do
+/// not answer yet.
 pub async fn read_output(connection: &Connection) -> Output {
-    let js = Js::new(connection.clone());
-    let total = js.stream("OUT").await.unwrap().state.messages;
-    let config = ConsumerConfig { name: "oracle".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
-    js.create_consumer("OUT", &config).await.unwrap();
-    let inbox = connection.new_inbox();
-    let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await.unwrap();
-    let mut output = Output::default();
-    while output.messages < total {
-        let batch = (total - output.messages).min(10_000);
-        let pull = format!(r#"{{"batch":{batch},"expires":5000000000}}"#);
-        let request = Outgoing::new(js.next_subject("OUT", "oracle"), pull).reply_to(Subject::from(inbox.clone()));
-        connection.publish(request).await.unwrap();
-        for _ in 0..batch {
-            let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap();
-            assert!(!message.is_status(), "{message:?}");
-            let text = std::str::from_utf8(&message.payload).unwrap();
-            let id: u64 = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
-            let right = expected(id).is_some_and(|(subject, body)| subject == message.subject.as_str() && body == text);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut output = Output::default();
+        let read = try_read_stream(connection, "OUT", |subject, id, text| {
+            let right = expected(id).is_some_and(|(to, body)| to == subject && body == text);
             output.wrong += u64::from(!right);
             output.messages += 1;
             *output.times.entry(id).or_default() += 1;
+        });
+        match read.await {
+            Ok(()) => return output,
+            Err(error) => assert!(Instant::now() < deadline, "the output cannot be read: {error}"),
         }
+        sleep(Duration::from_millis(200)).await;
     }
-    let _ = js.delete_consumer("OUT", "oracle").await;
-    output
+}
+
+/// Reads a stream as far as it goes now, with a consumer of its own: of each message its subject, the number of the order
+/// that it is of, and its text.
+pub async fn read_stream(connection: &Connection, stream: &str, read: impl FnMut(&str, u64, &str)) {
+    try_read_stream(connection, stream, read).await.unwrap();
+}
+
+async fn try_read_stream(
+    connection: &Connection,
+    stream: &str,
+    mut read: impl FnMut(&str, u64, &str),
+) -> Result<(), Box<dyn std::error::Error>> {
+    let js = Js::new(connection.clone());
+    let _ = js.delete_consumer(stream, "oracle").await;
+    let total = js.stream(stream).await?.state.messages;
+    let config = ConsumerConfig { name: "oracle".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
+    js.create_consumer(stream, &config).await?;
+    let inbox = connection.new_inbox();
+    let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await?;
+    let mut done = 0;
+    while done < total {
+        let batch = (total - done).min(10_000);
+        let pull = format!(r#"{{"batch":{batch},"expires":5000000000}}"#);
+        let request = Outgoing::new(js.next_subject(stream, "oracle"), pull).reply_to(Subject::from(inbox.clone()));
+        connection.publish(request).await?;
+        for _ in 0..batch {
+            let message = timeout(Duration::from_secs(10), messages.next()).await?.ok_or("the connection is closed")?;
+            if message.is_status() {
+                return Err(format!("{message:?}").into());
+            }
+            let text = std::str::from_utf8(&message.payload).unwrap();
+            let id = serde_json::from_str::<serde_json::Value>(text).unwrap()["id"].as_u64().unwrap();
+            read(message.subject.as_str(), id, text);
+        }
+        done += batch;
+    }
+    let _ = js.delete_consumer(stream, "oracle").await;
+    Ok(())
 }
 
 /// Reads the output stream until every order of `ids` that must be there is, or the time is over; repeats count as
@@ -242,4 +336,15 @@ pub async fn server() -> (NatsServer, Connection) {
     let connection = server.connect().await.unwrap();
     create_streams(&connection, 1).await;
     (server, connection)
+}
+
+/// Three servers that keep both streams three times; their urls, with commas.
+pub async fn cluster() -> (Vec<NatsServer>, String, Connection) {
+    let servers = NatsServer::start_cluster(3).await.unwrap();
+    let mut options = ConnectOptions::default();
+    options.urls = servers.iter().map(NatsServer::url).collect();
+    let urls = options.urls.join(",");
+    let connection = options.connect().await.unwrap();
+    create_streams(&connection, servers.len()).await;
+    (servers, urls, connection)
 }

@@ -1,16 +1,16 @@
-//! [`LossyProxy`]: a TCP proxy that swallows what a server sends, and then cuts the connection.
+//! [`LossyProxy`]: a TCP proxy that does to connections what a bad network does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Forwards connections to a port of this machine. Told to, it swallows so many bytes from the server on each
-/// connection and cuts it then, or half a second after the first: what a broken network does to deliveries that are on
-/// their way.
+/// Forwards connections to a port of this machine, and loses or delays what they carry as it is told.
 #[derive(Debug)]
 pub struct LossyProxy {
     port: u16,
@@ -24,6 +24,9 @@ struct Shared {
     bytes: AtomicU64,
     swallowed: AtomicU64,
     cuts: AtomicU64,
+    // Bytes of deliveries still to be swallowed on links that stay.
+    deliveries: AtomicU64,
+    delay_millis: AtomicU64,
 }
 
 impl LossyProxy {
@@ -46,10 +49,27 @@ impl LossyProxy {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Swallows the next `bytes` from the server on every connection that is open, and cuts each then.
+    /// Swallows the next `bytes` from the server on every connection that is open, and cuts each then, or half a second
+    /// after the first.
     pub fn lose(&self, bytes: u64) {
         self.shared.bytes.store(bytes, Ordering::SeqCst);
         self.shared.orders.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Swallows the next messages that consumers deliver, about `bytes` of them, whole: every connection stays, and the
+    /// client notices nothing.
+    pub fn lose_deliveries(&self, bytes: u64) {
+        self.shared.deliveries.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether deliveries are still to be swallowed.
+    pub fn is_losing_deliveries(&self) -> bool {
+        self.shared.deliveries.load(Ordering::SeqCst) > 0
+    }
+
+    /// From now on everything takes so long, either way.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.delay_millis.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
     /// How many connections were cut after they had swallowed as much as they were told.
@@ -64,14 +84,23 @@ impl LossyProxy {
 }
 
 async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let seen = shared.orders.load(Ordering::SeqCst);
-    let up = tokio::spawn(async move {
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+    let (mut from_client, to_client) = client.into_split();
+    let (mut from_server, to_server) = server.into_split();
+    let up = tokio::spawn({
+        let to_server = delayed(to_server, Arc::clone(&shared));
+        async move {
+            let mut buffer = vec![0; 16 << 10];
+            while let Some(read) = read_some(&mut from_client, &mut buffer).await {
+                if to_server.send((Instant::now(), read)).await.is_err() {
+                    break;
+                }
+            }
+        }
     });
+    let to_client = delayed(to_client, Arc::clone(&shared));
+    let seen = shared.orders.load(Ordering::SeqCst);
     let (mut buffer, mut swallowed) = (vec![0; 16 << 10], 0);
-    let mut cut_at = None;
+    let (mut cut_at, mut frames) = (None, Vec::new());
     loop {
         // A connection with little to lose does not stay half dead for ever.
         let deadline = async {
@@ -81,23 +110,94 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
             }
         };
         let read = tokio::select! {
-            read = from_server.read(&mut buffer) => read.unwrap_or(0),
-            () = deadline => 0,
+            read = read_some(&mut from_server, &mut buffer) => read,
+            () = deadline => None,
         };
-        if read == 0 {
-            break;
-        }
+        let Some(read) = read else { break };
         if shared.orders.load(Ordering::SeqCst) > seen {
-            swallowed += read as u64;
+            swallowed += read.len() as u64;
             cut_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(500));
-            shared.swallowed.fetch_add(read as u64, Ordering::SeqCst);
+            shared.swallowed.fetch_add(read.len() as u64, Ordering::SeqCst);
             if swallowed >= shared.bytes.load(Ordering::SeqCst) {
                 shared.cuts.fetch_add(1, Ordering::SeqCst);
                 break;
             }
-        } else if to_client.write_all(buffer.get(..read).unwrap_or_default()).await.is_err() {
+            continue;
+        }
+        frames.extend_from_slice(&read);
+        if to_client.send((Instant::now(), pass(&mut frames, &shared))).await.is_err() {
             break;
         }
     }
     up.abort();
+}
+
+async fn read_some(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Option<Vec<u8>> {
+    match from.read(buffer).await {
+        Ok(0) | Err(_) => None,
+        Ok(read) => Some(buffer[..read].to_vec()),
+    }
+}
+
+/// Writes what it is given, each part as long after its time as the proxy delays.
+fn delayed(mut to: OwnedWriteHalf, shared: Arc<Shared>) -> mpsc::Sender<(Instant, Vec<u8>)> {
+    let (sender, mut parts) = mpsc::channel::<(Instant, Vec<u8>)>(4_096);
+    tokio::spawn(async move {
+        while let Some((at, part)) = parts.recv().await {
+            tokio::time::sleep_until(at + Duration::from_millis(shared.delay_millis.load(Ordering::SeqCst))).await;
+            if to.write_all(&part).await.is_err() {
+                break;
+            }
+        }
+    });
+    sender
+}
+
+/// Takes whole frames off the front, and gives those that are not to be swallowed.
+fn pass(frames: &mut Vec<u8>, shared: &Shared) -> Vec<u8> {
+    let (mut passed, mut at) = (Vec::new(), 0);
+    while let Some((len, is_delivery)) = frame(&frames[at..]) {
+        let left = shared.deliveries.load(Ordering::SeqCst);
+        if is_delivery && left > 0 {
+            shared.deliveries.store(left.saturating_sub(len as u64), Ordering::SeqCst);
+            shared.swallowed.fetch_add(len as u64, Ordering::SeqCst);
+        } else {
+            passed.extend_from_slice(&frames[at..at + len]);
+        }
+        at += len;
+    }
+    frames.drain(..at);
+    passed
+}
+
+/// The length of the frame of the client protocol that `bytes` begins with, if it is whole, and whether it is a message
+/// that a consumer delivers.
+fn frame(bytes: &[u8]) -> Option<(usize, bool)> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let words: Vec<&str> = std::str::from_utf8(&bytes[..line]).unwrap().split_ascii_whitespace().collect();
+    // `MSG <subject> <sid> [reply] <bytes>`, and `HMSG` with the bytes of the headers before those of all.
+    let (named, payload) = match words.as_slice() {
+        ["MSG", _, _, rest @ .., bytes] | ["HMSG", _, _, rest @ .., _, bytes] => (rest.first(), Some(bytes)),
+        _ => (None, None),
+    };
+    let payload = payload.map_or(0, |bytes| bytes.parse::<usize>().unwrap() + 2);
+    let len = line + 2 + payload;
+    (bytes.len() >= len).then(|| (len, named.is_some_and(|reply| reply.starts_with("$JS.ACK."))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_deliveries_are_swallowed() {
+        let shared = Shared::default();
+        shared.deliveries.store(1, Ordering::SeqCst);
+        let mut frames =
+            b"PING\r\nMSG in.a 3 $JS.ACK.S.c.1.1.1.1.1 2\r\nhi\r\nMSG _INBOX.a 1 2\r\nok\r\nHMSG i 1 $JS".to_vec();
+        assert_eq!(pass(&mut frames, &shared), b"PING\r\nMSG _INBOX.a 1 2\r\nok\r\n");
+        assert_eq!((frames.as_slice(), shared.deliveries.load(Ordering::SeqCst)), (&b"HMSG i 1 $JS"[..], 0));
+        frames.extend_from_slice(b".ACK.x 12 14\r\nNATS/1.0\r\n\r\nhi\r\n");
+        assert_eq!(frame(&frames), Some((frames.len(), true)));
+    }
 }

@@ -52,6 +52,8 @@ pub struct SourceNode {
     pub touches: Vec<Touch>,
     /// Which streams it reads, and how.
     pub access: Vec<Access>,
+    /// Whether it shares what it reads with other processes of the pipeline; see [`Node::shared`].
+    pub shared: bool,
     /// Why it may lose messages, if it may.
     pub at_most_once: Option<String>,
     /// What is wrong with its settings.

@@ -78,6 +78,7 @@ impl Pipeline {
         node.touches = source.touches;
         node.access = source.access;
         node.at_most_once = source.at_most_once;
+        node.shared = source.shared;
         node.parallelism = Some(1);
         node.outputs = vec![gives];
         source.problems.into_iter().for_each(|problem| self.problem(problem));

@@ -29,6 +29,7 @@ impl ReadFrom for Nowhere {
             make: never(),
             touches,
             access: Vec::new(),
+            shared: false,
             at_most_once: None,
             problems,
         }

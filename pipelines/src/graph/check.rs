@@ -22,6 +22,7 @@ pub fn check(graph: &Graph) -> Vec<Problem> {
     cycles(graph, &mut problems);
     feedback(graph, &mut problems);
     promises(graph, &mut problems);
+    sharing(graph, &mut problems);
     problems
 }
 
@@ -181,9 +182,44 @@ fn promises(graph: &Graph, problems: &mut Vec<Problem>) {
     }
 }
 
+/// A source with a position belongs to one process at a time, a shared one to any number: together they could be neither.
+fn sharing(graph: &Graph, problems: &mut Vec<Problem>) {
+    let sources = || graph.nodes.iter().filter(|node| matches!(node.role, Role::Source(_)));
+    let Some(shared) = sources().find(|node| node.shared) else { return };
+    for alone in sources().filter(|node| !node.shared) {
+        let what = format!(
+            "it is read by one process at a time, but the source `{}` is shared among all processes of the pipeline",
+            shared.name
+        );
+        let help = "share all sources or none, or make two pipelines of it";
+        problems.push(Problem::at(&alone.name, what).in_setting("share").help(help));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use millstream_operators::Fault;
+
     use super::*;
+
+    #[test]
+    fn sources_are_shared_all_or_none() {
+        let source = |name: &str, shared| {
+            let mut node = Node::new(name, "test", Role::Source(Arc::new(|_| Err(Fault::bug("only declared")))));
+            node.shared = shared;
+            node
+        };
+        let blamed = |nodes: Vec<Node>| {
+            let mut problems = Vec::new();
+            sharing(&Graph { nodes, ..Graph::default() }, &mut problems);
+            problems.into_iter().map(|problem| problem.node).collect::<Vec<_>>()
+        };
+        assert_eq!(blamed(vec![source("a", true), source("b", false)]), ["b"]);
+        assert_eq!(blamed(vec![source("a", true), source("b", true)]), [""; 0]);
+        assert_eq!(blamed(vec![source("a", false), source("b", false)]), [""; 0]);
+    }
 
     #[test]
     fn patterns_overlap_where_a_subject_matches_both() {

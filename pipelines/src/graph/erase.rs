@@ -107,6 +107,8 @@ pub trait DynSource: Send {
     fn position(&self) -> Result<Bytes>;
     fn commit(&mut self, upto: Bytes) -> Boxed<'_, Result>;
     fn lag(&self) -> Option<u64>;
+    fn drive(&mut self) -> Boxed<'_, Result>;
+    fn release(&mut self) -> Boxed<'_, Result>;
     fn close(&mut self) -> Boxed<'_, Result>;
 }
 
@@ -151,6 +153,14 @@ impl<S: Source> DynSource for ErasedSource<S> {
 
     fn lag(&self) -> Option<u64> {
         self.0.lag()
+    }
+
+    fn drive(&mut self) -> Boxed<'_, Result> {
+        Box::pin(self.0.drive())
+    }
+
+    fn release(&mut self) -> Boxed<'_, Result> {
+        Box::pin(self.0.release())
     }
 
     fn close(&mut self) -> Boxed<'_, Result> {

@@ -67,6 +67,9 @@ pub struct Node {
     pub touches: Vec<Touch>,
     /// What it does with streams outside: what permissions and a look at the server are made of.
     pub access: Vec<Access>,
+    /// Whether it is a source whose rows are shared out among all processes that run the pipeline. It has no position of
+    /// its own: what is not acknowledged comes again, here or elsewhere.
+    pub shared: bool,
     /// Whether it may lose messages when something fails, and why.
     pub at_most_once: Option<String>,
 }
@@ -265,7 +268,10 @@ pub struct Settings {
     pub key_groups: u32,
     /// Rows of a batch at a source, at most.
     pub batch_rows: usize,
-    /// How long a source waits for a batch to fill.
+    /// How long a source may wait for a batch to fill, from its first row on. Zero, the default, means that a batch is
+    /// what is there: a row that comes alone goes on alone and at once, and under load batches fill by themselves,
+    /// because rows come while the ones before are worked on. Anything else saves work per batch at middling rates, and
+    /// costs up to so much latency at low ones.
     pub linger: Duration,
     /// Rows that may wait in one channel.
     pub channel_rows: usize,
@@ -286,7 +292,7 @@ impl Default for Settings {
             parallelism: 1,
             key_groups: millstream_operators::KeyGroup::DEFAULT_COUNT,
             batch_rows: 1024,
-            linger: Duration::from_millis(5),
+            linger: Duration::ZERO,
             channel_rows: 8 * 1024,
             channel_bytes: 8 << 20,
             checkpoint_interval: Duration::from_secs(1),
@@ -328,6 +334,13 @@ impl Graph {
         self.node(id).and_then(|node| node.parallelism).unwrap_or(self.settings.parallelism).max(1)
     }
 
+    /// Whether its sources share what they read with other processes that run it, so that any number may run at once.
+    /// [`check`] sees to it that all do or none.
+    pub fn is_shared(&self) -> bool {
+        let mut sources = self.nodes.iter().filter(|node| matches!(node.role, Role::Source(_))).peekable();
+        sources.peek().is_some() && sources.all(|node| node.shared)
+    }
+
     /// The edges that leave an output port.
     pub fn readers(&self, from: OutPort) -> impl Iterator<Item = &Edge> {
         self.edges.iter().filter(move |edge| edge.from == from)
@@ -347,6 +360,7 @@ impl Node {
             parallelism: None,
             touches: Vec::new(),
             access: Vec::new(),
+            shared: false,
             at_most_once: None,
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
+use bytes::Bytes;
+
 /// A subject or subject pattern. Cloning copies no text.
 ///
 /// Nothing is checked when it is made: the connection refuses to publish to what [`is_publishable`] refuses.
@@ -83,6 +85,14 @@ impl Subject {
         &self.0
     }
 
+    /// The text as bytes. The text of a received message, which nobody else holds, is not copied.
+    pub fn into_bytes(self) -> Bytes {
+        #[cfg(feature = "jetstream")]
+        return Bytes::from(self.0.into_string());
+        #[cfg(not(feature = "jetstream"))]
+        return Bytes::copy_from_slice(self.0.as_bytes());
+    }
+
     #[cfg(feature = "jetstream")]
     pub(super) fn into_nats(self) -> async_nats::Subject {
         self.0
@@ -103,6 +113,18 @@ impl From<&'static str> for Subject {
 impl From<String> for Subject {
     fn from(text: String) -> Self {
         Subject(Text::from(text))
+    }
+}
+
+/// Shares the bytes; only the embedded broker alone copies them.
+impl TryFrom<Bytes> for Subject {
+    type Error = std::str::Utf8Error;
+
+    fn try_from(text: Bytes) -> Result<Self, Self::Error> {
+        #[cfg(feature = "jetstream")]
+        return Text::try_from(text).map(Subject);
+        #[cfg(not(feature = "jetstream"))]
+        return std::str::from_utf8(&text).map(|text| Subject::from(text.to_owned()));
     }
 }
 

@@ -36,6 +36,17 @@ impl Subscription {
         }
     }
 
+    /// Ends the subscription without losing what is on its way: the messages that the broker had sent before it learnt of
+    /// it still come, then `None`.
+    pub async fn end(&mut self) {
+        match &mut self.0 {
+            // A connection that is closed for good brings nothing more by itself.
+            #[cfg(feature = "jetstream")]
+            Inner::Nats(subscriber) => drop(subscriber.drain().await),
+            Inner::Embedded(receiver) => receiver.close(),
+        }
+    }
+
     /// The next message if one is already there.
     pub fn try_next(&mut self) -> Option<Incoming> {
         match &mut self.0 {

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::thread::ThreadId;
 
 use millstream_operators::{Fault, FaultKind};
+use millstream_pipelines::graph::Subtask;
 use tokio::sync::Mutex;
 
 #[cfg(feature = "jetstream")]
@@ -49,6 +51,19 @@ impl Connections {
     /// Connections to an embedded broker.
     pub fn to_embedded(broker: Embedded) -> Self {
         Connections { to: Broker::Embedded(broker), open: Mutex::default() }
+    }
+
+    /// The connections of the pipeline that a subtask belongs to.
+    ///
+    /// # Errors
+    /// A setup fault when it has none.
+    pub fn of(subtask: &Subtask) -> Result<Arc<Self>, Fault> {
+        subtask.resources.get().ok_or_else(|| {
+            Fault::new(
+                FaultKind::Setup,
+                "there is no NATS connection here: run it with `millstream::run` or a `Launch`",
+            )
+        })
     }
 
     /// The connection for a purpose on this thread.

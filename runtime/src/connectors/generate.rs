@@ -133,6 +133,7 @@ impl Spec for Generate {
             make: Arc::new(move |subtask| Ok(erase_source(GenerateSource::new(rate, count, clock(subtask))))),
             touches: Vec::new(),
             access: Vec::new(),
+            shared: false,
             at_most_once: None,
             problems: Vec::new(),
         };

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use millstream_operators::Timestamp;
 use millstream_pipelines::dsl::{ReadFrom, SinkNode, SourceNode, WriteTo};
 use millstream_pipelines::graph::{Touch, erase_sink, erase_source};
-use millstream_pipelines::registry::{OneOrMany, Registry, Spec, Subjects, Wiring};
+use millstream_pipelines::registry::{OneOrMany, Registry, Span, Spec, Subjects, Wiring};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::generate::Generate;
-use super::jetstream::connections;
 use super::{
-    CoreNatsSink, CoreNatsSource, FileSink, FileSource, StdoutSink, clock, dead_letters, jetstream, jetstream_to,
+    Connections, CoreNatsSink, CoreNatsSource, FileSink, FileSource, Share, StdoutSink, clock, dead_letters, jetstream,
+    jetstream_to,
 };
 
 /// All kinds that there are: the steps, and the connectors of this crate. Add your own with its methods.
@@ -45,6 +45,45 @@ struct ReadJetStream {
     #[serde(default)]
     #[schemars(range(min = 2, max = 1_000_000))]
     max_ack_pending: Option<u32>,
+    /// Shares the stream with other processes of this pipeline, each message handled by one of them, in no order: `true`, or
+    /// a table of settings.
+    #[serde(default)]
+    share: Option<ShareWord>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum ShareWord {
+    Is(bool),
+    With(ShareKeys),
+}
+
+/// How a stream is shared.
+#[derive(Deserialize, JsonSchema)]
+#[serde(default)]
+struct ShareKeys {
+    /// How long the server waits for a sign of life before it gives a message to another process; 30s if not given.
+    ack_wait: Span,
+    /// How often a message is delivered at most; until it is done if not given.
+    max_deliver: Option<u32>,
+    /// What to wait in place of `ack_wait` after the first, the second, ... delivery.
+    backoff: Vec<Span>,
+    /// How many messages one process may have in hand; 4096 if not given.
+    prefetch: u32,
+}
+
+impl Default for ShareKeys {
+    fn default() -> Self {
+        let Share { ack_wait, max_deliver, prefetch, .. } = Share::default();
+        ShareKeys { ack_wait: Span(ack_wait), max_deliver, backoff: Vec::new(), prefetch }
+    }
+}
+
+impl From<ShareKeys> for Share {
+    fn from(keys: ShareKeys) -> Self {
+        let ShareKeys { ack_wait, max_deliver, backoff, prefetch } = keys;
+        Share { ack_wait: ack_wait.0, max_deliver, backoff: backoff.iter().map(|span| span.0).collect(), prefetch }
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -96,6 +135,11 @@ impl Spec for ReadJetStream {
         if let Some(messages) = self.max_ack_pending {
             from = from.max_ack_pending(messages);
         }
+        from = match self.share {
+            None | Some(ShareWord::Is(false)) => from,
+            Some(ShareWord::Is(true)) => from.shared(),
+            Some(ShareWord::With(keys)) => from.share(keys.into()),
+        };
         wiring.reads(from.source_node(wiring.name()));
     }
 }
@@ -170,12 +214,13 @@ impl Spec for ReadCoreNats {
             kind: ReadCoreNats::KIND.into(),
             detail: subject.clone(),
             make: Arc::new(move |subtask| {
-                let connections = connections(subtask)?;
+                let connections = Connections::of(subtask)?;
                 let (node, group) = (&subtask.node, group.clone());
                 Ok(erase_source(CoreNatsSource::new(node, connections, &subject, group, clock(subtask))))
             }),
             touches,
             access: Vec::new(),
+            shared: false,
             at_most_once: Some("core NATS keeps nothing that is published while nobody listens".to_owned()),
             problems: Vec::new(),
         };
@@ -194,7 +239,7 @@ impl Spec for WriteCoreNats {
         let node = SinkNode {
             kind: WriteCoreNats::KIND.into(),
             detail: String::new(),
-            make: Arc::new(|subtask| Ok(erase_sink(CoreNatsSink::new(connections(subtask)?)))),
+            make: Arc::new(|subtask| Ok(erase_sink(CoreNatsSink::new(Connections::of(subtask)?)))),
             touches: Vec::new(),
             access: Vec::new(),
             at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
@@ -272,6 +317,7 @@ pub fn file_source(path: impl Into<PathBuf>) -> SourceNode {
         make: Arc::new(move |subtask| Ok(erase_source(FileSource::new(&subtask.node, path.clone(), clock(subtask))))),
         touches: Vec::new(),
         access: Vec::new(),
+        shared: false,
         at_most_once: None,
         problems: Vec::new(),
     }

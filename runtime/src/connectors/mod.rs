@@ -21,7 +21,7 @@ pub use generate::{GeneratePosition, GenerateSource};
 pub(crate) use jetstream::consumer_name;
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
-    JetStreamWrite, OnGap, Start, dead_letters, jetstream, jetstream_to,
+    JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
 };
 #[cfg(feature = "columnar")]
 pub use kinds::{file_sink, file_source, registry};

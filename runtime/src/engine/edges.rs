@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Epoch, Fault, Message, Result, Then, Timestamp, Watermark};
+use millstream_operators::{AnyBatch, Epoch, Fault, Message, Result, Then, Timestamp, Watermark};
 use millstream_pipelines::graph::{DynSink, DynSource};
 use tokio::sync::mpsc;
 
@@ -45,6 +45,12 @@ impl SourceTask {
         let (mut running, mut exhausted, mut stopping) = (false, false, None);
         loop {
             let reading = running && !exhausted && stopping.is_none();
+            let turn = async {
+                match reading {
+                    true => self.source.next(self.batch_rows).await,
+                    false => Err(driven(self.source.drive().await)),
+                }
+            };
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -59,6 +65,7 @@ impl SourceTask {
                         self.line.passed(barrier.epoch, Part::Position(position)).await;
                         if barrier.then != Then::GoOn {
                             self.router.control(|| Message::End).await?;
+                            self.source.release().await.map_err(Stopped::Fault)?;
                             stopping = Some(barrier.epoch);
                         }
                     }
@@ -70,7 +77,7 @@ impl SourceTask {
                     }
                     None => return Ok(()),
                 },
-                batch = self.source.next(self.batch_rows), if reading => match batch.map_err(Stopped::Fault)? {
+                batch = turn => match batch.map_err(Stopped::Fault)? {
                     Some(batch) if batch.is_empty() => {}
                     Some(batch) => {
                         self.metrics.came_in(batch.len());
@@ -78,7 +85,7 @@ impl SourceTask {
                         if let Some(lag) = self.source.lag() {
                             self.metrics.set_lag(lag);
                         }
-                        self.router.send(0, 0, batch).await?;
+                        self.send(batch).await?;
                     }
                     None => {
                         exhausted = true;
@@ -86,6 +93,15 @@ impl SourceTask {
                     }
                 },
             }
+        }
+    }
+
+    /// Sends a batch on; while it waits for room, the source shows its peer that it lives.
+    async fn send(&mut self, batch: AnyBatch) -> Result<(), Stopped> {
+        tokio::select! {
+            biased;
+            sent = self.router.send(0, 0, batch) => sent,
+            ended = self.source.drive() => Err(Stopped::Fault(driven(ended))),
         }
     }
 
@@ -97,6 +113,11 @@ impl SourceTask {
             None => Ok(()),
         }
     }
+}
+
+/// The fault behind the end of something that does not end by itself.
+fn driven(ended: Result) -> Fault {
+    ended.err().unwrap_or_else(|| Fault::bug("the source stopped by itself"))
 }
 
 /// One subtask of a sink.

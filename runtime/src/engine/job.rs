@@ -208,6 +208,7 @@ impl Job<'_> {
             }
             Role::Operator(_) => {
                 let mut chain = self.chain(stage, subtask)?;
+                self.may_keep_state(&mut chain)?;
                 self.restore(&mut chain, stage, subtask)?;
                 let task = StageTask { inbox, chain, router, clock, line, timers: BinaryHeap::new() };
                 workers.spawn(subtask, tasks, task.run());
@@ -219,7 +220,7 @@ impl Job<'_> {
 
     fn subtask(&self, node: NodeId, index: u32, of: u32) -> Subtask {
         let name = self.graph.node(node).map(|node| node.name.as_str()).unwrap_or_default();
-        let resources: Resources = self.environment.resources.clone();
+        let resources: Resources = self.environment.resources.clone().with(self.graph.settings.clone());
         Subtask { pipeline: self.graph.name.as_str().into(), node: name.into(), index, of, resources }
     }
 
@@ -248,6 +249,21 @@ impl Job<'_> {
             links.push(LinkSpec { node, operator, metrics });
         }
         Ok(Chain::new(links))
+    }
+
+    /// Where sources are shared nothing is restored, and rows of one key come to any process: state would be wrong from
+    /// the start and lost at the end.
+    fn may_keep_state(&self, chain: &mut Chain) -> Result {
+        if !self.graph.is_shared() {
+            return Ok(());
+        }
+        match chain.save()?.into_iter().next() {
+            None => Ok(()),
+            Some((node, _)) => {
+                let words = "it keeps state, which a pipeline with shared sources cannot: read without `share`, or keep the state in a second pipeline behind this one";
+                Err(Fault::new(FaultKind::Setup, words).at(&node))
+            }
+        }
     }
 
     fn restore(&self, chain: &mut Chain, stage: &Stage, subtask: u32) -> Result {

@@ -13,7 +13,7 @@ use super::job::Job;
 use super::metrics::Metrics;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
-use crate::checkpoint::{Manifest, Revision, Store, StoreError};
+use crate::checkpoint::{Manifest, MemoryStore, Revision, Store, StoreError};
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -109,6 +109,9 @@ const SAME_FAULT: u32 = 10;
 
 /// Runs a graph until it is asked to stop, its sources end, or it cannot go on.
 ///
+/// A graph whose sources are shared has nothing to restore: its checkpoints live as long as the process, and any number
+/// of processes may run it at once.
+///
 /// After a fault it starts again from the last checkpoint, after 100 ms at first and 30 s at most. Faults that a retry
 /// cannot help, and the same fault ten times in a row without a step forward, end the run.
 ///
@@ -116,6 +119,17 @@ const SAME_FAULT: u32 = 10;
 /// The fault that ended the run.
 pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let plan = plan(graph);
+    let mut environment = environment.clone();
+    if graph.is_shared() {
+        let (_, Some(before)) = newest(graph, &environment, &mut environment.stopper.watch()).await? else {
+            return Ok(Ended::Stopped);
+        };
+        check_nothing_kept(graph, &before, &environment)?;
+        // Nothing is restored and any number of processes may run: each has checkpoints of its own, which only say how
+        // far its outputs are confirmed.
+        environment.store = Arc::new(MemoryStore::default());
+    }
+    let environment = &environment;
     let mut pause = FIRST_PAUSE;
     let mut last: Option<(String, Manifest, u32)> = None;
     loop {
@@ -187,6 +201,18 @@ async fn newest(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Refuses to share sources whose positions a checkpoint knows: the server would give everything again.
+fn check_nothing_kept(graph: &Graph, before: &Manifest, environment: &Environment) -> Result {
+    if before.sources.is_empty() {
+        return Ok(());
+    }
+    let (name, place) = (&graph.name, environment.store.describe(&graph.name));
+    let words = format!(
+        "the pipeline {name} has run without shared sources, and its checkpoint ({place}) knows how far it came, which shared sources cannot go on from; start under a new pipeline name, or remove the checkpoint to read all again"
+    );
+    Err(Fault::new(FaultKind::Setup, words))
 }
 
 /// Refuses a checkpoint whose sources or state the graph has no place for: going on would forget them in silence.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use millstream_operators::rows::{Merge, TryMap};
 use millstream_operators::{
-    AnyBatch, Batch, Cause, Operator, Outbox, PortType, Rejected, Result, Side, Sink, Source, StateVisitor, Timestamp,
-    Turn,
+    AnyBatch, Batch, Cause, FaultKind, Operator, Outbox, PortType, Rejected, Result, Side, Sink, Source, StateVisitor,
+    Timestamp, Turn,
 };
 use millstream_pipelines::graph::{
     Graph, InPort, KeyFn, Node, NodeId, OutPort, Role, Route, erase, erase_sink, erase_source,
@@ -314,4 +314,60 @@ async fn a_rejected_row_names_the_node_that_refused_it_wherever_it_went_since() 
     let expected = [("first", 1), ("first", 3), ("second", 1), ("second", 3)];
     let third = (0..4).map(|row| ("third", row));
     assert_eq!(seen, expected.into_iter().chain(third).map(|(node, row)| (node.to_owned(), row)).collect::<Vec<_>>());
+}
+
+/// A graph whose one source is shared.
+fn shared(with_state: bool, rows: u32) -> (Graph, Collected<u64>) {
+    let mut graph = graph();
+    let from = source(&mut graph, "rows", ListSource::new(numbers(rows)));
+    graph.nodes[from.0].shared = true;
+    let collected = Collected::default();
+    let behind = match with_state {
+        true => operator(&mut graph, "sum", from, Route::Forward, || RunningSum(0)),
+        false => operator(&mut graph, "widen", from, Route::Forward, || Widen),
+    };
+    sink(&mut graph, "out", behind, CollectSink::new(collected.clone()));
+    (graph, collected)
+}
+
+struct Widen;
+
+impl Operator for Widen {
+    type In = Vec<u32>;
+    type Out = Vec<u64>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<u32>>, out: &mut Outbox<'_, Vec<u64>>) -> Result<Turn> {
+        batch.into_iter().for_each(|(at, row)| out.push(at, u64::from(row)));
+        Ok(Turn::Done)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_with_shared_sources_do_not_fence_each_other() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let ((one, ones), (two, twos)) = (shared(false, 10), shared(false, 20));
+    let one = Flow::start_with(one, Arc::clone(&store), |environment| environment).unwrap();
+    let two = Flow::start_with(two, Arc::clone(&store), |environment| environment).unwrap();
+    assert_eq!((one.finish().await.unwrap(), two.finish().await.unwrap()), (Ended::Finished, Ended::Finished));
+    assert_eq!((ones.rows().len(), twos.rows().len()), (10, 20));
+    assert!(store.read("test").await.unwrap().is_none(), "nothing to go on from is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn state_behind_a_shared_source_is_refused_at_the_start() {
+    let fault = Flow::start(shared(true, 10).0).unwrap().finish().await.unwrap_err();
+    assert_eq!((fault.kind(), fault.node()), (FaultKind::Setup, Some("sum")));
+    assert!(fault.to_string().contains("second pipeline behind this one"), "{fault}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_with_positions_does_not_become_shared_in_silence() {
+    let (mut before, _) = shared(false, 10);
+    before.nodes[0].shared = false;
+    let flow = Flow::start(before).unwrap();
+    let store = flow.store();
+    flow.finish().await.unwrap();
+    let fault = Flow::start_with(shared(false, 10).0, store, |environment| environment).unwrap().finish().await;
+    let fault = fault.unwrap_err();
+    assert!(fault.kind() == FaultKind::Setup && fault.to_string().contains("without shared sources"), "{fault}");
 }

@@ -144,6 +144,7 @@ fn listed(payloads: &[String]) -> SourceNode {
         make: Arc::new(move |_| Ok(erase_source(ListSource::new(rows.clone())))),
         touches: Vec::new(),
         access: Vec::new(),
+        shared: false,
         at_most_once: None,
         problems: Vec::new(),
     }

@@ -30,6 +30,8 @@ pub const STORE_FAILED: u16 = 10077;
 pub const WORKQUEUE_NEEDS_ACK: u16 = 10084;
 /// A work queue takes explicit acks only.
 pub const WORKQUEUE_NEEDS_EXPLICIT_ACK: u16 = 10098;
+/// A work queue that one consumer reads whole takes no other.
+pub const WORKQUEUE_NOT_UNIQUE: u16 = 10099;
 /// Consumers of a work queue overlap.
 pub const WORKQUEUE_OVERLAP: u16 = 10100;
 /// Rollup is not allowed on this stream.
@@ -58,3 +60,7 @@ pub const FAST_DISABLED: u16 = 10205;
 pub const FAST_UNKNOWN_BATCH: u16 = 10208;
 /// Too many atomic batches are open.
 pub const ATOMIC_TOO_MANY: u16 = 10210;
+/// A reply subject that is no place in a batch of fast ingest.
+pub const FAST_PATTERN: u16 = 10206;
+/// A batch of fast ingest cannot have this id.
+pub const FAST_ID: u16 = 10207;

@@ -1,29 +1,72 @@
-//! How a source finds its stream and sets its consumer: the part of its protocol before the first delivery.
+//! [`Reader`]: how a source finds its stream and sets its consumer: the part of its protocol before the first delivery.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::{Fault, FaultKind, Result};
+use millstream_pipelines::graph::Subtask;
 
-use super::position::Start;
-use super::source::{HEARTBEAT, JetStreamSource};
-use crate::broker::{AckPolicy, BrokerError, ConsumerConfig, DeliverPolicy, Js, StreamInfo, codes};
-use crate::connectors::fault;
+use super::position::{JetStreamPosition, Start};
+use super::pull::{HEARTBEAT, Pull, nanos};
+use super::read::JetStreamRead;
+use crate::broker::{
+    AckPolicy, BrokerError, Connection, ConsumerConfig, DeliverPolicy, Js, Retention, StreamInfo, codes,
+};
+use crate::connectors::{Connections, Purpose, fault};
 
 // Long enough that no checkpoint ever takes so long: a redelivery by time-out would only be dropped as a repeat.
 const ACK_WAIT: Duration = Duration::from_secs(3600);
+// What a pull asks for; the next is sent when half of it is there.
+const PULL: u64 = 5_000;
 
-impl JetStreamSource {
+/// What a source reads, by which consumer and over which connections.
+pub(super) struct Reader {
+    pub(super) read: JetStreamRead,
+    pub(super) consumer: String,
+    pub(super) connections: Arc<Connections>,
+}
+
+/// A consumer that is set to a position, and an inbox for what it delivers from there.
+pub(super) struct Attached {
+    pub(super) pull: Pull,
+    /// Where it is set to.
+    pub(super) sequence: u64,
+    /// Whether every sequence of the stream is a message that we read, so that a jump is a loss.
+    pub(super) contiguous: bool,
+}
+
+impl Reader {
+    /// The reader of the node of `subtask`.
+    pub(super) fn new(subtask: &Subtask, read: JetStreamRead) -> Result<Self> {
+        if subtask.of != 1 {
+            let words =
+                format!("it has {} subtasks, and a stream is read by one: set its parallelism to 1", subtask.of);
+            return Err(Fault::new(FaultKind::Setup, words));
+        }
+        let connections = Connections::of(subtask)?;
+        Ok(Reader { read, consumer: consumer_name(&subtask.pipeline, &subtask.node), connections })
+    }
+
+    /// The connection that acknowledgements go over, so that they never queue behind bulk data.
+    pub(super) async fn control(&self) -> Result<Connection> {
+        self.connections.get(Purpose::Control).await
+    }
+
     pub(super) async fn stream(&self, js: &Js, known: bool) -> Result<StreamInfo> {
-        match js.find_stream(&self.read.stream).await.map_err(fault)? {
-            Some(info) => Ok(info),
-            None if known => Err(Fault::new(
-                FaultKind::SourceLost,
-                format!("stream {} is gone, and what was not read yet with it", self.read.stream),
-            )),
-            None => Err(Fault::new(
-                FaultKind::Setup,
-                format!("there is no stream {}: create it, or correct `stream`", self.read.stream),
-            )),
+        let found = js.find_stream(&self.read.stream).await.map_err(fault)?;
+        found.ok_or_else(|| self.no_stream(known))
+    }
+
+    /// There is no such stream; where it was `known` before, it took unread messages with it.
+    pub(super) fn no_stream(&self, known: bool) -> Fault {
+        let stream = &self.read.stream;
+        match known {
+            true => {
+                Fault::new(FaultKind::SourceLost, format!("stream {stream} is gone, and what was not read yet with it"))
+            }
+            false => {
+                Fault::new(FaultKind::Setup, format!("there is no stream {stream}: create it, or correct `stream`"))
+            }
         }
     }
 
@@ -35,11 +78,7 @@ impl JetStreamSource {
             Start::Sequence(sequence) => {
                 let before = sequence.saturating_sub(1);
                 if before > info.state.last_seq {
-                    let words = format!(
-                        "start is sequence {sequence}, but stream {} ends at {}",
-                        self.read.stream, info.state.last_seq
-                    );
-                    return Err(Fault::new(FaultKind::Setup, words));
+                    return Err(beyond(&self.read.stream, *sequence, info.state.last_seq));
                 }
                 before
             }
@@ -61,8 +100,21 @@ impl JetStreamSource {
         })
     }
 
-    /// Whether every sequence of the stream is a message that we read, so that a jump is a loss.
-    pub(super) fn is_contiguous(&self, info: &StreamInfo) -> bool {
+    /// Sets the consumer right behind `position` and opens an inbox for what it delivers.
+    ///
+    /// # Errors
+    /// The stream no longer holds what follows, or a request failed: then it may be tried again.
+    pub(super) async fn attach(self: Arc<Self>, position: JetStreamPosition) -> Result<Attached> {
+        let js = self.connections.js(Purpose::Read).await?;
+        let info = self.stream(&js, true).await?;
+        let sequence = position.validate(&info, self.read.on_gap)?.unwrap_or(position.sequence);
+        let generation = js.connection().generation();
+        self.reset(&js, sequence + 1).await?;
+        let pull = Pull::open(js, &self.read.stream, &self.consumer, PULL, generation).await?;
+        Ok(Attached { pull, sequence, contiguous: self.is_contiguous(&info) })
+    }
+
+    fn is_contiguous(&self, info: &StreamInfo) -> bool {
         let config = &info.config;
         self.read.subjects.is_empty()
             && config.max_msgs_per_subject <= 0
@@ -71,25 +123,37 @@ impl JetStreamSource {
             && config.deny_delete
     }
 
-    /// Creates the consumer if there is none, and sets it right behind our position.
-    pub(super) async fn reset(&self, js: &Js) -> Result {
-        let (stream, next) = (&self.read.stream, self.position.sequence + 1);
+    /// Refuses a stream that one reader with a position cannot read.
+    pub(super) fn check_retention(&self, info: &StreamInfo) -> Result {
+        match info.config.retention {
+            Retention::WorkQueue => Err(self.is_work_queue()),
+            Retention::Limits | Retention::Interest => Ok(()),
+        }
+    }
+
+    fn is_work_queue(&self) -> Fault {
+        let stream = &self.read.stream;
+        let words = format!(
+            "stream {stream} is a work queue, which wants every message acknowledged by itself and keeps none for a second reading: share it (`share = true`, or `.shared()` in Rust), without order and state; or create a stream of limits retention that sources {stream}, and read that one"
+        );
+        Fault::new(FaultKind::Setup, words)
+    }
+
+    /// Creates the consumer if there is none, and sets it to `next`.
+    async fn reset(&self, js: &Js, next: u64) -> Result {
+        let stream = &self.read.stream;
         let config = self.consumer_config();
         let created = match js.create_consumer(stream, &config).await {
             // It exists and differs in what cannot be changed; our position is not in it, so it may go.
             Err(error) if matches!(error.api_code(), Some(codes::CONSUMER_CONFIG | codes::CONSUMER_EXISTS)) => {
+                self.check_is_ours(js).await?;
                 js.delete_consumer(stream, &self.consumer).await.map_err(fault)?;
                 js.create_consumer(stream, &config).await
             }
             other => other,
         };
         created.map_err(|error| match error.api_code() {
-            Some(codes::WORKQUEUE_NEEDS_EXPLICIT_ACK) => Fault::new(
-                FaultKind::Setup,
-                format!(
-                    "stream {stream} is a work queue, which allows explicit acks only: let a stream of limits retention source it, and read that one"
-                ),
-            ),
+            Some(codes::WORKQUEUE_NEEDS_EXPLICIT_ACK) => self.is_work_queue(),
             _ => fault(error),
         })?;
         match js.reset_consumer(stream, &self.consumer, Some(next)).await {
@@ -103,6 +167,19 @@ impl JetStreamSource {
             }
             Err(error) => Err(fault(error)),
         }
+    }
+
+    /// A consumer that processes share knows what they have done, and nothing else does.
+    async fn check_is_ours(&self, js: &Js) -> Result {
+        let known = js.consumer(&self.read.stream, &self.consumer).await.map_err(fault)?;
+        if known.config.ack_policy != AckPolicy::Explicit {
+            return Ok(());
+        }
+        let words = format!(
+            "the consumer {} of stream {} is shared by the processes of this pipeline, and this one would not share: share here too, start under a new pipeline name, or delete the consumer, which forgets what they have done",
+            self.consumer, self.read.stream
+        );
+        Err(Fault::new(FaultKind::Setup, words))
     }
 
     async fn is_old(&self, js: &Js) -> Result<bool> {
@@ -123,33 +200,12 @@ impl JetStreamSource {
     }
 }
 
+/// A start at a sequence that the stream has not reached.
+pub(super) fn beyond(stream: &str, sequence: u64, last: u64) -> Fault {
+    Fault::new(FaultKind::Setup, format!("start is sequence {sequence}, but stream {stream} ends at {last}"))
+}
+
 /// The durable consumer of a source. Pipeline and node names hold no dots or spaces.
 pub(crate) fn consumer_name(pipeline: &str, node: &str) -> String {
     format!("mill-{pipeline}-{node}")
-}
-
-pub(super) fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Says what in a stream's settings can lose messages before they are read.
-pub(super) fn lint(info: &StreamInfo) {
-    let config = &info.config;
-    let mut risks = Vec::new();
-    if config.max_age > 0 || config.max_msgs > 0 || config.max_bytes > 0 {
-        risks.push("its limits (max_age, max_msgs, max_bytes) discard old messages, read or not");
-    }
-    if config.max_msgs_per_subject > 0 {
-        risks.push("max_msgs_per_subject discards older messages of a subject, which cannot be noticed");
-    }
-    if config.allow_msg_ttl {
-        risks.push("messages may expire by their own time to live, which cannot be noticed");
-    }
-    if !risks.is_empty() {
-        tracing::warn!(
-            stream = config.name,
-            "messages of this stream can be lost before they are read: {}",
-            risks.join("; ")
-        );
-    }
 }

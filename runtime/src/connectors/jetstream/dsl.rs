@@ -5,17 +5,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_operators::rows::{Format, Json, MsgPack, Ndjson, Raw, Text};
 use millstream_operators::{
-    Batch, Fault, FaultKind, Headers, Operator, Outbox, Parts, PortType, Problem, Record, Rejected, Result, Timestamp,
-    Turn,
+    Batch, Fault, Headers, Operator, Outbox, Parts, PortType, Problem, Record, Rejected, Result, Timestamp, Turn,
 };
 use millstream_pipelines::dsl::{Decoding, Encoding, IntoSink, ReadFrom, SinkNode, SourceNode, Stream, WriteTo};
 use millstream_pipelines::graph::{Access, Node, Role, Subtask, Touch, erase, erase_sink, erase_source};
 use serde::Serialize;
 
 use super::until_end::UntilEnd;
-use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Start};
+use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start};
 use crate::connectors::Connections;
-use crate::engine::{Nudge, RunMode};
+use crate::engine::RunMode;
 
 /// A stream to read, from its first message unless said otherwise; end with a format, such as
 /// [`json`](JetStreamFrom::json).
@@ -71,6 +70,40 @@ impl JetStreamFrom {
         self
     }
 
+    /// Shares the stream among all processes that run the pipeline, any number of them, in no order and without state:
+    /// [`Share`] says how.
+    #[must_use]
+    pub fn shared(self) -> Self {
+        self.share(Share::default())
+    }
+
+    /// As [`shared`](JetStreamFrom::shared), with settings.
+    ///
+    /// ```
+    /// use millstream::connectors::Share;
+    /// use millstream::prelude::*;
+    ///
+    /// let pipeline = Pipeline::new("mails");
+    /// // Each mail takes a second: a process has few in hand, and the others find something to do.
+    /// let share = Share { prefetch: 16, ack_wait: Duration::from_secs(60), ..Share::default() };
+    /// pipeline
+    ///     .source("mails", jetstream("MAILS").share(share).text().stop_on_rejected())
+    ///     .sink("sent", jetstream_to("SENT").text().subject("sent").stop_on_rejected());
+    /// assert!(pipeline.build().is_ok());
+    ///
+    /// let share = Share { max_deliver: Some(0), ..Share::default() };
+    /// let pipeline = Pipeline::new("never");
+    /// pipeline
+    ///     .source("mails", jetstream("MAILS").share(share).text().stop_on_rejected())
+    ///     .sink("sent", jetstream_to("SENT").text().subject("sent").stop_on_rejected());
+    /// assert!(pipeline.build().unwrap_err().to_string().contains("nothing would ever be delivered"));
+    /// ```
+    #[must_use]
+    pub fn share(mut self, share: Share) -> Self {
+        self.0.share = Some(share);
+        self
+    }
+
     /// One JSON value a message, by serde.
     pub fn json<T>(self) -> Decoding<Self, T, Json> {
         Decoding::new(self, Json)
@@ -97,38 +130,34 @@ impl JetStreamFrom {
     }
 }
 
-pub(in crate::connectors) fn connections(subtask: &Subtask) -> Result<Arc<Connections>> {
-    subtask.resources.get::<Connections>().ok_or_else(|| {
-        Fault::new(FaultKind::Setup, "there is no NATS connection here: run it with `millstream::run` or a `Launch`")
-    })
-}
-
 impl ReadFrom for JetStreamFrom {
     fn source_node(self, name: &str) -> SourceNode {
         let read = self.0;
         let subjects = if read.subjects.is_empty() { String::from("all subjects") } else { read.subjects.join(", ") };
         let touches = read.subjects.iter().map(|subject| Touch { system: "nats".into(), subject: subject.clone() });
-        let mut problems = Vec::new();
+        let mut problems = read.problems(name);
         check_stream(name, &read.stream, &mut problems);
+        let shared = read.share.is_some();
         SourceNode {
             kind: "jetstream".into(),
-            detail: format!("stream {}, {subjects}", read.stream),
+            detail: format!("stream {}, {subjects}{}", read.stream, if shared { ", shared" } else { "" }),
             touches: touches.collect(),
             access: vec![Access::Read {
                 stream: read.stream.clone(),
                 subjects: read.subjects.clone(),
                 from_time: matches!(read.start, Start::Time(_)),
             }],
+            shared,
             at_most_once: None,
             problems,
             make: Arc::new(move |subtask| {
-                let nudge = subtask.resources.get::<Nudge>();
-                let (pipeline, node) = (&subtask.pipeline, &subtask.node);
-                let connections = connections(subtask)?;
-                let source = JetStreamSource::new(pipeline, node, read.clone(), Arc::clone(&connections), nudge);
+                if shared {
+                    return Ok(erase_source(SharedSource::new(subtask, read.clone())?));
+                }
+                let source = JetStreamSource::new(subtask, read.clone())?;
                 Ok(match subtask.resources.get::<RunMode>() {
                     Some(mode) if mode.until_end => {
-                        erase_source(UntilEnd::new(source, pipeline, node, read.clone(), connections))
+                        erase_source(UntilEnd::new(source, subtask, read.clone(), Connections::of(subtask)?))
                     }
                     _ => erase_source(source),
                 })
@@ -216,7 +245,7 @@ impl WriteTo for JetStreamTo {
             at_most_once: None,
             problems,
             make: Arc::new(move |subtask| {
-                let connections = connections(subtask)?;
+                let connections = Connections::of(subtask)?;
                 Ok(erase_sink(JetStreamSink::new(&subtask.pipeline, write.clone(), connections)))
             }),
         }

@@ -2,23 +2,38 @@
 //!
 //! The source reads by one durable consumer whose acknowledgements cover all before them, checks every delivery for a
 //! gap, and resets the consumer when there is one: positions live in the checkpoint, the server's view of them is for
-//! people. The sink publishes with a bounded window and sends everything unconfirmed again after any doubt.
+//! people. Shared, it is one of several that take turns at a consumer with an acknowledgement for each message, and has no
+//! position. The sink publishes with a bounded window and sends everything unconfirmed again after any doubt.
 
+mod answer;
 mod attach;
 mod delivery;
 mod dsl;
+mod fast;
+mod gather;
+mod groups;
+mod ingest;
+mod lint;
+mod look;
 mod position;
+mod pull;
+mod read;
+mod rows;
+mod shared;
 mod sink;
 mod source;
 mod status;
+mod stream;
+#[cfg(test)]
+mod tests;
 mod until_end;
 mod window;
 
 #[cfg(feature = "cli")]
 pub(crate) use attach::consumer_name;
-#[cfg(feature = "columnar")]
-pub(super) use dsl::connections;
 pub use dsl::{DeadLetters, JetStreamFrom, JetStreamTo, dead_letters, jetstream, jetstream_to};
 pub use position::{JetStreamPosition, OnGap, Start};
+pub use read::{JetStreamRead, Share};
+pub use shared::{Settlements, SharedSource};
 pub use sink::{JetStreamSink, JetStreamWrite};
-pub use source::{JetStreamRead, JetStreamSource};
+pub use source::JetStreamSource;

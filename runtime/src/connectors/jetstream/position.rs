@@ -38,6 +38,9 @@ pub struct JetStreamPosition {
     pub created: String,
     /// The sequence of the last message that was read.
     pub sequence: u64,
+    /// When what was read last was stored, or when there was nothing more to read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached_at: Option<Timestamp>,
     /// Where the consumer is told, and of which attachment this is: later ones count deliveries anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ack: Option<(u64, String)>,

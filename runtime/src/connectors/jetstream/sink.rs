@@ -1,13 +1,17 @@
 //! [`JetStreamSink`]: records into a stream, every one confirmed.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Headers, Origins, Record, Result, Sink};
 use tokio::time::Instant;
 
-use super::window::{GROUP, Window};
-use crate::broker::{Connection, Incoming, LinkState, Outgoing, PubAck, StreamConfig, Subject, Subscription};
+use super::ingest::Ingest;
+use super::stream::find_or_create;
+use super::window::{Waiting, Window};
+use crate::broker::{Connection, Incoming, LinkState, Outgoing, Subject, Subscription, is_publishable};
 use crate::connectors::{Connections, Purpose, fault};
 
 /// What a sink writes to, and how.
@@ -30,34 +34,40 @@ impl JetStreamWrite {
 }
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+// A batch of fast ingest that gets no more messages is ended after this: its last messages are confirmed by its end alone,
+// and the server forgets it after ten seconds.
+const LINGER: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A sink that publishes ahead, within a bounded window, and accounts for every acknowledgement.
+/// A sink that publishes ahead, within a bounded window, and accounts for every message.
 ///
-/// After an error, a time-out or a new link it sends everything unconfirmed again, in order. While the stream is full,
-/// missing or away it waits and says so: what is upstream waits with it, and nothing is dropped.
+/// It uses fast ingest where the server and the stream allow it, and group replies elsewhere. After an error, a time-out or
+/// a new link it sends everything unconfirmed again, in order. While the stream is full, missing or away it waits and says
+/// so: what is upstream waits with it, and nothing is dropped.
 pub struct JetStreamSink {
     write: JetStreamWrite,
     pipeline: String,
     connections: Arc<Connections>,
     open: Option<Open>,
     window: Window,
-    repeats: Repeats,
     trouble: Option<Trouble>,
     pause: Duration,
+    subject: Option<(Bytes, Subject)>,
+    repeats: Repeats,
 }
 
 struct Open {
     connection: Connection,
-    acks: Subscription,
-    inbox: String,
+    answers: Subscription,
     link: tokio::sync::watch::Receiver<LinkState>,
+    // The link that all in flight went over.
     generation: u64,
-    // When something was last confirmed, or sent into an empty window.
-    moved_at: Instant,
+    ingest: Ingest,
     heard: Vec<Incoming>,
-    expected: Vec<u8>,
+    // When an answer that is due was last waited for anew, and when a message was last sent.
+    due_since: Instant,
+    sent_at: Instant,
 }
 
 /// Why everything unconfirmed must be sent again, and when.
@@ -67,11 +77,31 @@ struct Trouble {
     at: Instant,
 }
 
+/// What a step waits for, and so when a batch of fast ingest is ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// Nothing: more may come at any time.
+    More,
+    /// Room in the window.
+    Room,
+    /// Everything is confirmed.
+    Confirmed,
+}
+
+/// Why a step goes on.
+enum Woken {
+    Answers(usize),
+    NewLink,
+    Late,
+    Idle,
+}
+
 /// Tells apart the outputs of one message, for message ids.
 #[derive(Debug, Default)]
 struct Repeats {
     sequence: u64,
     count: u64,
+    id: String,
 }
 
 impl JetStreamSink {
@@ -83,165 +113,251 @@ impl JetStreamSink {
             connections,
             open: None,
             window: Window::default(),
-            repeats: Repeats::default(),
             trouble: None,
             pause: FIRST_PAUSE,
+            subject: None,
+            repeats: Repeats::default(),
         }
     }
 
-    fn is_open(&mut self) -> Result<&mut Open> {
-        self.open.as_mut().ok_or_else(|| Fault::bug("a JetStream sink was not opened"))
-    }
-
-    fn outgoing(&mut self, record: Record, origins: Option<&Origins>, row: usize, max: usize) -> Result<Outgoing> {
-        let mut headers = match record.headers.is_empty() {
-            true => record.headers.clone(),
-            // Whoever made the record: these are the sink's to add.
-            false => record.headers.filtered(|name| !Headers::is_reserved(name)),
-        };
+    fn waiting(&mut self, record: Record, origins: Option<&Origins>, row: usize, max: usize) -> Result<Waiting> {
+        let Record { subject, mut headers, payload } = record;
+        // Whoever made the record: reserved headers are the sink's to add.
+        if headers.iter().any(|(name, _)| Headers::is_reserved(name)) {
+            headers = headers.filtered(|name| !Headers::is_reserved(name));
+        }
         if self.write.dedup
             && let Some((place, origin)) = origins.and_then(|all| Some((all.place(), all.get(row)?)))
         {
-            let repeat = self.repeats.next(origin.sequence);
-            let id = format!("{}:{}:{}:{repeat}", self.pipeline, place.stream, origin.sequence);
-            headers.push("Nats-Msg-Id", &id).map_err(|error| Fault::bug(error.to_string()))?;
+            let id = self.repeats.id(&self.pipeline, &place.stream, origin.sequence);
+            headers.push("Nats-Msg-Id", id).map_err(|error| Fault::bug(error.to_string()))?;
         }
-        let subject = record.subject().to_owned();
-        let outgoing = Outgoing::new(subject, record.payload).headers(headers);
-        if outgoing.size() > max {
+        let message = Waiting { subject: self.subject(subject)?, headers, payload };
+        let size = message.size();
+        if size > max {
             let words = format!(
-                "a message of {} bytes for {} is over the server's max_payload of {max}: set the sink's max_size to it, so that such rows are rejected",
-                outgoing.size(),
-                outgoing.subject
+                "a message of {size} bytes for {} is over the server's max_payload of {max}: set the sink's max_size to it, so that such rows are rejected",
+                message.subject
             );
             return Err(Fault::new(FaultKind::Setup, words));
         }
-        Ok(outgoing)
+        Ok(message)
     }
 
-    async fn send(&mut self, id: u64, messages: Vec<Outgoing>) -> Result {
-        let open = self.is_open()?;
-        let reply = Subject::from(format!("{}.{id}", open.inbox));
-        let messages = messages.into_iter().map(|message| message.reply_to(reply.clone()));
-        open.connection.publish_all(messages).await.map_err(fault)
-    }
-
-    /// Waits until something was confirmed, or sends again what must be. Cancel-safe.
-    async fn step(&mut self) -> Result {
-        if let Some(trouble) = &self.trouble {
-            let (at, idle) = (trouble.at, self.window.is_empty());
-            tokio::time::sleep_until(at).await;
-            if !idle {
-                self.send_again().await?;
-            }
-            self.trouble = None;
-            return Ok(());
+    /// A record's subject, checked. Records often share the memory of it: then it was checked before.
+    fn subject(&mut self, bytes: Bytes) -> Result<Subject> {
+        if let Some((known, subject)) = &self.subject
+            && known.as_ptr() == bytes.as_ptr()
+            && known.len() == bytes.len()
+        {
+            return Ok(subject.clone());
         }
-        let waits = !self.window.is_empty();
+        let checked = Subject::try_from(bytes.clone()).ok().filter(|subject| is_publishable(subject));
+        let subject = checked.ok_or_else(|| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            Fault::new(FaultKind::Setup, format!("nothing can be published to the subject {text:?}"))
+        })?;
+        self.subject = Some((bytes, subject.clone()));
+        Ok(subject)
+    }
+
+    /// Sends what waits and may be sent; whether anything was. Cancel-safe: a message counts as sent when it was.
+    async fn send(&mut self) -> Result<bool> {
+        if self.trouble.is_some() || !self.is_same_link()? {
+            return Ok(false);
+        }
+        let Some(open) = &mut self.open else { return Ok(false) };
+        if self.window.unsent().is_none() || !open.ingest.may_send() {
+            return Ok(false);
+        }
+        open.sent_at = Instant::now();
+        if !open.ingest.expects() {
+            open.due_since = open.sent_at;
+        }
+        let (mut sent, flow) = (0_u32, self.window.half());
+        while open.ingest.may_send()
+            && let Some((number, message)) = self.window.unsent()
+        {
+            let message = message.outgoing(open.ingest.reply(number, flow)?);
+            open.connection.publish(message).await.map_err(fault)?;
+            self.window.sent_one();
+            open.ingest.sent(number);
+            sent += 1;
+            // The embedded broker answers at once; whoever reads the answers must get a turn.
+            if sent.is_multiple_of(256) && open.connection.is_embedded() {
+                tokio::task::yield_now().await;
+            }
+        }
+        open.sent_at = Instant::now();
+        Ok(true)
+    }
+
+    /// Whether the link is still the one that everything in flight went over. If not, and anything is, that is a trouble.
+    fn is_same_link(&mut self) -> Result<bool> {
         let open = self.open.as_mut().ok_or_else(|| Fault::bug("a JetStream sink was not opened"))?;
-        if open.connection.generation() != open.generation {
-            self.doubt("the connection was made anew".into());
-            return Ok(());
+        if open.connection.generation() == open.generation {
+            return Ok(true);
         }
-        let late = open.moved_at + ACK_TIMEOUT;
-        let is_late = tokio::select! {
-            biased;
-            heard = open.acks.next_many(&mut open.heard, 4_096) => {
-                if heard == 0 {
-                    return Err(Fault::new(FaultKind::Connection, "the connection is closed"));
-                }
-                false
-            }
-            _ = open.link.wait_for(|link| link.generation != open.generation) => false,
-            () = tokio::time::sleep_until(late), if waits => true,
-        };
-        if is_late {
-            let denied = self.window.first().and_then(|first| open.connection.denied(&first.subject));
-            if let Some(denied) = denied {
-                return Err(fault(denied));
-            }
-            self.doubt(format!("no acknowledgement came within {ACK_TIMEOUT:?}"));
+        if self.window.in_flight() == 0 {
+            open.generation = open.connection.generation();
+            open.ingest.forget();
+            return Ok(true);
         }
-        self.account()
+        self.doubt("the connection was made anew".into(), None);
+        Ok(false)
     }
 
-    /// Counts the acknowledgements that were heard.
-    fn account(&mut self) -> Result {
+    /// Ends the batch of fast ingest, if one is open: its answer confirms what no other does. Cancel-safe.
+    async fn end_batch(&mut self) -> Result {
         let Some(open) = &mut self.open else { return Ok(()) };
-        let mut doubt = None;
-        for ack in open.heard.drain(..) {
-            let Some(id) = ack.subject.rsplit('.').next().and_then(|id| id.parse().ok()) else { continue };
-            if ack.status == Some(503) {
-                doubt = Some(format!("no stream takes what is published (is stream {} missing?)", self.write.stream));
-                continue;
-            }
-            // The common answer is told by its beginning; all else is read with care.
-            let plain = ack.payload.starts_with(&open.expected);
-            if !plain {
-                match PubAck::parse(&ack.payload) {
-                    Ok(ack) if ack.stream == self.write.stream => {}
-                    Ok(ack) => {
-                        let words = format!(
-                            "stream {} took a message that was meant for stream {}: its subject belongs to the former; correct `stream` or `subject`",
-                            ack.stream, self.write.stream
-                        );
-                        return Err(Fault::new(FaultKind::Setup, words));
-                    }
-                    Err(Some(error)) => {
-                        doubt = Some(format!("stream {} refuses: {}", self.write.stream, error.description));
-                        continue;
-                    }
-                    Err(None) => {
-                        doubt = Some("an acknowledgement makes no sense".to_owned());
-                        continue;
-                    }
-                }
-            }
-            if self.window.ack(id) {
-                open.moved_at = Instant::now();
-                self.pause = FIRST_PAUSE;
-            }
-        }
-        if let Some(why) = doubt {
-            self.doubt(why);
+        let subject = self.window.last_sent().map(|message| message.subject.clone());
+        // Without a message in flight any subject of the stream will do.
+        let Some(subject) = subject.or_else(|| self.subject.as_ref().map(|(_, subject)| subject.clone())) else {
+            return Ok(());
+        };
+        if let Some(reply) = open.ingest.end()? {
+            open.connection.publish(Outgoing::new(subject, Bytes::new()).reply_to(reply)).await.map_err(fault)?;
+            open.ingest.ended();
+            open.due_since = Instant::now();
         }
         Ok(())
     }
 
-    fn doubt(&mut self, why: String) {
-        if self.window.is_empty() {
+    /// Sends, waits for an answer, or sends again what must be. Cancel-safe.
+    async fn step(&mut self, until: Until) -> Result {
+        if self.trouble.is_some() {
+            return self.wait_and_begin_again().await;
+        }
+        if self.send().await? || self.trouble.is_some() {
+            return Ok(());
+        }
+        let Some(open) = &self.open else { return Ok(()) };
+        let (expects, is_open) = (open.ingest.expects(), open.ingest.is_open());
+        if is_open && (until == Until::Confirmed || (until == Until::Room && !expects)) {
+            self.end_batch().await?;
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let (expects, may_end) = (open.ingest.expects(), open.ingest.is_open() && until == Until::More);
+        let (late, idle) = (open.due_since + ACK_TIMEOUT, open.sent_at + LINGER);
+        let woken = tokio::select! {
+            biased;
+            heard = open.answers.next_many(&mut open.heard, 4_096) => Woken::Answers(heard),
+            _ = open.link.wait_for(|link| link.generation > open.generation) => Woken::NewLink,
+            () = tokio::time::sleep_until(late), if expects => Woken::Late,
+            () = tokio::time::sleep_until(idle), if may_end => Woken::Idle,
+        };
+        match woken {
+            Woken::Answers(heard) => self.account(heard),
+            Woken::NewLink => self.is_same_link().map(drop),
+            Woken::Late => self.is_late(),
+            Woken::Idle => self.end_batch().await,
+        }
+    }
+
+    /// Goes through the answers that were heard.
+    fn account(&mut self, heard: usize) -> Result {
+        if heard == 0 {
+            return Err(Fault::new(FaultKind::Connection, "the connection is closed"));
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        // What a batch's words say is true only if none was lost with a link.
+        if open.connection.generation() != open.generation {
+            open.heard.clear();
+            return self.is_same_link().map(drop);
+        }
+        let was_fast = open.ingest.is_fast();
+        let (mut moved, mut doubt) = (false, None);
+        for answer in open.heard.drain(..) {
+            let told = open.ingest.hear(&answer)?;
+            moved |= told.moved;
+            if let Some(upto) = told.upto
+                && self.window.confirm(upto)
+            {
+                self.pause = FIRST_PAUSE;
+            }
+            doubt = doubt.or(told.doubt);
+        }
+        if moved {
+            open.due_since = Instant::now();
+        }
+        if was_fast && !open.ingest.is_fast() {
+            tracing::info!(
+                stream = self.write.stream,
+                "fast ingest is not allowed any more: going on by group replies"
+            );
+        }
+        if let Some((why, at)) = doubt {
+            self.doubt(why, at);
+        }
+        Ok(())
+    }
+
+    fn is_late(&mut self) -> Result {
+        let first = self.window.first().zip(self.open.as_ref());
+        match first.and_then(|(first, open)| open.connection.denied(&first.subject)) {
+            Some(denied) => return Err(fault(denied)),
+            None => self.doubt(format!("no acknowledgement came within {ACK_TIMEOUT:?}"), None),
+        }
+        Ok(())
+    }
+
+    /// What is in flight may not arrive; `at` is the first message of which that is known.
+    fn doubt(&mut self, why: String, at: Option<u64>) {
+        if self.trouble.is_some() {
+            return;
+        }
+        if self.window.in_flight() == 0 {
+            // There is nothing to send again; what comes shall not count on what was before.
             if let Some(open) = &mut self.open {
-                open.generation = open.connection.generation();
+                open.ingest.forget();
             }
             return;
         }
-        let unconfirmed = self.window.len();
+        let subject = at.and_then(|at| self.window.get(at)).or(self.window.first());
         tracing::warn!(
             stream = self.write.stream,
-            "the output waits, {unconfirmed} messages will be sent again in {:?}: {why}",
+            subject = subject.map(|message| message.subject.as_str()),
+            "the output waits, {} messages will be sent again in {:?}: {why}",
+            self.window.in_flight(),
             self.pause
         );
         self.trouble = Some(Trouble { why, at: Instant::now() + self.pause });
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    async fn send_again(&mut self) -> Result {
-        let groups: Vec<_> = self.window.again().map(|group| (group.id, group.messages.clone())).collect();
-        let open = self.is_open()?;
-        open.generation = open.connection.generation();
-        open.moved_at = Instant::now();
-        for (id, messages) in groups {
-            self.send(id, messages).await?;
+    /// Waits until it is time to send again, and still takes answers: what they confirm need not be sent twice.
+    async fn wait_and_begin_again(&mut self) -> Result {
+        let (Some(open), Some(trouble)) = (&mut self.open, &self.trouble) else { return Ok(()) };
+        let (at, latest) = (trouble.at, trouble.at + LONGEST_PAUSE);
+        let heard = tokio::select! {
+            biased;
+            heard = open.answers.next_many(&mut open.heard, 4_096) => Some(heard),
+            () = async {
+                tokio::time::sleep_until(at).await;
+                // While the link is down, what is sent would only queue up.
+                let _ = tokio::time::timeout_at(latest, open.link.wait_for(|link| link.connected)).await;
+            } => None,
+        };
+        if let Some(heard) = heard {
+            return self.account(heard);
         }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        self.window.again();
+        open.ingest.begin_again();
+        open.generation = open.connection.generation();
+        self.trouble = None;
         Ok(())
     }
 }
 
 impl Repeats {
-    fn next(&mut self, sequence: u64) -> u64 {
+    fn id(&mut self, pipeline: &str, stream: &str, sequence: u64) -> &str {
         self.count = if sequence == self.sequence { self.count + 1 } else { 0 };
         self.sequence = sequence;
-        self.count
+        self.id.clear();
+        // Writing to a string does not fail.
+        let _ = write!(self.id, "{pipeline}:{stream}:{sequence}:{}", self.count);
+        &self.id
     }
 }
 
@@ -250,62 +366,40 @@ impl Sink for JetStreamSink {
 
     async fn open(&mut self) -> Result {
         let js = self.connections.js(Purpose::Write).await?;
-        let name = &self.write.stream;
-        match (js.find_stream(name).await.map_err(fault)?, &self.write.create) {
-            (Some(_), _) => {}
-            (None, Some(subjects)) => {
-                js.create_stream(&StreamConfig::new(name, subjects.clone())).await.map_err(fault)?;
-            }
-            (None, None) => {
-                let words = format!("there is no stream {name}: create it, or let the sink do it (`create`)");
-                return Err(Fault::new(FaultKind::Setup, words));
-            }
-        }
+        let fast = find_or_create(&js, &self.write).await?;
         let connection = js.connection().clone();
         let (link, generation, inbox) = (connection.link(), connection.generation(), connection.new_inbox());
-        let acks = connection.subscribe(format!("{inbox}.*"), 1 << 14).await.map_err(fault)?;
-        let expected = format!("{{\"stream\":{:?}, \"seq\":", self.write.stream).into_bytes();
-        let (moved_at, heard) = (Instant::now(), Vec::new());
-        self.open = Some(Open { connection, acks, inbox, link, generation, moved_at, heard, expected });
+        let answers = connection.subscribe(format!("{inbox}.>"), 1 << 14).await.map_err(fault)?;
+        let ingest = Ingest::new(&self.write.stream, &inbox, fast);
+        let now = Instant::now();
+        let heard = Vec::new();
+        self.open = Some(Open { connection, answers, link, generation, ingest, heard, due_since: now, sent_at: now });
         Ok(())
     }
 
     async fn write(&mut self, batch: Batch<Vec<Record>>) -> Result {
         let parts = batch.into_parts();
-        let max = self.is_open()?.connection.max_payload();
-        let mut group = Vec::with_capacity(GROUP.min(parts.rows.len()));
-        let last = parts.rows.len().saturating_sub(1);
+        let max = self.open.as_ref().map_or(usize::MAX, |open| open.connection.max_payload());
         for (row, record) in parts.rows.into_iter().enumerate() {
-            group.push(self.outgoing(record, parts.origins.as_ref(), row, max)?);
-            if group.len() < GROUP && row < last {
-                continue;
+            let message = self.waiting(record, parts.origins.as_ref(), row, max)?;
+            while !self.window.has_room(message.size()) {
+                self.step(Until::Room).await?;
             }
-            let group = std::mem::take(&mut group);
-            let bytes = group.iter().map(Outgoing::size).sum();
-            while self.trouble.is_some() || !self.window.has_room(group.len(), bytes) {
-                self.step().await?;
-            }
-            if self.window.is_empty() {
-                let open = self.is_open()?;
-                open.moved_at = Instant::now();
-                open.generation = open.connection.generation();
-            }
-            let id = self.window.push(group.clone());
-            self.send(id, group).await?;
+            self.window.push(message);
         }
-        Ok(())
+        self.send().await.map(drop)
     }
 
     async fn flush(&mut self, _: Epoch) -> Result {
         while !self.window.is_empty() {
-            self.step().await?;
+            self.step(Until::Confirmed).await?;
         }
         Ok(())
     }
 
     async fn drive(&mut self) -> Result {
         loop {
-            self.step().await?;
+            self.step(Until::More).await?;
         }
     }
 }
@@ -313,6 +407,6 @@ impl Sink for JetStreamSink {
 impl std::fmt::Debug for JetStreamSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let why = self.trouble.as_ref().map_or("", |trouble| trouble.why.as_str());
-        write!(f, "JetStreamSink({}, {} unconfirmed {why})", self.write.stream, self.window.len())
+        write!(f, "JetStreamSink({}, {} unconfirmed {why})", self.write.stream, self.window.in_flight())
     }
 }

@@ -1,58 +1,29 @@
 //! [`JetStreamSource`]: a stream's messages, each at least once, in order.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Batch, Fault, FaultKind, Origin, Origins, Place, Result, Retry, Source, Timestamp};
-use serde_json::json;
+use millstream_operators::{Batch, Fault, FaultKind, Headers, Place, Result, Retry, Source};
+use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
-use super::attach::{consumer_name, lint, nanos};
+use super::attach::{Attached, Reader};
 use super::delivery::Delivery;
-use super::position::{JetStreamPosition, OnGap, Start};
-use super::status::{Status, status_of};
-use crate::broker::{BrokerError, Incoming, Js, LinkState, Outgoing, Subject, Subscription};
-use crate::connectors::{Connections, Purpose, fault};
-use crate::engine::Nudge;
+use super::gather::Gather;
+use super::lint::{overdue, risks};
+use super::look::{LOOK_AGAIN, Look};
+use super::position::{JetStreamPosition, OnGap};
+use super::pull::{Again, HEARTBEAT, Pull};
+use super::read::JetStreamRead;
+use super::rows::{Given, Rows};
+use crate::broker::{BrokerError, StreamInfo};
+use crate::connectors::{Purpose, fault};
+use crate::engine::{Clock, Nudge};
 
-/// What a source reads, and how.
-#[derive(Clone, Debug)]
-pub struct JetStreamRead {
-    /// The stream.
-    pub stream: String,
-    /// Which of its subjects; none for all.
-    pub subjects: Vec<String>,
-    /// Where to begin when there is no checkpoint.
-    pub start: Start,
-    /// What happens when messages are gone that were not read yet.
-    pub on_gap: OnGap,
-    /// How many messages may be delivered and not yet part of a checkpoint.
-    pub max_ack_pending: u32,
-}
-
-impl JetStreamRead {
-    /// All subjects of a stream, from its first message.
-    pub fn of(stream: impl Into<String>) -> Self {
-        JetStreamRead {
-            stream: stream.into(),
-            subjects: Vec::new(),
-            start: Start::default(),
-            on_gap: OnGap::default(),
-            max_ack_pending: 100_000,
-        }
-    }
-}
-
-// A pull asks for so many messages or bytes; the next is sent when half of them are there.
-const PULL: u64 = 5_000;
-const PULL_BYTES: usize = 8 << 20;
-const PULL_EXPIRES: Duration = Duration::from_secs(30);
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
-const SILENT: Duration = Duration::from_secs(15);
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A source that reads a stream through one durable pull consumer.
 ///
@@ -60,250 +31,199 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// consumer's next one, or the consumer is reset and read again; what was read already is dropped; the acknowledgement
 /// of a position follows its checkpoint and is confirmed. Input that is gone is a fault, never skipped in silence.
 pub struct JetStreamSource {
-    pub(super) read: JetStreamRead,
-    pub(super) consumer: String,
-    connections: Arc<Connections>,
+    reader: Arc<Reader>,
     nudge: Option<Arc<Nudge>>,
+    clock: Option<Arc<Clock>>,
     place: Arc<Place>,
-    pub(super) position: JetStreamPosition,
-    attached: Option<Attached>,
+    position: JetStreamPosition,
+    pull: Option<Pull>,
+    // Kept between calls, because whoever waits for rows may stop waiting at any time: on a slow link both take longer
+    // than a checkpoint interval.
+    attaching: Option<Doing<Attached>>,
+    looking: Option<Doing<Look>>,
+    attach_at: Instant,
+    look_at: Instant,
+    pause: Duration,
     attachments: u64,
-    heard: Vec<Incoming>,
-    // Deliveries of this attachment that are part of a checkpoint.
+    gather: Gather,
+    // The number that the next delivery of this attachment must have, and how many of its deliveries are part of a
+    // checkpoint.
+    expected: u64,
     acked: u64,
     nudged: bool,
     lag: Option<u64>,
     contiguous: bool,
-    look_at: Instant,
-    pause: Duration,
 }
 
-/// An attachment to the consumer: what ends with a reset.
-struct Attached {
-    js: Js,
-    subscription: Subscription,
-    inbox: String,
-    link: tokio::sync::watch::Receiver<LinkState>,
-    generation: u64,
-    // The number that the next delivery must have.
-    expected: u64,
-    // Messages that were asked for and have not come.
-    asked: u64,
-    heard_at: Instant,
-}
-
-/// Messages as a batch, if there are any.
-type Rows = Option<Batch<Vec<Bytes>>>;
-
-/// Why reading must begin again at the last position.
-#[derive(Debug)]
-enum Again {
-    /// Deliveries are missing between two that came.
-    Gap { expected: u64, got: u64 },
-    /// The link was made anew: what was on its way is lost.
-    Link,
-    /// Neither message nor heartbeat came.
-    Silence,
-    /// The server ended the pull.
-    Ended(String),
-}
+/// Something that goes on while nobody waits for it.
+pub(super) type Doing<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 impl JetStreamSource {
-    /// A source of the node `node` of `pipeline`; `nudge` asks for early checkpoints.
-    pub fn new(
-        pipeline: &str,
-        node: &str,
-        read: JetStreamRead,
-        connections: Arc<Connections>,
-        nudge: Option<Arc<Nudge>>,
-    ) -> Self {
-        let place = Arc::new(Place { node: node.into(), stream: read.stream.clone() });
-        JetStreamSource {
-            consumer: consumer_name(pipeline, node),
+    /// The source of the node of `subtask`.
+    ///
+    /// # Errors
+    /// There are no NATS connections among its resources.
+    pub fn new(subtask: &Subtask, read: JetStreamRead) -> Result<Self> {
+        let place = Arc::new(Place { node: subtask.node.to_string(), stream: read.stream.clone() });
+        let settings = subtask.resources.get::<Settings>().unwrap_or_default();
+        Ok(JetStreamSource {
             position: JetStreamPosition { stream: read.stream.clone(), ..JetStreamPosition::default() },
-            read,
-            connections,
-            nudge,
+            reader: Arc::new(Reader::new(subtask, read)?),
+            nudge: subtask.resources.get(),
+            clock: subtask.resources.get(),
             place,
-            attached: None,
+            pull: None,
+            attaching: None,
+            looking: None,
+            attach_at: Instant::now(),
+            look_at: Instant::now(),
+            pause: FIRST_PAUSE,
             attachments: 0,
-            heard: Vec::new(),
+            gather: Gather::lingering(settings.linger),
+            expected: 1,
             acked: 0,
             nudged: false,
             lag: None,
             contiguous: false,
-            look_at: Instant::now(),
-            pause: FIRST_PAUSE,
-        }
+        })
     }
 
+    fn read(&self) -> &JetStreamRead {
+        &self.reader.read
+    }
+
+    /// Sets the consumer to the position, and tries again while there is no way to. Cancel-safe.
     async fn attach(&mut self) -> Result {
-        self.attached = None;
-        self.heard.clear();
-        let js = self.connections.js(Purpose::Read).await?;
-        let info = self.stream(&js, true).await?;
-        if let Some(behind) = self.position.validate(&info, self.read.on_gap)? {
-            self.position.sequence = behind;
-        }
-        self.contiguous = self.is_contiguous(&info);
-        let connection = js.connection().clone();
-        let (link, generation) = (connection.link(), connection.generation());
-        self.reset(&js).await?;
-        let inbox = connection.new_inbox();
-        let capacity = usize::try_from(PULL * 4).unwrap_or(usize::MAX);
-        let subscription = connection.subscribe(inbox.clone(), capacity).await.map_err(fault)?;
-        self.attachments += 1;
-        self.acked = 0;
-        self.nudged = false;
-        self.look_at = Instant::now() + LOOK_AGAIN;
-        self.attached = Some(Attached {
-            js,
-            subscription,
-            inbox,
-            link,
-            generation,
-            expected: 1,
-            asked: 0,
-            heard_at: Instant::now(),
-        });
-        Ok(())
-    }
-
-    /// Asks for more when half of what was asked for has come.
-    async fn pull(&mut self) -> Result {
-        let Some(attached) = &mut self.attached else { return Ok(()) };
-        if attached.asked > PULL / 2 {
-            return Ok(());
-        }
-        let bytes = PULL_BYTES.max(attached.js.connection().max_payload() * 2);
-        let body = json!({
-            "batch": PULL, "max_bytes": bytes, "expires": nanos(PULL_EXPIRES), "idle_heartbeat": nanos(HEARTBEAT),
-        });
-        let subject = attached.js.next_subject(&self.read.stream, &self.consumer);
-        let request = Outgoing::new(subject, body.to_string()).reply_to(Subject::from(attached.inbox.clone()));
-        attached.js.connection().publish(request).await.map_err(fault)?;
-        attached.asked += PULL;
-        Ok(())
-    }
-
-    /// Waits for messages; they are in `heard` then. Cancel-safe.
-    async fn hear(&mut self, max: usize) -> Result<Option<Again>> {
-        let Some(attached) = &mut self.attached else { return Ok(None) };
-        if attached.js.connection().generation() != attached.generation {
-            return Ok(Some(Again::Link));
-        }
-        let silent_at = attached.heard_at + SILENT;
-        tokio::select! {
-            biased;
-            heard = attached.subscription.next_many(&mut self.heard, max) => {
-                attached.heard_at = Instant::now();
-                let closed = || Again::Ended("the connection is closed".into());
-                return Ok((heard == 0).then(closed));
+        loop {
+            let attached = self.attaching.get_or_insert_with(|| {
+                let (reader, position, at) = (Arc::clone(&self.reader), self.position.clone(), self.attach_at);
+                Box::pin(async move {
+                    tokio::time::sleep_until(at).await;
+                    reader.attach(position).await
+                })
+            });
+            let attached = attached.await;
+            self.attaching = None;
+            match attached {
+                Ok(Attached { pull, sequence, contiguous }) => {
+                    self.position.sequence = sequence;
+                    self.contiguous = contiguous;
+                    self.attachments += 1;
+                    (self.expected, self.acked, self.nudged) = (1, 0, false);
+                    self.look_at = Instant::now() + LOOK_AGAIN;
+                    self.pull = Some(pull);
+                    return Ok(());
+                }
+                Err(fault) if fault.kind() == FaultKind::Connection => {
+                    let (pause, stream) = (self.pause, &self.read().stream);
+                    tracing::warn!(stream, "cannot read yet, trying again in {pause:?}: {}", fault.chain());
+                    self.attach_at = Instant::now() + pause;
+                    self.pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(fault) => return Err(fault),
             }
-            _ = attached.link.wait_for(|link| link.generation != attached.generation) => return Ok(Some(Again::Link)),
-            () = tokio::time::sleep_until(silent_at) => return Ok(Some(Again::Silence)),
-            () = tokio::time::sleep_until(self.look_at) => {}
         }
-        self.look_at = Instant::now() + LOOK_AGAIN;
-        self.look().await.map(|()| None)
     }
 
-    /// Looks whether the stream throws away what was not read yet; moves the position of an idle source forward, so that
+    /// Waits for a batch, and looks now and then how stream and consumer are. Cancel-safe.
+    async fn hear(&mut self, max: usize) -> Result<Option<Again>> {
+        loop {
+            let Some(pull) = &mut self.pull else { return Ok(None) };
+            let (look_at, looks) = (self.look_at, self.looking.is_some());
+            tokio::select! {
+                biased;
+                again = self.gather.fill(pull, max) => return Ok(again),
+                look = done(&mut self.looking), if looks => {
+                    self.looking = None;
+                    self.look_at = Instant::now() + LOOK_AGAIN;
+                    if let Some(again) = self.see(look?)? {
+                        return Ok(Some(again));
+                    }
+                }
+                () = tokio::time::sleep_until(look_at), if !looks => {
+                    self.looking = Some(Box::pin(Arc::clone(&self.reader).look()));
+                }
+            }
+        }
+    }
+
+    /// Sees whether the stream throws away what was not read yet; moves the position of an idle source forward, so that
     /// messages of other subjects that expire are not taken for a loss.
-    async fn look(&mut self) -> Result {
-        let Some(attached) = &self.attached else { return Ok(()) };
-        let js = attached.js.clone();
-        let info = match js.find_stream(&self.read.stream).await {
-            Ok(Some(info)) => info,
-            Ok(None) => return self.stream(&js, true).await.map(drop),
-            Err(error) if error.may_pass() => return Ok(()),
-            Err(error) => return Err(fault(error)),
+    fn see(&mut self, look: Look) -> Result<Option<Again>> {
+        let (stream, consumer) = match look {
+            Look::Away => return Ok(None),
+            Look::Stream(stream) => (*stream, None),
+            Look::NoConsumer(stream) => {
+                self.validate(&stream)?;
+                return Ok(Some(Again::Ended("its consumer is gone".into())));
+            }
+            Look::Both(both) => (both.0, Some(both.1)),
         };
-        let Ok(consumer) = js.consumer(&self.read.stream, &self.consumer).await else { return Ok(()) };
-        let attached_all = self.attached.as_ref().is_some_and(|a| consumer.delivered.consumer_seq + 1 == a.expected);
-        if consumer.num_pending == 0 && attached_all && self.heard.is_empty() {
-            self.position.sequence = self.position.sequence.max(info.state.last_seq);
-        } else if let Some(behind) = self.position.validate(&info, self.read.on_gap)? {
+        // All that the consumer has delivered is given, and it had nothing more when it was asked, after the stream.
+        let idle = consumer.is_some_and(|consumer| {
+            consumer.num_pending == 0
+                && consumer.delivered.consumer_seq + 1 == self.expected
+                && self.gather.heard.is_empty()
+        });
+        if idle && self.position.created == stream.created {
+            self.position.sequence = self.position.sequence.max(stream.state.last_seq);
+            self.position.reached_at = self.clock.as_ref().map(|clock| clock.now());
+            return Ok(None);
+        }
+        self.validate(&stream).map(|()| None)
+    }
+
+    fn validate(&mut self, stream: &StreamInfo) -> Result {
+        if let Some(behind) = self.position.validate(stream, self.read().on_gap)? {
             self.position.sequence = behind;
         }
         Ok(())
     }
 
     /// What was heard as rows, up to the first thing that is not as expected.
-    fn rows(&mut self) -> Result<(Rows, Option<Again>)> {
-        let Some(attached) = &mut self.attached else { return Ok((None, None)) };
-        let capacity = self.heard.len();
-        let (mut times, mut rows) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
-        let mut messages = Vec::with_capacity(capacity);
-        let (mut weight, mut again, mut last_reply) = (0, None, None);
-        for message in self.heard.drain(..) {
+    fn rows(&mut self) -> Result<(Given, Option<Again>)> {
+        let Some(pull) = &mut self.pull else { return Ok((None, None)) };
+        let (mut rows, mut again, mut last_reply) = (Rows::with_capacity(self.gather.heard.len()), None, None);
+        for mut message in self.gather.take() {
             if let Some(status) = message.status {
-                match status_of(status, &message, PULL) {
-                    Status::Heartbeat => {}
-                    Status::PullOver(left) => attached.asked = attached.asked.saturating_sub(left),
-                    Status::Ended(why) => {
-                        again = Some(Again::Ended(why));
-                        break;
-                    }
-                    Status::Wrong(why) => return Err(Fault::new(FaultKind::Setup, why)),
+                again = pull.told(status, &message)?;
+                if again.is_some() {
+                    break;
                 }
                 continue;
             }
-            let Some((reply, delivery)) = message.reply.and_then(|reply| Delivery::parse(&reply).map(|d| (reply, d)))
-            else {
-                continue;
-            };
-            attached.asked = attached.asked.saturating_sub(1);
-            if delivery.consumer_seq != attached.expected {
-                again = Some(Again::Gap { expected: attached.expected, got: delivery.consumer_seq });
+            let Some((reply, delivery)) = Delivery::of(&mut message) else { continue };
+            pull.came();
+            if delivery.consumer_seq != self.expected {
+                again = Some(Again::Gap { expected: self.expected, got: delivery.consumer_seq });
                 break;
             }
-            attached.expected += 1;
+            self.expected += 1;
             last_reply = Some(reply);
             self.lag = Some(delivery.pending);
             if delivery.stream_seq <= self.position.sequence {
                 continue;
             }
             if self.contiguous && delivery.stream_seq != self.position.sequence + 1 {
-                let (from, to) = (self.position.sequence + 1, delivery.stream_seq - 1);
-                let words = format!(
-                    "stream {} went on at {} where {from} was next: the messages {from} to {to} are gone and were not read",
-                    self.read.stream, delivery.stream_seq
-                );
-                if self.read.on_gap == OnGap::Fail {
-                    return Err(Fault::new(FaultKind::SourceLost, words).retry_with(Retry::Never));
-                }
-                tracing::warn!("{words}; going on, as on_gap says");
+                jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq)?;
             }
             self.position.sequence = delivery.stream_seq;
-            let stored_at = Timestamp::from_micros(delivery.stored_at / 1000);
-            weight += message.wire_len;
-            times.push(stored_at);
-            rows.push(message.payload.clone());
-            messages.push(Origin {
-                sequence: delivery.stream_seq,
-                stored_at,
-                headers: message.headers,
-                payload: message.payload,
-                subject_bytes: Bytes::copy_from_slice(message.subject.as_bytes()),
-            });
+            rows.push(&delivery, message);
         }
         if let Some(reply) = last_reply {
             self.position.ack = Some((self.attachments, reply.as_str().to_owned()));
         }
-        if rows.is_empty() {
-            return Ok((None, again));
+        if let Some(last) = rows.last_stored_at() {
+            self.position.reached_at = Some(last);
+            self.pause = FIRST_PAUSE;
         }
-        self.pause = FIRST_PAUSE;
-        let batch = Batch::new(times, rows)?.weighing(weight);
-        Ok((Some(batch.with_origins(Origins::one_each(Arc::clone(&self.place), messages))?), again))
+        Ok((rows.into_batch(&self.place)?, again))
     }
 
     /// Asks for a checkpoint when half of what may be in flight is.
     fn nudge(&mut self) {
-        let Some(attached) = &self.attached else { return };
-        let in_flight = (attached.expected - 1).saturating_sub(self.acked);
-        if !self.nudged && in_flight > u64::from(self.read.max_ack_pending) / 2 {
+        let in_flight = (self.expected - 1).saturating_sub(self.acked);
+        if !self.nudged && in_flight > u64::from(self.read().max_ack_pending) / 2 {
             self.nudged = true;
             if let Some(nudge) = &self.nudge {
                 nudge.checkpoint();
@@ -312,27 +232,35 @@ impl JetStreamSource {
     }
 
     fn detach(&mut self, why: &Again) {
-        let stream = &self.read.stream;
-        match why {
-            Again::Gap { expected, got } => {
-                tracing::info!(
-                    stream,
-                    "delivery {expected} was expected and {got} came: reading again from the last position"
-                );
-            }
-            Again::Link => tracing::info!(stream, "the connection was made anew: reading again from the last position"),
-            Again::Silence => tracing::warn!(
-                stream,
-                "nothing was heard from the server for {SILENT:?}: reading again from the last position"
-            ),
-            Again::Ended(why) => {
-                tracing::info!(stream, "the server ended the pull ({why}): reading again from the last position");
-            }
-        }
-        self.attached = None;
+        why.log(&self.read().stream);
+        self.pull = None;
+        self.gather.clear();
+        self.looking = None;
+        self.attach_at = Instant::now();
         // An acknowledgement of an earlier attachment means nothing to the next.
         self.position.ack = None;
     }
+}
+
+/// Waits until what is being done is done; for ever if nothing is.
+pub(super) async fn done<T>(doing: &mut Option<Doing<T>>) -> Result<T> {
+    match doing {
+        Some(doing) => doing.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The stream went on behind messages that were not read.
+fn jumped(read: &JetStreamRead, wanted: u64, got: u64) -> Result {
+    let (stream, last) = (&read.stream, got - 1);
+    let words = format!(
+        "stream {stream} went on at {got} where {wanted} was next: the messages {wanted} to {last} are gone and were not read"
+    );
+    if read.on_gap == OnGap::Fail {
+        return Err(Fault::new(FaultKind::SourceLost, words).retry_with(Retry::Never));
+    }
+    tracing::warn!("{words}; going on, as on_gap says");
+    Ok(())
 }
 
 impl Source for JetStreamSource {
@@ -340,50 +268,38 @@ impl Source for JetStreamSource {
     type Position = JetStreamPosition;
 
     async fn open(&mut self, from: Option<JetStreamPosition>) -> Result {
-        let js = self.connections.js(Purpose::Read).await?;
-        let info = self.stream(&js, from.is_some()).await?;
+        let js = self.reader.connections.js(Purpose::Read).await?;
+        let info = self.reader.stream(&js, from.is_some()).await?;
+        self.reader.check_retention(&info)?;
         match from {
             Some(from) => {
-                let behind = from.validate(&info, self.read.on_gap)?;
+                let behind = from.validate(&info, self.read().on_gap)?;
                 let sequence = behind.unwrap_or(from.sequence);
                 self.position = JetStreamPosition { sequence, ack: None, ..from };
             }
             None => {
-                let sequence = self.first_position(&js, &info).await?;
-                let (stream, created) = (self.read.stream.clone(), info.created.clone());
-                self.position = JetStreamPosition { stream, created, sequence, ack: None };
+                let sequence = self.reader.first_position(&js, &info).await?;
+                let (stream, created) = (self.read().stream.clone(), info.created.clone());
+                self.position = JetStreamPosition { stream, created, sequence, ..JetStreamPosition::default() };
             }
         }
-        lint(&info);
-        self.attached = None;
+        self.lint(&info);
+        self.pull = None;
         Ok(())
     }
 
     async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<Bytes>>>> {
         loop {
-            if self.attached.is_none() {
-                match self.attach().await {
-                    Ok(()) => {}
-                    Err(fault) if fault.kind() == FaultKind::Connection => {
-                        tracing::warn!(
-                            stream = self.read.stream,
-                            "cannot read yet, trying again in {:?}: {}",
-                            self.pause,
-                            fault.chain()
-                        );
-                        tokio::time::sleep(self.pause).await;
-                        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-                        continue;
-                    }
-                    Err(fault) => return Err(fault),
-                }
+            if self.pull.is_none() {
+                self.attach().await?;
             }
-            self.pull().await?;
-            let mut again = self.hear(max_rows).await?;
+            if let Some(pull) = &mut self.pull {
+                pull.ask(u64::MAX).await?;
+            }
+            let again = self.hear(max_rows).await?;
             let (rows, wrong) = self.rows()?;
-            again = wrong.or(again);
             self.nudge();
-            if let Some(why) = again {
+            if let Some(why) = wrong.or(again) {
                 self.detach(&why);
             }
             if rows.is_some() {
@@ -398,15 +314,15 @@ impl Source for JetStreamSource {
 
     async fn commit(&mut self, upto: JetStreamPosition) -> Result {
         let Some((attachment, reply)) = upto.ack else { return Ok(()) };
-        if attachment != self.attachments || self.attached.is_none() {
+        if attachment != self.attachments || self.pull.is_none() {
             return Ok(());
         }
         let acked = Delivery::parse(&reply).map_or(0, |delivery| delivery.consumer_seq);
         if acked <= self.acked {
             return Ok(());
         }
-        let connection = self.connections.get(Purpose::Control).await?;
-        let confirmed = connection.request(reply, millstream_operators::Headers::NONE, "+ACK", HEARTBEAT).await;
+        let connection = self.reader.control().await?;
+        let confirmed = connection.request(reply, Headers::NONE, "+ACK", HEARTBEAT).await;
         match confirmed {
             Ok(_) => {
                 self.acked = acked;
@@ -414,7 +330,7 @@ impl Source for JetStreamSource {
             }
             Err(error @ BrokerError::Permission { .. }) => return Err(fault(error)),
             // The next one covers it: acks are for people and for the server's limit, positions are in the checkpoint.
-            Err(error) => tracing::debug!(stream = self.read.stream, "an acknowledgement was not confirmed: {error}"),
+            Err(error) => tracing::debug!(stream = self.read().stream, "an acknowledgement was not confirmed: {error}"),
         }
         Ok(())
     }
@@ -424,8 +340,27 @@ impl Source for JetStreamSource {
     }
 }
 
+impl JetStreamSource {
+    /// Warns of what can lose messages before they are read.
+    fn lint(&self, info: &StreamInfo) {
+        let stream = &self.read().stream;
+        let risks = risks(info);
+        if !risks.is_empty() {
+            tracing::warn!(stream, "messages of this stream can be lost before they are read: {}", risks.join("; "));
+        }
+        let unread = info.state.last_seq > self.position.sequence;
+        if unread
+            && let (Some(clock), Some(reached_at)) = (&self.clock, self.position.reached_at)
+            && let Some(words) = overdue(info, reached_at, clock.now())
+        {
+            tracing::warn!(stream, "{words}");
+        }
+    }
+}
+
 impl std::fmt::Debug for JetStreamSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "JetStreamSource({} of {}, at {})", self.consumer, self.read.stream, self.position.sequence)
+        let (consumer, stream) = (&self.reader.consumer, &self.read().stream);
+        write!(f, "JetStreamSource({consumer} of {stream}, at {})", self.position.sequence)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::{Batch, Parts, Result, Source};
+use millstream_pipelines::graph::Subtask;
 
 use super::attach::consumer_name;
 use super::{JetStreamPosition, JetStreamRead, JetStreamSource};
@@ -28,12 +29,18 @@ pub(super) struct UntilEnd {
 impl UntilEnd {
     pub(super) fn new(
         inner: JetStreamSource,
-        pipeline: &str,
-        node: &str,
+        subtask: &Subtask,
         read: JetStreamRead,
         connections: Arc<Connections>,
     ) -> Self {
-        UntilEnd { inner, read, consumer: consumer_name(pipeline, node), connections, last: 0, cut: None }
+        UntilEnd {
+            inner,
+            read,
+            consumer: consumer_name(&subtask.pipeline, &subtask.node),
+            connections,
+            last: 0,
+            cut: None,
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -130,6 +137,8 @@ impl Source for UntilEnd {
 mod tests {
     use millstream_operators::Headers;
 
+    use millstream_pipelines::graph::Resources;
+
     use super::*;
     use crate::broker::{Embedded, Js, StreamConfig};
 
@@ -149,8 +158,10 @@ mod tests {
     fn source(connections: &Arc<Connections>, subjects: &[&str]) -> UntilEnd {
         let subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
         let read = JetStreamRead { subjects, ..JetStreamRead::of("S") };
-        let inner = JetStreamSource::new("p", "in", read.clone(), Arc::clone(connections), None);
-        UntilEnd::new(inner, "p", "in", read, Arc::clone(connections))
+        let resources = Resources::default().with_shared(Arc::clone(connections));
+        let subtask = Subtask { pipeline: "p".into(), node: "in".into(), index: 0, of: 1, resources };
+        let inner = JetStreamSource::new(&subtask, read.clone()).unwrap();
+        UntilEnd::new(inner, &subtask, read, Arc::clone(connections))
     }
 
     async fn all(source: &mut UntilEnd) -> usize {

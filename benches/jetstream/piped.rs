@@ -1,0 +1,27 @@
+//! The same work as a pipeline.
+
+use millstream::prelude::*;
+use tokio::time::sleep;
+
+use crate::{Failed, streams};
+
+/// Runs the pipeline until it has written so many messages and has drained.
+pub(crate) async fn run(url: &str, messages: u64, run: usize) -> Result<(), Failed> {
+    let pipeline = Pipeline::new(format!("piped-{run}"));
+    let to = jetstream_to("OUT").raw().subject(streams::OUT_SUBJECT).stop_on_rejected();
+    pipeline.source("in", jetstream("IN").raw().stop_on_rejected()).sink("out", to);
+    let launch = Launch::default().nats(ConnectOptions::to(url));
+    let (stopper, metrics) = (launch.stopper(), launch.metrics());
+    let enough = async {
+        let out = || metrics.nodes().into_iter().find(|node| node.node == "out").map_or(0, |node| node.rows_out);
+        while out() < messages {
+            sleep(Duration::from_millis(2)).await;
+        }
+        stopper.drain();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = launch.run(&pipeline) => Ok(ended.map(drop)?),
+        () = enough => Ok(()),
+    }
+}

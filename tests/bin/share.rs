@@ -1,0 +1,67 @@
+//! One of several processes that share the stream IN: each order goes to the subject `out.<process>` of the stream OUT.
+//!
+//! `share <nats url> <pipeline name> <process> [setting=number ...]`; the settings are `ack_wait` and `work` (for each
+//! order) in milliseconds, `at_once` (orders worked on), `prefetch`, `room` (rows that wait
+//! between two nodes), and `alone` (1: without sharing).
+
+use std::process::ExitCode;
+
+use millstream::connectors::Share;
+use millstream::prelude::*;
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Order {
+    id: u64,
+}
+
+fn declare(name: &str, process: &str, setting: impl Fn(&str, u64) -> u64) -> Pipeline {
+    let pipeline = Pipeline::new(name).settings(|settings| {
+        let room = usize::try_from(setting("room", 0)).unwrap_or(0);
+        if room > 0 {
+            (settings.batch_rows, settings.channel_rows) = (room, room);
+        }
+    });
+    let share = Share {
+        ack_wait: Duration::from_millis(setting("ack_wait", 30_000)),
+        prefetch: u32::try_from(setting("prefetch", 4_096)).unwrap_or(u32::MAX),
+        ..Share::default()
+    };
+    let from = match setting("alone", 0) {
+        0 => jetstream("IN").share(share),
+        _ => jetstream("IN"),
+    };
+    let work = Duration::from_millis(setting("work", 0));
+    let at_once = usize::try_from(setting("at_once", 64)).unwrap_or(usize::MAX);
+    let limits = AsyncLimits { concurrency: at_once, timeout: Duration::from_secs(60), ordered: false };
+    let orders = pipeline.source("orders", from.json::<Order>().stop_on_rejected());
+    let (done, failed) = orders.map_async("work", limits, move |order: Order| async move {
+        if !work.is_zero() {
+            tokio::time::sleep(work).await;
+        }
+        Ok::<_, String>(order)
+    });
+    failed.stop("failed");
+    done.sink("done", jetstream_to("OUT").json().subject(format!("out.{process}")).stop_on_rejected());
+    pipeline
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [url, name, process, settings @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
+    let setting = |name: &str, default| {
+        let found = settings.iter().filter_map(|setting| setting.split_once('=')).find(|(key, _)| *key == name);
+        found.and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
+    };
+    let launch = Launch::default().nats(ConnectOptions::to(url));
+    match launch.run(&declare(name, process, setting)).await {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the last word of a program")]
+            {
+                eprintln!("error: {error}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
