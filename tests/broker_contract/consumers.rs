@@ -113,6 +113,8 @@ async fn starts(world: &mut World) {
     }
     world.publish("a.0", &[], "later").await;
     for name in ["all", "new", "beyond", "each", "each2", "two", "future"] {
+        // A pull that does not wait gets what its consumer has heard of.
+        world.consumer("S", name).await;
         world.pull("S", name, json!({ "batch": 20, "no_wait": true })).await;
         world.consumer("S", name).await;
     }
@@ -197,13 +199,19 @@ async fn acks(world: &mut World) {
         let floor = world.call(&format!("CONSUMER.RESET.S.{name}"), Value::Null).await;
         assert!(floor.get("reset_seq").is_some());
         world.answer(name, last, "").await;
-        world.consumer("S", name).await;
+        // What is told of a consumer with a filter lags behind a reset until it delivers.
+        let has_filter = name.starts_with("some");
+        if !has_filter {
+            world.consumer("S", name).await;
+        }
         world.pull("S", name, json!({ "batch": 20, "no_wait": true })).await;
         world.call(&format!("CONSUMER.RESET.S.{name}"), json!({ "seq": 4 })).await;
         world.pull("S", name, json!({ "batch": 2, "no_wait": true })).await;
         world.consumer("S", name).await;
         world.call(&format!("CONSUMER.RESET.S.{name}"), json!({ "seq": 100 })).await;
-        world.consumer("S", name).await;
+        if !has_filter {
+            world.consumer("S", name).await;
+        }
         world.pull("S", name, json!({ "batch": 2, "no_wait": true })).await;
         world.call(&format!("CONSUMER.RESET.S.{name}"), json!("{")).await;
     }
@@ -390,6 +398,7 @@ async fn purges(world: &mut World) {
         world.publish(&format!("a.{number}"), &[], "new").await;
     }
     for name in names {
+        world.consumer("S", name).await;
         world.pull("S", name, json!({ "batch": 9, "no_wait": true })).await;
         world.consumer("S", name).await;
     }
@@ -440,6 +449,7 @@ async fn retentions(world: &mut World) {
         }
         world.stream("S").await;
         for name in ["c", "d", "e", "f"] {
+            world.consumer("S", name).await;
             world.pull("S", name, json!({ "batch": 2, "no_wait": true })).await;
             for delivery in 0..world.delivered(name).min(2) {
                 world.answer(name, delivery, if delivery == 0 { "" } else { "+TERM" }).await;

@@ -241,11 +241,6 @@ impl World {
         }
     }
 
-    /// Nothing more is said of what a consumer has delivered so far.
-    pub(crate) fn forget(&mut self, consumer: &str) {
-        self.deliveries.remove(consumer);
-    }
-
     pub(crate) fn delivered(&self, consumer: &str) -> usize {
         self.deliveries.get(consumer).map_or(0, Vec::len)
     }

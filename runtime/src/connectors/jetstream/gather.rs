@@ -24,9 +24,12 @@ impl Gather {
     /// Waits until there is a batch: `max` messages, or some for which it waited long enough. Cancel-safe.
     pub(super) async fn fill(&mut self, pull: &mut Pull, max: usize) -> Option<Again> {
         loop {
-            let room = max.max(1).saturating_sub(self.heard.len());
+            let room = max.saturating_sub(self.heard.len());
             if room == 0 || (self.linger.is_zero() && !self.heard.is_empty()) {
                 return None;
+            }
+            if !self.heard.is_empty() {
+                self.ready_at.get_or_insert_with(|| pull.heard_at() + self.linger);
             }
             let ready_at = self.ready_at;
             tokio::select! {
@@ -35,17 +38,16 @@ impl Gather {
                     if again.is_some() {
                         return again;
                     }
-                    self.ready_at.get_or_insert_with(|| pull.heard_at() + self.linger);
                 }
                 () = wait_until(ready_at) => return None,
             }
         }
     }
 
-    /// The messages so far; the next batch begins.
-    pub(super) fn take(&mut self) -> std::vec::Drain<'_, Incoming> {
+    /// The first `max` messages; the next batch begins behind them.
+    pub(super) fn take(&mut self, max: usize) -> std::vec::Drain<'_, Incoming> {
         self.ready_at = None;
-        self.heard.drain(..)
+        self.heard.drain(..max.min(self.heard.len()))
     }
 
     /// Forgets what was heard.

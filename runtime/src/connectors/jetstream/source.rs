@@ -181,10 +181,10 @@ impl JetStreamSource {
     }
 
     /// What was heard as rows, up to the first thing that is not as expected.
-    fn rows(&mut self) -> Result<(Given, Option<Again>)> {
+    fn rows(&mut self, max: usize) -> Result<(Given, Option<Again>)> {
         let Some(pull) = &mut self.pull else { return Ok((None, None)) };
-        let (mut rows, mut again, mut last_reply) = (Rows::with_capacity(self.gather.heard.len()), None, None);
-        for mut message in self.gather.take() {
+        let (mut rows, mut again, mut last_reply) = (Rows::with_capacity(max.min(self.gather.heard.len())), None, None);
+        for mut message in self.gather.take(max) {
             if let Some(status) = message.status {
                 again = pull.told(status, &message)?;
                 if again.is_some() {
@@ -289,6 +289,7 @@ impl Source for JetStreamSource {
     }
 
     async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<Bytes>>>> {
+        let max_rows = max_rows.max(1);
         loop {
             if self.pull.is_none() {
                 self.attach().await?;
@@ -297,7 +298,7 @@ impl Source for JetStreamSource {
                 pull.ask(u64::MAX).await?;
             }
             let again = self.hear(max_rows).await?;
-            let (rows, wrong) = self.rows()?;
+            let (rows, wrong) = self.rows(max_rows)?;
             self.nudge();
             if let Some(why) = wrong.or(again) {
                 self.detach(&why);

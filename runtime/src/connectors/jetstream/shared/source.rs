@@ -246,11 +246,11 @@ impl SharedSource {
     }
 
     /// What was heard as rows, in hand from now on.
-    fn rows(&mut self) -> Result<(Given, Option<Again>)> {
+    fn rows(&mut self, max: usize) -> Result<(Given, Option<Again>)> {
         let Some(pull) = &mut self.pull else { return Ok((None, None)) };
-        let (mut rows, mut again) = (Rows::with_capacity(self.gather.heard.len()), None);
+        let (mut rows, mut again) = (Rows::with_capacity(max.min(self.gather.heard.len())), None);
         let (mut hand, heard_at) = (lock(&self.hand), pull.heard_at());
-        for mut message in self.gather.take() {
+        for mut message in self.gather.take(max) {
             if let Some(status) = message.status {
                 // What came before the end of a pull is ours all the same, and so is what comes behind it.
                 again = pull.told(status, &message)?.or(again);
@@ -354,6 +354,7 @@ impl Source for SharedSource {
     }
 
     async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<Bytes>>>> {
+        let max_rows = max_rows.max(1);
         loop {
             if self.pull.is_none() {
                 self.joined().await?;
@@ -363,8 +364,8 @@ impl Source for SharedSource {
             if let Some(pull) = &mut self.pull {
                 pull.ask(room).await?;
             }
-            let again = self.hear(max_rows.max(1)).await?;
-            let (rows, wrong) = self.rows()?;
+            let again = self.hear(max_rows).await?;
+            let (rows, wrong) = self.rows(max_rows)?;
             if let Some(why) = wrong.or(again) {
                 self.detach(&why);
             }
@@ -400,7 +401,7 @@ impl Source for SharedSource {
         if let Some(pull) = self.pull.take() {
             pull.end(&mut self.gather.heard).await;
         }
-        let heard = self.gather.take().filter(|message| !message.is_status());
+        let heard = self.gather.take(usize::MAX).filter(|message| !message.is_status());
         let mut back: Vec<_> = heard.filter_map(|message| Some(Outgoing::new(message.reply?, "-NAK"))).collect();
         if back.is_empty() {
             return Ok(());

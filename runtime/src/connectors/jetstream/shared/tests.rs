@@ -172,6 +172,21 @@ async fn what_was_not_begun_is_given_back_when_the_process_stops() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_while_nobody_asked_is_given_in_batches_as_large_as_asked_for() {
+    let world = World::new().await;
+    let mut source = world.open(&Settlements::default(), Share::default()).await;
+    world.publish(1).await;
+    assert_eq!(next(&mut source, SECOND).await, [1]);
+    world.publish(7).await;
+    live(&mut source, SECOND).await;
+    let mut lens = Vec::new();
+    for _ in 0..3 {
+        lens.push(source.next(3).await.unwrap().unwrap().len());
+    }
+    assert_eq!((lens, source.position()), (vec![3, 3, 1], 8));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_has_no_more_in_hand_than_it_may() {
     let world = World::new().await;
     let share = Share { prefetch: 7, ..Share::default() };
