@@ -240,7 +240,12 @@ impl<C: WriteTo, T: Send + 'static, F: Format<T>> IntoSink<T> for Encoding<C, T,
         if let Err(why) = self.address.check() {
             pipeline.problem(Problem::at(name, format!("its subject cannot be used: {why}")).in_setting("subject"));
         }
-        let sink = self.connector.sink_node(name);
+        let mut sink = self.connector.sink_node(name);
+        if let Address::Constant(subject) = &self.address {
+            for touch in &mut sink.touches {
+                touch.subject.get_or_insert_with(|| subject.clone());
+            }
+        }
         let Encoding { format, address, headers, keep_headers, max_size, .. } = self;
         let (records, rejected) = stream.encode(&format!("{name}/{}", F::NAME), move || {
             let encode = Encode::new(format.clone(), address.clone()).headers(headers.clone());

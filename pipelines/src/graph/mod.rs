@@ -68,12 +68,15 @@ pub struct Node {
 }
 
 /// A place outside that a node reads or writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touch {
     /// The system: `nats`.
     pub system: String,
-    /// A subject, in which `*` and `>` are wildcards and a filled token counts as `*`.
-    pub subject: String,
+    /// The stream, where it is one.
+    pub stream: Option<String>,
+    /// A subject, in which `*` and `>` are wildcards and a filled token counts as `*`. A source without reads all
+    /// subjects of its stream; of a sink without it is not known what it writes to.
+    pub subject: Option<String>,
 }
 
 /// How a node is made.
