@@ -20,7 +20,7 @@ use super::validate::Check;
 use super::variables::Outside;
 use super::{FileSettings, Mistake, Report, Table, Value};
 use crate::dsl::{Frame, OnRejected, Outlet, Pipeline, SinkNode, SourceNode};
-use crate::graph::{Graph, UNSAID, check};
+use crate::graph::{Graph, UNREAD, UNSAID, check};
 use crate::registry::{Common, Ends, Registry, RejectedWord, Section, StandIn, Wiring, schema_of};
 
 /// What a file is read with.
@@ -123,7 +123,15 @@ pub fn load(name: &str, text: &str, options: &Options<'_>) -> Result<Loaded, Rep
         return Err(Report::of(held, mistakes.collect()));
     }
     let outside = Outside { variable: &*options.variable, secret_file: &*options.secret_file };
-    let mut reader = Reader { options, outside, text: held, mistakes: Vec::new(), nodes: Vec::new() };
+    let mut reader = Reader {
+        options,
+        outside,
+        text: held,
+        mistakes: Vec::new(),
+        nodes: Vec::new(),
+        repeated: false,
+        named_at: None,
+    };
     let loaded = reader.read(document);
     match loaded {
         Some(loaded) if reader.mistakes.is_empty() => Ok(loaded),
@@ -138,6 +146,10 @@ struct Reader<'a, 'f> {
     text: Text,
     mistakes: Vec<Mistake>,
     nodes: Vec<NodeTable<'f>>,
+    /// Whether a name is there twice.
+    repeated: bool,
+    /// Where the pipeline's name stands.
+    named_at: Option<Range<usize>>,
 }
 
 impl<'f> Reader<'_, 'f> {
@@ -169,7 +181,12 @@ impl<'f> Reader<'_, 'f> {
                         }
                     }
                 }
-                _ if known.is_some_and(|known| known.contains_key(&word)) => drop(top.insert(key, value)),
+                _ if known.is_some_and(|known| known.contains_key(&word)) => {
+                    if word == "name" {
+                        self.named_at = Some(value.span());
+                    }
+                    top.insert(key, value);
+                }
                 _ => {
                     let sections = ["sources", "steps", "sinks", "tests"].into_iter();
                     let tables = self.options.registry.tables().iter().map(|table| table.word);
@@ -243,6 +260,7 @@ impl<'f> Reader<'_, 'f> {
                 let line = self.text.place(before.at.start).line;
                 let what = format!("`{}` is the name of a {} in line {line} already", node.name, before.section.one());
                 let help = "rename one: state and metrics are found by name".to_owned();
+                self.repeated = true;
                 self.mistakes.push(Mistake::at(node.at.clone(), what).help(help));
             }
         }
@@ -285,12 +303,19 @@ impl<'f> Reader<'_, 'f> {
                 self.mistakes.push(Mistake::at(node.at.clone(), what).help(help));
             }
         }
-        let is_sound = self.mistakes.is_empty();
         let (graph, noted) = pipeline.gathered();
-        let found = check(&graph);
         // What a graph that is not whole lacks follows from mistakes that are known already.
-        let found = found.into_iter().filter(|problem| is_sound && noted.is_empty() || !problem.node.is_empty());
+        let is_whole = self.mistakes.is_empty() && noted.is_empty();
+        let follows = |problem: &Problem| {
+            let lacks = problem.node.is_empty() && !problem.what.starts_with("the pipeline's name");
+            !is_whole && (lacks || problem.what.starts_with(UNREAD))
+        };
+        let found = check(&graph).into_iter().filter(|problem| !follows(problem));
         for problem in noted.iter().cloned().chain(found) {
+            let node = nodes.iter().find(|node| node.is(&problem.node));
+            if node.is_some_and(|node| node.lacks(&problem)) {
+                continue;
+            }
             let mistake = self.place(&nodes, &problem);
             self.mistakes.push(mistake);
         }
@@ -357,7 +382,11 @@ impl<'f> Reader<'_, 'f> {
             inputs.iter().for_each(|input| drop(input.broken()));
             return wired.nothing(node, pipeline);
         };
-        let on_rejected = self.on_rejected(node, ready.on_error.as_ref().or(default), wired);
+        let on_rejected = match ready.lacking.iter().any(|key| key == "on_error") {
+            // What was meant is not known, and that it is missing is no other mistake.
+            true => Some(OnRejected::Drop),
+            false => self.on_rejected(node, ready.on_error.as_ref().or(default), wired),
+        };
         let main = inputs.iter().position(|input| !input.is_broken()).unwrap_or(0);
         let input = (!inputs.is_empty()).then(|| inputs.swap_remove(main));
         let common = match &ready.common {
@@ -433,7 +462,6 @@ impl<'f> Reader<'_, 'f> {
 
     /// Where in the file a problem of the graph stands.
     fn place(&self, nodes: &[NodeTable<'_>], problem: &Problem) -> Mistake {
-        let owner = problem.node.split('/').next().unwrap_or_default();
         let mut what = problem.what.clone();
         let mut help = problem.help.clone();
         if problem.what == UNSAID {
@@ -441,11 +469,12 @@ impl<'f> Reader<'_, 'f> {
             let sink = sinks.unwrap_or("dead");
             help = Some(format!("add `on_error = \"stop\"`, `\"drop\"` or `{{ send_to = \"{sink}\" }}`"));
         }
-        let Some(node) = nodes.iter().find(|node| node.name == owner && !owner.is_empty()) else {
-            if !problem.node.is_empty() {
-                what = format!("{}: {what}", problem.node);
+        let Some(node) = nodes.iter().find(|node| node.is(&problem.node)) else {
+            if problem.node.is_empty() {
+                let at = self.named_at.clone().filter(|_| problem.what.starts_with("the pipeline's name"));
+                return Mistake::at(at, what).help(help);
             }
-            return Mistake::at(None, what).help(help);
+            return Mistake::at(None, format!("{}: {what}", problem.node)).help(help);
         };
         let setting = problem.setting.as_deref().and_then(|path| node.setting(path));
         let at = match (setting, &problem.within) {
@@ -457,7 +486,7 @@ impl<'f> Reader<'_, 'f> {
             (None, _) => node.at.clone(),
         };
         if setting.is_none() && problem.setting.is_none() {
-            what = format!("`{owner}`: {what}");
+            what = format!("`{}`: {what}", node.name);
         }
         Mistake::at(at, what).help(help)
     }

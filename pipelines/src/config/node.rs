@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use millstream_operators::Problem;
 use millstream_operators::suggest::{did_you_mean, list};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
@@ -36,6 +37,9 @@ pub(super) struct Ready<'f> {
     pub(super) common: Common,
     pub(super) on_error: Option<RejectedWord>,
     pub(super) parallelism: Option<u32>,
+    /// Keys whose values are not what was meant, because something is wrong with them: what follows from that is no
+    /// mistake of its own.
+    pub(super) lacking: Vec<String>,
 }
 
 /// Puts the keys that all kinds of a place share and those of one kind together into one schema.
@@ -81,16 +85,21 @@ pub(super) fn read<'f>(
     };
     let from = text("from").map(names).unwrap_or_default();
     let before = mistakes.len();
+    let at_table = span.clone();
     let kind = kind_of(table, &at, section, registry, mistakes);
     let mut ready = None;
     if let Some(kind) = kind {
         let schema = merged(&kind.place.common(), &kind.schema);
         Check::new(&schema, outside).all(&mut value, "", mistakes);
-        if mistakes.len() == before {
-            match split(&value, &kind) {
+        let own = mistakes.get(before..).unwrap_or_default();
+        if own.is_empty() {
+            match split(&value, &kind, Vec::new()) {
                 Ok(made) => ready = Some(made),
                 Err(error) => mistakes.push(Mistake::at(error.span().or(Some(span)), error.message())),
             }
+        } else {
+            // The rest of the table may have mistakes as well, which only show when it is wired.
+            ready = mend(&value, &schema, own, &at_table, &kind);
         }
     }
     Some(NodeTable { name, section, at, table: value, ready, from })
@@ -158,7 +167,7 @@ fn kind_of(
 }
 
 /// Takes the keys that all kinds share out of a checked table, and reads them.
-fn split<'f>(value: &Value<'f>, kind: &Arc<Kind>) -> Result<Ready<'f>, toml::de::Error> {
+fn split<'f>(value: &Value<'f>, kind: &Arc<Kind>, lacking: Vec<String>) -> Result<Ready<'f>, toml::de::Error> {
     let common_schema = kind.place.common();
     let shared = common_schema.get("properties").and_then(Json::as_object);
     let (mut common, mut own) = (Table::new(), Table::new());
@@ -173,9 +182,9 @@ fn split<'f>(value: &Value<'f>, kind: &Arc<Kind>) -> Result<Ready<'f>, toml::de:
     let span = value.span();
     let common = Value::new(span.clone(), DeValue::Table(common));
     let own = Spanned::new(span, own);
-    let kind = Arc::clone(kind);
-    let ready = |common, on_error, parallelism| Ready { kind: Arc::clone(&kind), own, common, on_error, parallelism };
-    Ok(match kind.place {
+    let (kind, place) = (Arc::clone(kind), kind.place);
+    let ready = |common, on_error, parallelism| Ready { kind, own, common, on_error, parallelism, lacking };
+    Ok(match place {
         Place::Payloads => {
             let keys = Payloads::deserialize(ValueDeserializer::from(common))?;
             let on_error = keys.on_error.clone();
@@ -195,7 +204,71 @@ fn split<'f>(value: &Value<'f>, kind: &Arc<Kind>) -> Result<Ready<'f>, toml::de:
     })
 }
 
+/// The table without the keys that are wrong; those that must be there get something in their place.
+fn mend<'f>(
+    value: &Value<'f>,
+    schema: &Json,
+    mistakes: &[Mistake],
+    whole: &Range<usize>,
+    kind: &Arc<Kind>,
+) -> Option<Ready<'f>> {
+    let DeValue::Table(table) = value.get_ref() else { return None };
+    let within = |span: &Range<usize>| {
+        let hit = |at: &Range<usize>| at != whole && span.start <= at.start && at.end <= span.end;
+        mistakes.iter().filter_map(|mistake| mistake.at.as_ref()).any(hit)
+    };
+    let (mut mended, mut lacking) = (Table::new(), Vec::new());
+    for (key, value) in table {
+        match within(&key.span()) || within(&value.span()) {
+            true => lacking.push(key.get_ref().to_string()),
+            false => drop(mended.insert(key.clone(), value.clone())),
+        }
+    }
+    let required = schema.get("required")?.as_array()?.iter().filter_map(Json::as_str);
+    for key in required.filter(|key| !table_has(&mended, key)).collect::<Vec<_>>() {
+        let text = placeholder(schema.get("properties")?.get(key)?, schema)?;
+        let at = value.span().start..value.span().start;
+        let text = DeValue::String(text.into());
+        mended.insert(Spanned::new(at.clone(), key.to_owned().into()), Spanned::new(at, text));
+        lacking.push(key.to_owned());
+    }
+    split(&Value::new(value.span(), DeValue::Table(mended)), kind, lacking).ok()
+}
+
+fn table_has(table: &Table<'_>, key: &str) -> bool {
+    table.iter().any(|(name, _)| name.get_ref() == key)
+}
+
+/// A text that a schema takes, where it takes text.
+fn placeholder(schema: &Json, root: &Json) -> Option<String> {
+    let schema = match schema.get("$ref").and_then(Json::as_str).and_then(|name| name.strip_prefix('#')) {
+        Some(pointer) => root.pointer(pointer)?,
+        None => schema,
+    };
+    let words = |schema: &Json| {
+        let listed = schema.get("enum").and_then(|all| all.as_array()?.first()?.as_str());
+        listed.or_else(|| schema.get("const")?.as_str()).map(str::to_owned)
+    };
+    let alternatives = ["oneOf", "anyOf"].into_iter().filter_map(|word| schema.get(word)?.as_array()).flatten();
+    let word = words(schema).or_else(|| alternatives.filter_map(words).next());
+    word.or_else(|| (schema.get("type")?.as_str()? == "string").then(|| "placeholder".to_owned()))
+}
+
 impl<'f> NodeTable<'f> {
+    /// Whether a node of the graph is this one or a part of it.
+    pub(super) fn is(&self, node: &str) -> bool {
+        !node.is_empty()
+            && (self.name == node || node.strip_prefix(&self.name).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// Whether a problem follows from keys of the table that are wrong themselves.
+    pub(super) fn lacks(&self, problem: &Problem) -> bool {
+        let Some(ready) = &self.ready else { return false };
+        let setting = problem.setting.as_deref().unwrap_or_default();
+        let first = setting.split('.').next().unwrap_or_default();
+        ready.lacking.iter().any(|key| key == first) || (!ready.lacking.is_empty() && problem.what == UNSAID)
+    }
+
     /// Whether rows are led to it by a `from`; a sink without one takes rejected rows.
     pub(super) fn is_outlet(&self) -> bool {
         let DeValue::Table(table) = self.table.get_ref() else { return false };

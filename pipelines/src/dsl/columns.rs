@@ -178,7 +178,10 @@ impl Frame {
     /// Ends the rows in a connector. Its node is called `name`, the one that makes its messages `<name>/<format>`.
     pub fn sink<C: WriteTo>(self, name: &str, to: ColumnsTo<C>) {
         let ColumnsTo { connector, encoding, problems, rejected } = to;
-        let node = connector.sink_node(name);
+        let mut node = connector.sink_node(name);
+        if let Some(subject) = &encoding.subject {
+            node.publishes_to([subject.pattern()]);
+        }
         let pipeline = self.pipeline().clone();
         let broken = !problems.is_empty();
         for mut problem in problems {

@@ -94,6 +94,9 @@ impl SinkNode {
     /// Says which subjects it publishes to, where that was not known yet.
     pub fn publishes_to(&mut self, to: impl IntoIterator<Item = String>) {
         let to: Vec<String> = to.into_iter().collect();
+        for touch in &mut self.touches {
+            touch.subject = touch.subject.take().or_else(|| to.first().cloned());
+        }
         for access in &mut self.access {
             if let Access::Write { subjects: subjects @ None, .. } = access {
                 *subjects = Some(to.clone());

@@ -10,7 +10,7 @@ use super::*;
 use crate::graph::{Make, Settings, Step, Touch, View, explain, plan};
 
 fn touch(subject: &str) -> Vec<Touch> {
-    vec![Touch { system: "nats".into(), subject: subject.into() }]
+    vec![Touch { system: "nats".into(), subject: Some(subject.into()), stream: None }]
 }
 
 /// A connector that is only declared.

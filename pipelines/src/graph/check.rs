@@ -2,7 +2,10 @@
 
 use millstream_operators::Problem;
 
-use super::{Edge, Graph, Guarantee, InPort, Node, NodeId, OutPort, Role};
+use super::{Edge, Graph, Guarantee, InPort, Node, NodeId, OutPort, Role, Touch};
+
+/// How it begins what is said of an output that leads nowhere.
+pub(crate) const UNREAD: &str = "nobody reads its";
 
 /// What is said of a node whose rejected rows nobody takes.
 pub(crate) const UNSAID: &str = "it is not said what becomes of the rows that it rejects";
@@ -52,9 +55,9 @@ fn names(graph: &Graph, problems: &mut Vec<Problem>) {
 
 fn ends(graph: &Graph, problems: &mut Vec<Problem>) {
     if !graph.nodes.iter().any(|node| matches!(node.role, Role::Source(_))) {
-        problems.push(Problem::of_pipeline("the pipeline has no source").help("begin with `pipeline.source(…)`"));
+        problems.push(Problem::of_pipeline("the pipeline has no source").help("a pipeline begins with a source"));
     } else if !graph.nodes.iter().any(|node| matches!(node.role, Role::Sink(_))) {
-        problems.push(Problem::of_pipeline("the pipeline has no sink").help("end a stream with `.sink(…)`"));
+        problems.push(Problem::of_pipeline("the pipeline has no sink").help("a pipeline ends in a sink"));
     }
 }
 
@@ -81,10 +84,11 @@ fn outputs(graph: &Graph, id: NodeId, node: &Node, problems: &mut Vec<Problem>) 
                     let owner = node.name.split('/').next().unwrap_or_default();
                     Problem::at(owner, UNSAID).help("send them to a dead letter sink, ignore them, or stop")
                 }
-                name if port == 0 => Problem::at(&node.name, format!("nobody reads its rows (port `{name}`)"))
+                name if port == 0 => Problem::at(&node.name, format!("{UNREAD} rows (port `{name}`)"))
                     .help("end the stream in a sink, or discard it"),
-                name => Problem::at(&node.name, format!("nobody reads its output `{name}`"))
-                    .help("end it in a sink, or discard it"),
+                name => {
+                    Problem::at(&node.name, format!("{UNREAD} output `{name}`")).help("end it in a sink, or discard it")
+                }
             });
         }
         if readers > 1 && output.copy().is_none() {
@@ -141,19 +145,46 @@ fn feedback(graph: &Graph, problems: &mut Vec<Problem>) {
     };
     for sink in all(false) {
         for source in all(true) {
-            let meet = sink.touches.iter().find_map(|to| {
-                let read =
-                    source.touches.iter().find(|from| from.system == to.system && overlap(&from.subject, &to.subject));
-                read.map(|from| (to, from))
-            });
+            let meet = sink
+                .touches
+                .iter()
+                .find_map(|to| source.touches.iter().find(|from| feeds(to, from)).map(|from| (to, from)));
             if let Some((to, from)) = meet {
                 let what = format!(
-                    "it writes to `{}`, which the source `{}` reads as `{}`: the pipeline would feed itself",
-                    to.subject, source.name, from.subject
+                    "it writes to {}, which the source `{}` reads as {}: the pipeline would feed itself",
+                    named(to),
+                    source.name,
+                    named(from)
                 );
                 problems.push(Problem::at(&sink.name, what).help("write to other subjects, or read fewer"));
             }
         }
+    }
+}
+
+/// Whether what is written to `to` is read from `from`. Where it is not known what a sink writes to, only a source that
+/// reads all of the same stream surely reads it.
+fn feeds(to: &Touch, from: &Touch) -> bool {
+    if to.system != from.system {
+        return false;
+    }
+    let same_stream = match (&to.stream, &from.stream) {
+        (Some(to), Some(from)) if to != from => return false,
+        (Some(_), Some(_)) => true,
+        _ => false,
+    };
+    match (&to.subject, &from.subject) {
+        (Some(to), Some(from)) => overlap(to, from),
+        (_, None) => same_stream,
+        (None, Some(_)) => false,
+    }
+}
+
+fn named(touch: &Touch) -> String {
+    match (&touch.subject, &touch.stream) {
+        (Some(subject), _) => format!("`{subject}`"),
+        (None, Some(stream)) => format!("the stream `{stream}`"),
+        (None, None) => touch.system.clone(),
     }
 }
 
@@ -229,6 +260,31 @@ mod tests {
         }
         for (a, b) in [("a.b", "a.c"), ("a", "a.b"), ("a.>", "a"), ("a.*.d", "*.b.c")] {
             assert!(!overlap(a, b) && !overlap(b, a), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_sink_feeds_a_source_of_the_same_stream_or_subject() {
+        let touch = |stream: &str, subject: &str| {
+            let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+            Touch { system: "nats".into(), stream: given(stream), subject: given(subject) }
+        };
+        for (to, from, expected) in [
+            (touch("", "a.b"), touch("", "a.*"), true),
+            (touch("S", "a.b"), touch("S", "a.*"), true),
+            (touch("S", "a.b"), touch("S", "c"), false),
+            (touch("S", "a.b"), touch("S", ""), true),
+            (touch("S", ""), touch("S", ""), true),
+            // It is not known, and a pipeline within one stream is a good one.
+            (touch("S", ""), touch("S", "a.*"), false),
+            // A subject belongs to one stream; another holds copies of it.
+            (touch("S", "a.b"), touch("T", "a.*"), false),
+            (touch("S", ""), touch("T", ""), false),
+            (touch("S", "a.b"), touch("", "a.*"), true),
+            (touch("", "a.b"), touch("S", ""), false),
+            (Touch { system: "file".into(), ..touch("", "a") }, touch("", "a"), false),
+        ] {
+            assert_eq!(feeds(&to, &from), expected, "{to:?} {from:?}");
         }
     }
 

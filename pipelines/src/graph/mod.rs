@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use millstream_operators::{AnyBatch, PortType, Result, Timestamp};
 
-#[cfg(feature = "columnar")]
-pub(crate) use check::UNSAID;
 pub use check::check;
+#[cfg(feature = "columnar")]
+pub(crate) use check::{UNREAD, UNSAID};
 pub use erase::{
     AnyRow, AsyncLimits, Boxed, Call, Called, DynAsync, DynOperator, DynSink, DynSource, erase, erase_async,
     erase_join, erase_sink, erase_source,
@@ -75,12 +75,15 @@ pub struct Node {
 }
 
 /// A place outside that a node reads or writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touch {
     /// The system: `nats`.
     pub system: String,
-    /// A subject, in which `*` and `>` are wildcards and a filled token counts as `*`.
-    pub subject: String,
+    /// The stream, where it is one.
+    pub stream: Option<String>,
+    /// A subject, in which `*` and `>` are wildcards and a filled token counts as `*`. A source without reads all
+    /// subjects of its stream; of a sink without it is not known what it writes to.
+    pub subject: Option<String>,
 }
 
 /// What a node does with a stream outside.

@@ -189,7 +189,7 @@ impl<'a> Wiring<'a> {
         match (subjects, &keys.subject) {
             (Subjects::Needed, None) => {
                 let help = "add `subject = \"totals.{customer}\"`, where `{customer}` stands for a column";
-                self.problem(self.wrong("its messages need a subject").help(help));
+                self.problem(self.wrong("its messages need a subject").in_setting("subject").help(help));
             }
             (Subjects::None, Some(_)) => {
                 self.problem(self.wrong("its messages have no subjects").in_setting("subject").help("take it out"));

@@ -209,7 +209,7 @@ impl Spec for ReadCoreNats {
 
     fn wire(self, wiring: &mut Wiring<'_>) {
         let ReadCoreNats { subject, group } = self;
-        let touches = vec![Touch { system: "nats".into(), subject: subject.clone() }];
+        let touches = vec![Touch { system: "nats".into(), stream: None, subject: Some(subject.clone()) }];
         let node = SourceNode {
             kind: ReadCoreNats::KIND.into(),
             detail: subject.clone(),
@@ -240,7 +240,7 @@ impl Spec for WriteCoreNats {
             kind: WriteCoreNats::KIND.into(),
             detail: String::new(),
             make: Arc::new(|subtask| Ok(erase_sink(CoreNatsSink::new(Connections::of(subtask)?)))),
-            touches: Vec::new(),
+            touches: vec![Touch { system: "nats".into(), stream: None, subject: None }],
             access: Vec::new(),
             at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
             problems: Vec::new(),

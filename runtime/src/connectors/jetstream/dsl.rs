@@ -134,14 +134,17 @@ impl ReadFrom for JetStreamFrom {
     fn source_node(self, name: &str) -> SourceNode {
         let read = self.0;
         let subjects = if read.subjects.is_empty() { String::from("all subjects") } else { read.subjects.join(", ") };
-        let touches = read.subjects.iter().map(|subject| Touch { system: "nats".into(), subject: subject.clone() });
+        let touches = match read.subjects.as_slice() {
+            [] => vec![touch(&read.stream, None)],
+            subjects => subjects.iter().map(|subject| touch(&read.stream, Some(subject.clone()))).collect(),
+        };
         let mut problems = read.problems(name);
         check_stream(name, &read.stream, &mut problems);
         let shared = read.share.is_some();
         SourceNode {
             kind: "jetstream".into(),
             detail: format!("stream {}, {subjects}{}", read.stream, if shared { ", shared" } else { "" }),
-            touches: touches.collect(),
+            touches,
             access: vec![Access::Read {
                 stream: read.stream.clone(),
                 subjects: read.subjects.clone(),
@@ -164,6 +167,10 @@ impl ReadFrom for JetStreamFrom {
             }),
         }
     }
+}
+
+fn touch(stream: &str, subject: Option<String>) -> Touch {
+    Touch { system: "nats".into(), stream: Some(stream.to_owned()), subject }
 }
 
 fn check_stream(name: &str, stream: &str, problems: &mut Vec<Problem>) {
@@ -235,7 +242,7 @@ impl WriteTo for JetStreamTo {
         SinkNode {
             kind: "jetstream".into(),
             detail: format!("stream {}", write.stream),
-            touches: Vec::new(),
+            touches: vec![touch(&write.stream, None)],
             access: vec![Access::Write {
                 stream: write.stream.clone(),
                 subjects: None,
@@ -344,5 +351,43 @@ impl<T: Serialize + Send + 'static> Operator for Letters<T> {
         }
         out.send(Batch::from_parts(Parts { times, rows: records, origins, weight })?);
         Ok(Turn::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_pipelines::dsl::Pipeline;
+
+    use super::*;
+
+    fn mistakes(from: JetStreamFrom, to: impl IntoSink<Bytes>) -> String {
+        let pipeline = Pipeline::new("p");
+        pipeline.source("in", from.raw().ignore_rejected()).sink("out", to);
+        pipeline.build().err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    fn to(stream: &str) -> Encoding<JetStreamTo, Bytes, Raw> {
+        jetstream_to(stream).raw().stop_on_rejected()
+    }
+
+    #[test]
+    fn a_pipeline_that_would_feed_itself_is_refused() {
+        let told = mistakes(jetstream("S"), to("S").subject("s.out"));
+        assert!(told.contains("it writes to `s.out`, which the source `in` reads as the stream `S`"), "{told}");
+        let told = mistakes(jetstream("S"), to("S").subject_of(|_, to| _ = to.token("s")));
+        assert!(told.contains("it writes to the stream `S`"), "{told}");
+        let told = mistakes(jetstream("S").subjects(["s.*"]), to("S").subject("s.out"));
+        assert!(told.contains("which the source `in` reads as `s.*`"), "{told}");
+        let dead = jetstream("S").raw().rejected_to("dead", dead_letters("S"));
+        let pipeline = Pipeline::new("p");
+        pipeline.source("in", dead).discard("out");
+        assert!(pipeline.build().unwrap_err().to_string().contains("it writes to `mill.dlq.*.*`"));
+    }
+
+    #[test]
+    fn a_pipeline_within_one_stream_is_not() {
+        assert_eq!(mistakes(jetstream("S").subjects(["s.in"]), to("S").subject("s.out")), "");
+        assert_eq!(mistakes(jetstream("S").subjects(["s.in"]), to("S").subject_of(|_, to| _ = to.token("s"))), "");
+        assert_eq!(mistakes(jetstream("S"), to("T").subject("s.out")), "");
     }
 }
