@@ -30,7 +30,8 @@ async fn run(program: &str, input: (&str, &[&str]), streams: &[&str], expected: 
         given.clear();
         for stream in streams.iter().copied().chain(["DEAD"]) {
             let Ok(Some(info)) = js.find_stream(stream).await else { continue };
-            for sequence in info.state.first_seq..=info.state.last_seq {
+            // A stream that never had a message says that it goes from 0 to 0.
+            for sequence in info.state.first_seq.max(1)..=info.state.last_seq {
                 if let Some(message) = js.message(stream, sequence).await.unwrap() {
                     let text = String::from_utf8(message.payload.to_vec()).unwrap();
                     given.push((message.subject.to_string(), text));

@@ -1,6 +1,9 @@
 //! Where the `nats-server` program is.
 
-use std::path::{Path, PathBuf};
+#[cfg(any(feature = "cli", test))]
+use std::path::Path;
+use std::path::PathBuf;
+#[cfg(any(feature = "cli", test))]
 use std::process::{Command, Stdio};
 
 use super::BrokerError;
@@ -46,12 +49,14 @@ pub(super) fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
+#[cfg(any(feature = "cli", test))]
 /// The version that a program says it has: `(2, 15, 1)`.
 pub(crate) fn version_of(program: &Path) -> Option<(u32, u32, u32)> {
     let said = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     parse_version(&String::from_utf8_lossy(&said.stdout))
 }
 
+#[cfg(any(feature = "cli", test))]
 /// The first three numbers with dots between them.
 pub(crate) fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     let at = text.find(|c: char| c.is_ascii_digit())?;

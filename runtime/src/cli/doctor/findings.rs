@@ -152,10 +152,8 @@ fn account(info: &Value, findings: &mut Findings) {
 fn checkpoints(bucket: &Bucket, findings: &mut Findings) {
     let name = &bucket.name;
     match &bucket.stream {
-        Ok(None) => findings.fact(format!(
-            "bucket   {name}, for checkpoints: will be made at the first start, with {} replicas",
-            bucket.replicas
-        )),
+        Ok(None) => findings
+            .fact(format!("bucket   {name}, for checkpoints: will be made at the first start, R{}", bucket.replicas)),
         Ok(Some(told)) => {
             let copies = told.info.config.num_replicas;
             findings.fact(format!("bucket   {name}, for checkpoints: {}, R{copies}", bytes(told.info.state.bytes)));
