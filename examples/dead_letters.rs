@@ -1,5 +1,5 @@
-//! Dead letters: orders whose amount is no number are kept, bit for bit, and a second pipeline reports what is wrong
-//! with them, by reason.
+//! Dead letters: what is no order, and orders whose amount is no number, are kept bit for bit, with what is wrong with
+//! them in headers: `Mill-Dlq-Stage`, `Mill-Dlq-Error`, `Mill-Dlq-Stream`, `Mill-Dlq-Seq` and others.
 
 use millstream::prelude::*;
 
@@ -15,14 +15,6 @@ struct Paid {
     cents: u64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Report {
-    node: String,
-    error: String,
-    stream: String,
-    sequence: String,
-}
-
 fn declare() -> Pipeline {
     let pipeline = Pipeline::new("payments");
     let orders = pipeline
@@ -33,16 +25,6 @@ fn declare() -> Pipeline {
     });
     unpaid.sink("unpaid", dead_letters("DEAD").create());
     paid.sink("paid", jetstream_to("PAID").json().subject("paid.orders").stop_on_rejected());
-
-    // What happened stands in the headers of a letter; its payload is that of the message it is about.
-    pipeline
-        .source("letters", jetstream("DEAD").subjects(["mill.dlq.payments.>"]).raw().ignore_rejected())
-        .map_with("report", |_, letter| {
-            let header = |name: &str| letter.header(name).unwrap_or_default().to_owned();
-            let (node, error) = (header("Mill-Dlq-Stage"), header("Mill-Dlq-Error"));
-            Report { node, error, stream: header("Mill-Dlq-Stream"), sequence: header("Mill-Dlq-Seq") }
-        })
-        .sink("reports", jetstream_to("REPORTS").json().subject("reports.dead").stop_on_rejected());
     pipeline
 }
 

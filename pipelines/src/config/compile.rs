@@ -15,12 +15,13 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::node::{self, NodeTable, Ready};
 use super::place::Text;
+use super::problem::place;
 use super::unit_test::{self, UnitTest};
 use super::validate::Check;
 use super::variables::Outside;
 use super::{FileSettings, Mistake, Report, Table, Value};
 use crate::dsl::{Frame, OnRejected, Outlet, Pipeline, SinkNode, SourceNode};
-use crate::graph::{Graph, UNREAD, UNSAID, check};
+use crate::graph::{Graph, UNREAD, check};
 use crate::registry::{Common, Ends, Registry, RejectedWord, Section, StandIn, Wiring, schema_of};
 
 /// What a file is read with.
@@ -316,7 +317,7 @@ impl<'f> Reader<'_, 'f> {
             if node.is_some_and(|node| node.lacks(&problem)) {
                 continue;
             }
-            let mistake = self.place(&nodes, &problem);
+            let mistake = place(&self.text, &nodes, self.named_at.as_ref(), &problem);
             self.mistakes.push(mistake);
         }
         self.nodes = nodes;
@@ -349,9 +350,12 @@ impl<'f> Reader<'_, 'f> {
         }) {
             order.push(rest.remove(place));
         }
-        let names: Vec<_> =
-            rest.iter().filter_map(|i| nodes.get(*i)).filter(|node| node.section == Section::Steps).collect();
-        if let Some(first) = names.first() {
+        let steps = |node: &&NodeTable<'_>| node.section == Section::Steps;
+        let names: Vec<_> = rest.iter().filter_map(|i| nodes.get(*i)).filter(steps).collect();
+        // Two nodes of one name seem to wait for each other.
+        if let Some(first) = names.first()
+            && !self.repeated
+        {
             let circle: Vec<_> = names.iter().map(|node| format!("`{}`", node.name)).collect();
             let what = format!("rows would go round for ever through {}", circle.join(", "));
             let help = "a pipeline must not lead back to itself".to_owned();
@@ -458,37 +462,6 @@ impl<'f> Reader<'_, 'f> {
                 Some(OnRejected::Drop)
             }
         }
-    }
-
-    /// Where in the file a problem of the graph stands.
-    fn place(&self, nodes: &[NodeTable<'_>], problem: &Problem) -> Mistake {
-        let mut what = problem.what.clone();
-        let mut help = problem.help.clone();
-        if problem.what == UNSAID {
-            let sinks = nodes.iter().filter(|node| node.is_outlet()).map(|node| node.name.as_str()).next();
-            let sink = sinks.unwrap_or("dead");
-            help = Some(format!("add `on_error = \"stop\"`, `\"drop\"` or `{{ send_to = \"{sink}\" }}`"));
-        }
-        let Some(node) = nodes.iter().find(|node| node.is(&problem.node)) else {
-            if problem.node.is_empty() {
-                let at = self.named_at.clone().filter(|_| problem.what.starts_with("the pipeline's name"));
-                return Mistake::at(at, what).help(help);
-            }
-            return Mistake::at(None, format!("{}: {what}", problem.node)).help(help);
-        };
-        let setting = problem.setting.as_deref().and_then(|path| node.setting(path));
-        let at = match (setting, &problem.within) {
-            (Some(value), Some(within)) => {
-                let part = value.get_ref().as_str().and_then(|text| self.text.within(&value.span(), text, within));
-                part.unwrap_or_else(|| value.span())
-            }
-            (Some(value), None) => value.span(),
-            (None, _) => node.at.clone(),
-        };
-        if setting.is_none() && problem.setting.is_none() {
-            what = format!("`{}`: {what}", node.name);
-        }
-        Mistake::at(at, what).help(help)
     }
 }
 

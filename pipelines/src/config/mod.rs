@@ -6,6 +6,7 @@
 mod compile;
 mod node;
 mod place;
+mod problem;
 mod report;
 mod rows;
 mod settings;

@@ -13,6 +13,7 @@ use toml::de::{DeValue, ValueDeserializer};
 use super::validate::{Check, article};
 use super::variables::Outside;
 use super::{Mistake, Table, Value};
+use crate::graph::UNSAID;
 use crate::registry::{Common, Kind, Payloads, Place, Records, Registry, RejectedWord, Rows, Section, StepKeys};
 
 /// A node of the file.

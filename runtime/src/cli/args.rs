@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXAMPLES: &str = "\
 Examples:
+  millstream demo                           the main job, shown
   millstream dev                            a NATS server for trying things
   millstream check orders.toml              every mistake, before anything runs
   millstream run orders.toml                until SIGTERM, which drains
@@ -59,6 +60,7 @@ pub(super) enum Command {
     Explain(Explain),
     Test(Test),
     Schema(Schema),
+    Demo(Demo),
     Dev(Dev),
     Doctor(Doctor),
     Permissions(Permissions),
@@ -170,6 +172,23 @@ pub(super) struct Test {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  millstream schema > pipeline.schema.json")]
 pub(super) struct Schema {}
+
+/// Show the main job: generated orders flow through a pipeline file
+///
+/// It starts a `nats-server` of its own where it finds one (MILLSTREAM_NATS_SERVER, on PATH, or in .tools/bin of this
+/// directory or one above it), and takes the broker inside of this process otherwise.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  millstream demo\n  millstream demo --seconds 60 --rate 20000")]
+pub(super) struct Demo {
+    /// How long orders come
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(super) seconds: u64,
+    /// Orders a second
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) rate: u32,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
 
 /// Run a NATS server with JetStream on this machine, for development
 ///

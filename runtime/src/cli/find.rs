@@ -1,39 +1,31 @@
-//! [`find_or_start`]: a place to run at: a server that is named or there, one that is started, or the embedded broker.
+//! [`find_or_start`]: a place to run at: a server that was named, one that is started, or the embedded broker.
 
 use super::settings::Settings;
 use super::{Failure, output};
 use crate::Launch;
-use crate::broker::{ConnectOptions, Embedded, Js, NatsServer, find_program};
+use crate::broker::{ConnectOptions, Embedded, NatsServer, find_program};
 
 /// Where a pipeline can be run.
 #[derive(Debug)]
 pub(super) enum Place {
     /// A server that somebody named.
     Named(ConnectOptions),
-    /// A server that runs on this machine already.
-    Running(ConnectOptions),
     /// A server that was started for this, and goes with it.
     Started(NatsServer),
     /// A broker in this process, where there is no server to start.
     Embedded(Embedded),
 }
 
-/// Finds or starts a place to run at, for what has to work at once and anywhere.
+/// Finds or starts a place to run at, for what has to work at once and anywhere. A server that happens to run on this
+/// machine is left alone, unless it was named: what is on it is somebody's.
 ///
 /// # Errors
 /// A server was named and cannot be used: then no other is taken in its place.
-#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
-pub(super) async fn find_or_start(settings: &Settings, of_file: Option<ConnectOptions>) -> Result<Place, Failure> {
-    if settings.names_server() || of_file.is_some() {
-        let options = settings.connect_options(of_file);
+pub(super) async fn find_or_start(settings: &Settings) -> Result<Place, Failure> {
+    if settings.names_server() {
+        let options = settings.connect_options(None);
         options.clone().connect().await?;
         return Ok(Place::Named(options));
-    }
-    let usual = ConnectOptions { connect_timeout_s: Some(1), ..settings.connect_options(None) }.resolve()?;
-    if let Ok(connection) = usual.clone().connect().await
-        && Js::new(connection).account().await.is_ok()
-    {
-        return Ok(Place::Running(usual));
     }
     if find_program().is_ok() {
         match NatsServer::start().await {
@@ -44,15 +36,11 @@ pub(super) async fn find_or_start(settings: &Settings, of_file: Option<ConnectOp
     Ok(Place::Embedded(Embedded::default()))
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for `millstream demo`, which comes with pipeline files"))]
 impl Place {
     /// Which it is, for people.
     pub(super) fn words(&self) -> String {
         match self {
             Place::Named(options) => format!("the NATS server at {}", options.shown()),
-            Place::Running(options) => {
-                format!("the NATS server that runs on this machine, at {}", options.shown())
-            }
             Place::Started(server) => format!("a nats-server started for this, at {}", server.url()),
             Place::Embedded(_) => "the broker inside of this process, as no nats-server was found: nobody else can \
                                    reach it, and it keeps nothing"
@@ -63,7 +51,7 @@ impl Place {
     /// How to reach it; `None` for the embedded broker.
     pub(super) fn options(&self) -> Option<ConnectOptions> {
         match self {
-            Place::Named(options) | Place::Running(options) => Some(options.clone()),
+            Place::Named(options) => Some(options.clone()),
             Place::Started(server) => Some(ConnectOptions::to(server.url())),
             Place::Embedded(_) => None,
         }
@@ -86,7 +74,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipeline_runs_at_the_embedded_broker_where_there_is_no_server() {
-        use crate::broker::StreamConfig;
+        use crate::broker::{Js, StreamConfig};
         use crate::connectors::{jetstream, jetstream_to};
         let broker = Embedded::default();
         let js = Js::new(broker.connect());
@@ -108,9 +96,9 @@ mod tests {
     async fn a_named_server_is_used_and_no_other_in_its_place() {
         let server = NatsServer::start().await.unwrap();
         let named = |url: String| Settings::default().with_server(&Server { nats: Some(url), ..Server::default() });
-        let place = find_or_start(&named(server.url()), None).await.unwrap();
+        let place = find_or_start(&named(server.url())).await.unwrap();
         assert!(matches!(&place, Place::Named(_)) && place.words().contains(&server.url()), "{}", place.words());
         let nowhere = "nats://127.0.0.1:1".to_owned();
-        assert!(find_or_start(&named(nowhere), None).await.unwrap_err().to_string().contains("127.0.0.1:1"));
+        assert!(find_or_start(&named(nowhere)).await.unwrap_err().to_string().contains("127.0.0.1:1"));
     }
 }

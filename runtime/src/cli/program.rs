@@ -14,7 +14,7 @@ use super::file::{Ends, File, Report};
 use super::live::Screen;
 use super::settings::Settings;
 use super::{
-    Failure, check, dev, doctor, ends, explain, file, logging, output, permissions, remove, run, schema, test,
+    Failure, check, demo, dev, doctor, ends, explain, file, logging, output, permissions, remove, run, schema, test,
 };
 
 type Declare = Arc<dyn Fn() -> Pipeline + Send + Sync>;
@@ -89,6 +89,7 @@ impl Program {
             Command::Explain(args) => explain::explain(self, &args),
             Command::Test(args) => test::test(self, &args).await,
             Command::Schema(_) => schema::schema(self),
+            Command::Demo(args) => Box::pin(demo::demo(self, args, settings, screen)).await,
             Command::Dev(args) => Box::pin(dev::dev(args)).await,
             Command::Doctor(args) => Box::pin(doctor::doctor(self, args, settings)).await,
             Command::Permissions(args) => permissions::permissions(self, &args, &settings),
