@@ -51,7 +51,7 @@ impl Streams {
     }
 
     fn payload(&self, number: u64) -> String {
-        let mut text = format!("{number:0width$}", width = LEAST_BYTES);
+        let mut text = format!("{number:0LEAST_BYTES$}");
         text.extend(std::iter::repeat_n('x', self.size.bytes - LEAST_BYTES));
         text
     }

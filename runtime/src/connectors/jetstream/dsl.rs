@@ -260,9 +260,12 @@ impl WriteTo for JetStreamTo {
 }
 
 /// A sink for rejected rows: the message that each came from goes to the subject `mill.dlq.<pipeline>.<node>` of the
-/// stream `stream`, with its headers and with what happened in `Mill-Dlq-*` headers.
+/// stream `stream`, with its headers and with what happened in `Mill-Dlq-*` headers. One that is too large with these
+/// headers is kept without its payload; `Mill-Dlq-Ref` says in which stream and at which sequence the whole stands.
 pub fn dead_letters(stream: impl Into<String>) -> DeadLetters {
-    DeadLetters(jetstream_to(stream))
+    let mut to = jetstream_to(stream);
+    to.0.by_reference = true;
+    DeadLetters(to)
 }
 
 /// See [`dead_letters`].

@@ -24,12 +24,15 @@ pub struct JetStreamWrite {
     /// Adds a `Nats-Msg-Id` made of each record's origin, so that the stream drops repeats within its duplicate window.
     /// It costs the server 3 to 4 microseconds a message.
     pub dedup: bool,
+    /// Writes a message that is larger than the server takes without its payload, and says in the header `Mill-Dlq-Ref`
+    /// in which stream and at which sequence the whole of it stands: for dead letters, whose headers come on top.
+    pub by_reference: bool,
 }
 
 impl JetStreamWrite {
     /// Records into this stream, which exists.
     pub fn to(stream: impl Into<String>) -> Self {
-        JetStreamWrite { stream: stream.into(), create: None, dedup: false }
+        JetStreamWrite { stream: stream.into(), create: None, dedup: false, by_reference: false }
     }
 }
 
@@ -132,7 +135,15 @@ impl JetStreamSink {
             let id = self.repeats.id(&self.pipeline, &place.stream, origin.sequence);
             headers.push("Nats-Msg-Id", id).map_err(|error| Fault::bug(error.to_string()))?;
         }
-        let message = Waiting { subject: self.subject(subject)?, headers, payload };
+        let mut message = Waiting { subject: self.subject(subject)?, headers, payload };
+        if message.size() > max
+            && self.write.by_reference
+            && let Some((place, origin)) = origins.and_then(|all| Some((all.place(), all.get(row)?)))
+        {
+            let whole = format!("{}/{}", place.stream, origin.sequence);
+            message.headers.push("Mill-Dlq-Ref", &whole).map_err(|error| Fault::bug(error.to_string()))?;
+            message.payload = Bytes::new();
+        }
         let size = message.size();
         if size > max {
             let words = format!(
