@@ -23,4 +23,3 @@ async fn pipelines_of_the_readme_are_sound_and_pass_their_tests() {
         assert!(!outcomes.is_empty() && outcomes.iter().all(|o| o.failure.is_none()), "{outcomes:#?}");
     }
 }
-

@@ -2,35 +2,39 @@
 
 use std::marker::PhantomData;
 
-use crate::{Batch, Operator, Outbox, Result, StateVisitor, Turn};
+use crate::{Batch, Operator, Outbox, Payload, Result, StateVisitor, Turn};
 
 /// The first of every `n` rows goes on.
 #[derive(Debug)]
-pub struct Sample<T> {
+pub struct Sample<P> {
     every: u64,
     until_next: u64,
-    rows: PhantomData<fn() -> T>,
+    payload: PhantomData<fn() -> P>,
 }
 
-impl<T> Sample<T> {
+impl<P> Sample<P> {
     /// The operator that lets the first of every `n` rows pass; 0 counts as 1.
     pub fn new(n: u64) -> Self {
-        Sample { every: n.max(1), until_next: 0, rows: PhantomData }
+        Sample { every: n.max(1), until_next: 0, payload: PhantomData }
     }
 }
 
-impl<T: Send + 'static> Operator for Sample<T> {
-    type In = Vec<T>;
-    type Out = Vec<T>;
+impl<P: Payload> Operator for Sample<P> {
+    type In = P;
+    type Out = P;
 
-    fn on_batch(&mut self, mut batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
+    fn on_batch(&mut self, batch: Batch<P>, out: &mut Outbox<'_, P>) -> Result<Turn> {
         let Sample { every, until_next, .. } = self;
-        batch.retain(|_| {
-            let passes = *until_next == 0;
-            *until_next = if passes { *every - 1 } else { *until_next - 1 };
-            passes
-        });
-        out.send(batch);
+        let parts: Vec<u32> = (0..batch.len())
+            .map(|_| {
+                let passes = *until_next == 0;
+                *until_next = if passes { *every - 1 } else { *until_next - 1 };
+                u32::from(!passes)
+            })
+            .collect();
+        if let Some(passing) = batch.scatter(&parts, 2).into_iter().next() {
+            out.send(passing);
+        }
         Ok(Turn::Done)
     }
 

@@ -3,25 +3,25 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use crate::{Batch, Operator, Outbox, Result, Timestamp, Turn};
+use crate::{Batch, Operator, Outbox, Payload, Result, Timestamp, Turn};
 
 /// At most `rows` rows pass in each span of time of the engine's clock; what is too much is counted and dropped.
 ///
 /// It goes by processing time, so a replay may let other rows pass. To delay in place of dropping, throttle the stage.
 #[derive(Debug)]
-pub struct ThrottleDrop<T> {
+pub struct ThrottleDrop<P> {
     rows: u64,
     per: Duration,
     left: u64,
     open: bool,
     dropped: u64,
-    types: PhantomData<fn() -> T>,
+    payload: PhantomData<fn() -> P>,
 }
 
-impl<T> ThrottleDrop<T> {
+impl<P> ThrottleDrop<P> {
     /// The operator that lets `rows` rows pass in every `per`.
     pub fn new(rows: u64, per: Duration) -> Self {
-        ThrottleDrop { rows, per, left: rows, open: false, dropped: 0, types: PhantomData }
+        ThrottleDrop { rows, per, left: rows, open: false, dropped: 0, payload: PhantomData }
     }
 
     /// How many rows were dropped.
@@ -30,29 +30,25 @@ impl<T> ThrottleDrop<T> {
     }
 }
 
-impl<T: Send + 'static> Operator for ThrottleDrop<T> {
-    type In = Vec<T>;
-    type Out = Vec<T>;
+impl<P: Payload> Operator for ThrottleDrop<P> {
+    type In = P;
+    type Out = P;
 
-    fn on_batch(&mut self, mut batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
+    fn on_batch(&mut self, mut batch: Batch<P>, out: &mut Outbox<'_, P>) -> Result<Turn> {
         if !self.open {
             // The span begins with the first row in it.
             self.open = true;
             self.left = self.rows;
             out.wake_after(self.per);
         }
-        let ThrottleDrop { left, dropped, .. } = self;
-        batch.retain(|_| {
-            let passes = *left > 0;
-            *left = left.saturating_sub(1);
-            *dropped += u64::from(!passes);
-            passes
-        });
+        let passing = usize::try_from(self.left).unwrap_or(usize::MAX).min(batch.len());
+        self.dropped += batch.split_off(passing).len() as u64;
+        self.left -= passing as u64;
         out.send(batch);
         Ok(Turn::Done)
     }
 
-    fn on_wake(&mut self, _: Timestamp, _: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
+    fn on_wake(&mut self, _: Timestamp, _: &mut Outbox<'_, P>) -> Result<Turn> {
         self.open = false;
         Ok(Turn::Done)
     }

@@ -198,12 +198,12 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
 
     /// No more than so many rows pass in a span of time; the others are dropped and counted.
     pub fn throttle_drop(self, name: &str, rows: u64, per: Duration) -> Stream<T> {
-        self.node(name, "throttle_drop", move |_| Ok(ThrottleDrop::new(rows, per))).main()
+        self.node(name, "throttle_drop", move |_| Ok(ThrottleDrop::<Vec<T>>::new(rows, per))).main()
     }
 
     /// The first of every `n` rows passes.
     pub fn sample(self, name: &str, n: u64) -> Stream<T> {
-        self.node(name, "sample", move |_| Ok(Sample::new(n))).main()
+        self.node(name, "sample", move |_| Ok(Sample::<Vec<T>>::new(n))).main()
     }
 
     /// A call elsewhere for each row; a row whose call fails or takes too long goes to the second stream.

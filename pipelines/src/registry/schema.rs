@@ -98,3 +98,39 @@ fn close(schema: &mut Json) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every<'s>(schema: &'s Json, visit: &mut impl FnMut(&'s serde_json::Map<String, Json>)) {
+        match schema {
+            Json::Object(map) => {
+                visit(map);
+                map.values().for_each(|value| every(value, visit));
+            }
+            Json::Array(items) => items.iter().for_each(|item| every(item, visit)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn what_the_schema_refers_to_is_there_and_tables_take_no_other_keys() {
+        let schema = file_schema(&Registry::default());
+        every(&schema, &mut |map| {
+            if let Some(name) = map.get("$ref").and_then(Json::as_str) {
+                assert!(schema.pointer(name.trim_start_matches('#')).is_some(), "{name}");
+            }
+            if map.get("type").is_some_and(|word| word == "object") {
+                assert!(map.contains_key("additionalProperties"), "{map:?}");
+            }
+        });
+        for step in ["filter", "set", "select", "drop", "explode", "route", "merge", "throttle", "sample", "rebalance"]
+        {
+            let kinds = schema.pointer("/properties/steps/items/anyOf").and_then(Json::as_array).unwrap();
+            let of = |kind: &&Json| kind.pointer(&format!("/properties/{step}")).is_some();
+            let kind = kinds.iter().find(of).unwrap_or_else(|| panic!("{step}"));
+            assert!(kind.get("description").is_some() && kind.pointer("/properties/from").is_some(), "{step}");
+        }
+    }
+}

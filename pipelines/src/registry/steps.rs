@@ -7,7 +7,7 @@ use super::{Ordered, Registry, Span, Spec, Wiring};
 
 pub(super) fn all(registry: Registry) -> Registry {
     let registry = registry.step::<Filter>().step::<Set>().step::<Select>().step::<Drop>();
-    registry.step::<Explode>().step::<Route>().step::<Merge>().step::<Throttle>().step::<Rebalance>()
+    registry.step::<Explode>().step::<Route>().step::<Merge>().step::<Throttle>().step::<Sample>().step::<Rebalance>()
 }
 
 /// Rows for which an expression is true go on.
@@ -155,7 +155,7 @@ impl Spec for Merge {
 /// No more than so many rows pass in a span of time.
 #[derive(Deserialize, JsonSchema)]
 struct Throttle {
-    /// How many rows, in what time: `{ rows = 100, per = "1s" }`.
+    /// How many rows, in what time: `{ rows = 100, per = "1s" }`; with `drop = true` the others are dropped.
     throttle: Rate,
 }
 
@@ -166,13 +166,37 @@ struct Rate {
     rows: u64,
     /// In what time.
     per: Span,
+    /// Drops and counts what is too much, in place of letting it wait.
+    #[serde(default)]
+    drop: bool,
 }
 
 impl Spec for Throttle {
     const KIND: &'static str = "throttle";
 
     fn wire(self, wiring: &mut Wiring<'_>) {
-        let rows = wiring.input().throttle(wiring.name(), self.throttle.rows, self.throttle.per.0);
+        let Rate { rows, per, drop } = self.throttle;
+        let input = wiring.input();
+        wiring.output(match drop {
+            true => input.throttle_drop(wiring.name(), rows, per.0),
+            false => input.throttle(wiring.name(), rows, per.0),
+        });
+    }
+}
+
+/// One row of so many passes.
+#[derive(Deserialize, JsonSchema)]
+struct Sample {
+    /// The first of every so many rows passes.
+    #[schemars(range(min = 1))]
+    sample: u64,
+}
+
+impl Spec for Sample {
+    const KIND: &'static str = "sample";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().sample(wiring.name(), self.sample);
         wiring.output(rows);
     }
 }

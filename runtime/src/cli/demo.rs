@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::{Failure, Program, output, run};
 use crate::Launch;
 use crate::broker::{Connection, Js, StreamConfig};
-use crate::engine::{Metrics, Stopper};
+use crate::engine::Metrics;
 
 const ORDERS: &str = include_str!("../../../examples/orders.toml");
 

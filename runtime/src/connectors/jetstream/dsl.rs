@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::until_end::UntilEnd;
 use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start};
 use crate::connectors::Connections;
-use crate::engine::RunMode;
+use crate::engine::{Metrics, RunMode};
 
 /// A stream to read, from its first message unless said otherwise; end with a format, such as
 /// [`json`](JetStreamFrom::json).
@@ -253,7 +253,9 @@ impl WriteTo for JetStreamTo {
             problems,
             make: Arc::new(move |subtask| {
                 let connections = Connections::of(subtask)?;
-                Ok(erase_sink(JetStreamSink::new(&subtask.pipeline, write.clone(), connections)))
+                let node = subtask.resources.get::<Metrics>().map(|metrics| metrics.node(&subtask.node));
+                let sink = JetStreamSink::new(&subtask.pipeline, write.clone(), connections).reporting(node);
+                Ok(erase_sink(sink))
             }),
         }
     }

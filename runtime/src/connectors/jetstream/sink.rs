@@ -13,6 +13,7 @@ use super::stream::find_or_create;
 use super::window::{Waiting, Window};
 use crate::broker::{Connection, Incoming, LinkState, Outgoing, Subject, Subscription, is_publishable};
 use crate::connectors::{Connections, Purpose, fault};
+use crate::engine::NodeMetrics;
 
 /// What a sink writes to, and how.
 #[derive(Clone, Debug)]
@@ -58,6 +59,9 @@ pub struct JetStreamSink {
     pause: Duration,
     subject: Option<(Bytes, Subject)>,
     repeats: Repeats,
+    node: Option<Arc<NodeMetrics>>,
+    // Whether the node was told to be stalled.
+    stalled: bool,
 }
 
 struct Open {
@@ -120,7 +124,16 @@ impl JetStreamSink {
             pause: FIRST_PAUSE,
             subject: None,
             repeats: Repeats::default(),
+            node: None,
+            stalled: false,
         }
+    }
+
+    /// The same sink, which says there why it waits for its peer.
+    #[must_use]
+    pub fn reporting(mut self, node: Option<Arc<NodeMetrics>>) -> Self {
+        self.node = node;
+        self
     }
 
     fn waiting(&mut self, record: Record, origins: Option<&Origins>, row: usize, max: usize) -> Result<Waiting> {
@@ -285,6 +298,11 @@ impl JetStreamSink {
                 && self.window.confirm(upto)
             {
                 self.pause = FIRST_PAUSE;
+                if std::mem::take(&mut self.stalled)
+                    && let Some(node) = &self.node
+                {
+                    node.stalled(None);
+                }
             }
             doubt = doubt.or(told.doubt);
         }
@@ -332,6 +350,10 @@ impl JetStreamSink {
             self.window.in_flight(),
             self.pause
         );
+        if let Some(node) = &self.node {
+            node.stalled(Some(why.clone()));
+            self.stalled = true;
+        }
         self.trouble = Some(Trouble { why, at: Instant::now() + self.pause });
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }

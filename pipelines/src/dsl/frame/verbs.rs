@@ -10,10 +10,11 @@ use bytes::Bytes;
 use millstream_operators::columnar::{
     Clock, Encode, Encoding, Explode, ExprError, Expression, Filter, REJECTED, Route as RouteRows, Select, describe,
 };
-use millstream_operators::rows::Merge;
+use millstream_operators::rows::{Merge, Sample, ThrottleDrop};
 use millstream_operators::{AnyBatch, Fault, Operator, PortType, Problem, Record, Rejected, Result, Timestamp};
 
-use super::{OnRejected, Pipeline, Stream};
+use super::node::{Setting, built, frame_port, idle, words};
+use crate::dsl::{OnRejected, Pipeline, Stream, ends};
 use crate::graph::{DynOperator, InPort, Make, Node, NodeId, Now, OutPort, Rate, Role, Route, Subtask, erase};
 
 /// Rows of declared columns on their way through a pipeline: what a pipeline file is made of, and usable in Rust as well.
@@ -25,16 +26,13 @@ use crate::graph::{DynOperator, InPort, Make, Node, NodeId, Now, OutPort, Rate, 
 /// A clone is a second reader of the same rows, which share their columns.
 #[derive(Clone)]
 pub struct Frame {
-    pipeline: Pipeline,
-    port: OutPort,
-    route: Route,
-    schema: SchemaRef,
-    rejected: Option<OnRejected>,
-    broken: bool,
+    pub(super) pipeline: Pipeline,
+    pub(super) port: OutPort,
+    pub(super) route: Route,
+    pub(super) schema: SchemaRef,
+    pub(super) rejected: Option<OnRejected>,
+    pub(super) broken: bool,
 }
-
-/// A column that is computed: its name and an SQL expression.
-type Computed = Vec<(String, Expression)>;
 
 impl Frame {
     /// The rows of an output port: for authors of connectors.
@@ -269,6 +267,20 @@ impl Frame {
         self.then(make)
     }
 
+    /// No more than so many rows pass in a span of time; the others are dropped and counted.
+    #[must_use]
+    pub fn throttle_drop(self, name: &str, rows: u64, per: Duration) -> Frame {
+        let schema = Arc::clone(&self.schema);
+        self.operator(name, "throttle_drop", &schema, move |_| Ok(ThrottleDrop::<RecordBatch>::new(rows, per)))
+    }
+
+    /// The first of every `n` rows passes.
+    #[must_use]
+    pub fn sample(self, name: &str, n: u64) -> Frame {
+        let schema = Arc::clone(&self.schema);
+        self.operator(name, "sample", &schema, move |_| Ok(Sample::<RecordBatch>::new(n)))
+    }
+
     /// Batches go to the subtasks of the next node in turn.
     #[must_use]
     pub fn rebalance(mut self) -> Frame {
@@ -336,7 +348,7 @@ impl Frame {
 
     /// Ends the rows: they are counted and dropped.
     pub fn discard(self, name: &str) {
-        self.end(name, "discard", super::ends::discard_rows::<RecordBatch>());
+        self.end(name, "discard", ends::discard_rows::<RecordBatch>());
     }
 
     /// Ends the rows in a sink that takes record batches.
@@ -370,149 +382,6 @@ impl Frame {
     fn behind(&self, port: OutPort, schema: SchemaRef) -> Frame {
         Frame { port, schema, route: Route::Forward, ..self.clone() }
     }
-}
-
-/// Which setting an error of a whole list belongs to.
-enum Setting<'a> {
-    Keys(&'a Computed),
-    Names(&'a [String]),
-}
-
-impl Frame {
-    fn map<M>(&self, name: &str, setting: &str, of: Setting<'_>, make: M) -> Option<Frame>
-    where
-        M: Fn(Clock) -> std::result::Result<Select, ExprError> + Send + Sync + 'static,
-    {
-        let made = make(idle()).map_err(|error| self.wrong(name, setting, error)).ok()?;
-        let detail = match of {
-            Setting::Keys(computed) => words(computed),
-            Setting::Names(names) => format!("without {}", names.join(", ")),
-        };
-        let schema = Arc::clone(made.schema());
-        let make = move |clock| make(clock).map_err(built);
-        Some(self.node(name, "map", detail, &schema, &made.sides(), make).main(self, schema))
-    }
-
-    fn compile(&self, name: &str, setting: &str, sql: &str) -> Option<Expression> {
-        Expression::compile(sql, &self.schema).map_err(|error| self.wrong(name, setting, error)).ok()
-    }
-
-    /// Compiles all of them, so that all that is wrong is noted.
-    fn compile_all<N: Into<String>, S: AsRef<str>>(
-        &self,
-        name: &str,
-        setting: &str,
-        columns: impl IntoIterator<Item = (N, S)>,
-    ) -> Option<Computed> {
-        let compiled: Vec<_> = columns
-            .into_iter()
-            .map(|(column, sql)| {
-                let column = column.into();
-                let compiled = self.compile(name, &format!("{setting}.{column}"), sql.as_ref())?;
-                Some((column, compiled))
-            })
-            .collect();
-        compiled.into_iter().collect()
-    }
-
-    fn wrong(&self, name: &str, setting: &str, error: ExprError) {
-        let mut problem = Problem::at(name, error.what).in_setting(setting);
-        (problem.within, problem.help) = (error.within, error.help);
-        self.pipeline.problem(problem);
-    }
-
-    /// Adds an operator that gives record batches, and ends its rejected rows as was said.
-    fn node<O, M>(
-        &self,
-        name: &str,
-        kind: &'static str,
-        detail: String,
-        schema: &SchemaRef,
-        sides: &[PortType],
-        make: M,
-    ) -> Made
-    where
-        O: Operator<In = RecordBatch, Out = RecordBatch>,
-        M: Fn(Clock) -> Result<O> + Send + Sync + 'static,
-    {
-        let made = self.add(name, kind, detail, frame_port(schema), sides, make);
-        made.reject(self, name);
-        made
-    }
-
-    fn add<O, M>(
-        &self,
-        name: &str,
-        kind: &'static str,
-        detail: String,
-        main: PortType,
-        sides: &[PortType],
-        make: M,
-    ) -> Made
-    where
-        O: Operator<In = RecordBatch>,
-        M: Fn(Clock) -> Result<O> + Send + Sync + 'static,
-    {
-        let make: Make<dyn DynOperator> = Arc::new(move |subtask: &Subtask| make(clock_of(subtask)).map(erase));
-        let mut node = Node::new(name, kind, Role::Operator(make));
-        node.detail = detail;
-        node.inputs = vec![PortType::of::<RecordBatch>("in")];
-        node.outputs = std::iter::once(main).chain(sides.iter().cloned()).collect();
-        let rejected = node.outputs.iter().position(|port| port.name() == REJECTED && port.must_connect());
-        let id = self.pipeline.add(node);
-        self.pipeline.connect(self.port, InPort { node: id, port: 0 }, self.route.clone());
-        Made { id, rejected }
-    }
-}
-
-/// A node that was just added, and its port of rejected rows where there can be any.
-struct Made {
-    id: NodeId,
-    rejected: Option<usize>,
-}
-
-impl Made {
-    fn port(&self, of: &Frame, port: usize, schema: SchemaRef) -> Frame {
-        of.behind(OutPort { node: self.id, port }, schema)
-    }
-
-    fn main(&self, of: &Frame, schema: SchemaRef) -> Frame {
-        self.port(of, 0, schema)
-    }
-
-    fn reject(&self, of: &Frame, owner: &str) {
-        if let (Some(port), Some(rest)) = (self.rejected, &of.rejected) {
-            let rejected = Stream::<Rejected<Bytes>>::at(of.pipeline.clone(), OutPort { node: self.id, port });
-            rest.end(rejected, owner);
-        }
-    }
-}
-
-/// A port of rows with these columns; several nodes may read it, as copies share their columns.
-pub(super) fn frame_port(schema: &SchemaRef) -> PortType {
-    let port = PortType::of::<RecordBatch>(PortType::MAIN).describing(describe(schema));
-    port.copied_by(AnyBatch::copied::<RecordBatch>)
-}
-
-/// The engine's clock, where the engine runs it.
-fn clock_of(subtask: &Subtask) -> Clock {
-    subtask.resources.get::<Now>().map_or_else(idle, |now| Arc::clone(&now.0))
-}
-
-/// A clock for operators that are made to be examined and not to run.
-fn idle() -> Clock {
-    Arc::new(Timestamp::default)
-}
-
-/// What was checked when the pipeline was declared cannot fail when it runs.
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` calls")]
-fn built(error: ExprError) -> Fault {
-    Fault::bug(format!("an expression that was checked cannot be compiled: {error}"))
-}
-
-/// Names and expressions, for people.
-fn words(computed: &Computed) -> String {
-    computed.iter().map(|(name, made)| format!("{name} = {}", made.sql())).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Debug for Frame {

@@ -1,0 +1,96 @@
+//! What the verbs of a frame make of a pipeline, and what they say of mistakes.
+
+use std::sync::Arc;
+
+use millstream_operators::Fault;
+use millstream_operators::columnar::{DecodeFormat, EncodeFormat};
+
+use crate::dsl::{Frame, OnRejected, Pipeline, SinkNode, SourceNode, columns_from, columns_to};
+use crate::graph::{Make, View, explain};
+
+fn never<T: ?Sized>() -> Make<T> {
+    Arc::new(|_| Err(Fault::bug("only declared")))
+}
+
+fn rows(pipeline: &Pipeline) -> Frame {
+    let node = SourceNode {
+        kind: "nowhere".into(),
+        detail: String::new(),
+        make: never(),
+        touches: Vec::new(),
+        access: Vec::new(),
+        shared: false,
+        at_most_once: None,
+        problems: Vec::new(),
+    };
+    let from = columns_from(node, DecodeFormat::Json).schema([("id", "int64"), ("amount", "float64")]);
+    pipeline.frame("in", from.on_rejected(OnRejected::Drop)).unwrap()
+}
+
+fn end(frame: Frame, name: &str) {
+    let node = SinkNode {
+        kind: "nowhere".into(),
+        detail: String::new(),
+        make: never(),
+        touches: Vec::new(),
+        access: Vec::new(),
+        at_most_once: None,
+        problems: Vec::new(),
+    };
+    frame.sink(name, columns_to(node, EncodeFormat::Json).subject("out.{id}"));
+}
+
+#[test]
+fn a_chain_has_the_nodes_and_columns_that_it_says() {
+    let pipeline = Pipeline::new("p");
+    let (mut routes, rest) = rows(&pipeline)
+        .filter("large", "amount > 1")
+        .set("taxed", [("tax", "amount * 0.19")])
+        .drop("without_amount", ["amount"])
+        .route("by_id", [("even", "id % 2 = 0")]);
+    assert_eq!(rest.schema().fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["id", "tax"]);
+    end(routes.remove(0), "even");
+    end(rest, "odd");
+    let text = explain(&pipeline.build().unwrap(), View::Text);
+    for line in [
+        "large           operator filter",
+        "taxed           operator map",
+        "  even -> even/json (forward)",
+        "in/rejected",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn one_mistake_is_not_reported_as_many() {
+    let pipeline = Pipeline::new("p");
+    let frame = rows(&pipeline).filter("large", "amuont > 1").set("taxed", [("tax", "amuont * 0.19")]);
+    assert!(frame.is_broken());
+    end(frame, "out");
+    let error = pipeline.build().unwrap_err();
+    assert!(error.problems().iter().any(|problem| problem.node == "large"), "{error}");
+    assert!(!error.problems().iter().any(|problem| problem.node == "taxed" || problem.node == "in"), "{error}");
+}
+
+#[test]
+fn what_may_fail_must_say_what_becomes_of_the_rows() {
+    let declare = |rejected: Option<OnRejected>| {
+        let pipeline = Pipeline::new("p");
+        let mut frame = rows(&pipeline);
+        frame.rejected = rejected;
+        end(frame.set("ratio", [("r", "1 / id")]).on_rejected(OnRejected::Stop), "out");
+        pipeline.build().map(drop).map_err(|error| error.to_string())
+    };
+    assert!(declare(None).unwrap_err().starts_with("ratio: it is not said"));
+    declare(Some(OnRejected::Drop)).unwrap();
+}
+
+#[test]
+fn rows_of_other_columns_do_not_become_one() {
+    let pipeline = Pipeline::new("p");
+    let rows = rows(&pipeline);
+    let other = rows.clone().drop("other", ["id"]);
+    end(rows.merge("both", [other]).on_rejected(OnRejected::Stop), "out");
+    assert!(pipeline.build().unwrap_err().to_string().contains("both.from: its inputs have other columns"));
+}
