@@ -6,21 +6,18 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
-use millstream_operators::columnar::{
-    Clock, Encode, Encoding, Explode, ExprError, Expression, Filter, REJECTED, Route as RouteRows, Select, describe,
-};
+use millstream_operators::columnar::{Clock, Encode, Encoding, Explode, Filter, Route as RouteRows, Select, describe};
 use millstream_operators::rows::{Merge, Sample, ThrottleDrop};
-use millstream_operators::{AnyBatch, Fault, Operator, PortType, Problem, Record, Rejected, Result, Timestamp};
+use millstream_operators::{Operator, PortType, Problem, Record, Result};
 
 use super::node::{Setting, built, frame_port, idle, words};
 use crate::dsl::{OnRejected, Pipeline, Stream, ends};
-use crate::graph::{DynOperator, InPort, Make, Node, NodeId, Now, OutPort, Rate, Role, Route, Subtask, erase};
+use crate::graph::{InPort, Make, Node, NodeId, OutPort, Rate, Role, Route, Subtask};
 
 /// Rows of declared columns on their way through a pipeline: what a pipeline file is made of, and usable in Rust as well.
 ///
 /// Verbs take it and give another; each takes the name of its node first. Expressions are SQL over the columns (see
-/// [`Expression`]). What is wrong with one is noted, and [`Pipeline::build`] reports it with all else; the verbs behind
+/// [`Expression`](millstream_operators::columnar::Expression)). What is wrong with one is noted, and [`Pipeline::build`] reports it with all else; the verbs behind
 /// it then do nothing, so that one mistake is not reported as many.
 ///
 /// A clone is a second reader of the same rows, which share their columns.
@@ -379,7 +376,7 @@ impl Frame {
         add(&self).unwrap_or_else(|| self.broken())
     }
 
-    fn behind(&self, port: OutPort, schema: SchemaRef) -> Frame {
+    pub(super) fn behind(&self, port: OutPort, schema: SchemaRef) -> Frame {
         Frame { port, schema, route: Route::Forward, ..self.clone() }
     }
 }
