@@ -1,7 +1,7 @@
 //! [`load`]: from the text of a file to a pipeline, or to everything that is wrong with it.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -287,7 +287,7 @@ impl<'f> Reader<'_, 'f> {
             pipeline.configure(|to| settings.apply(to));
         }
         let nodes = std::mem::take(&mut self.nodes);
-        let mut wired = Wired { rows: HashMap::new(), outlets: HashMap::new() };
+        let mut wired = Wired { rows: HashMap::new(), outlets: HashMap::new(), named: HashSet::new() };
         let default = settings.and_then(|settings| settings.on_error.clone());
         for index in self.order(&nodes) {
             if let Some(node) = nodes.get(index) {
@@ -295,7 +295,8 @@ impl<'f> Reader<'_, 'f> {
             }
         }
         for node in nodes.iter().filter(|node| node.is_outlet()) {
-            if wired.outlets.get(&node.name).is_some_and(|outlet| !outlet.is_used()) {
+            let used = |outlet: &Outlet| outlet.is_used() || wired.named.contains(outlet.name());
+            if wired.outlets.get(&node.name).is_some_and(|outlet| !used(outlet)) {
                 let what = format!("nothing is sent to `{}`", node.name);
                 let help = format!(
                     "give it a `from`, or say `on_error = {{ send_to = \"{}\" }}` where rows are rejected",
@@ -442,11 +443,17 @@ impl<'f> Reader<'_, 'f> {
         self.mistakes.push(Mistake::at(at.clone(), what).help(did_you_mean(output, "outputs", known)));
     }
 
-    fn on_rejected(&mut self, node: &NodeTable<'_>, word: Option<&RejectedWord>, wired: &Wired) -> Option<OnRejected> {
+    fn on_rejected(
+        &mut self,
+        node: &NodeTable<'_>,
+        word: Option<&RejectedWord>,
+        wired: &mut Wired,
+    ) -> Option<OnRejected> {
         match word? {
             RejectedWord::Stop => Some(OnRejected::Stop),
             RejectedWord::Drop => Some(OnRejected::Drop),
             RejectedWord::SendTo(name) => {
+                wired.named.insert(name.clone());
                 if let Some(outlet) = wired.outlets.get(name) {
                     return Some(OnRejected::To(outlet.clone()));
                 }
@@ -473,6 +480,8 @@ fn wire_kind(ready: &Ready<'_>, wiring: &mut Wiring<'_>) -> Result<(), toml::de:
 struct Wired {
     rows: HashMap<String, Frame>,
     outlets: HashMap<String, Outlet>,
+    /// Sinks of rejected rows that an `on_error` names, whether or not there can be any.
+    named: HashSet<String>,
 }
 
 impl Wired {

@@ -23,6 +23,8 @@ pub enum OnRejected {
 impl OnRejected {
     /// Ends the rejected rows of the node `of` in the way that was chosen.
     pub(super) fn end(&self, rejected: Stream<Rejected<Bytes>>, of: &str) {
+        // A part of a node has no parts of its own.
+        let of = of.split('/').next().unwrap_or_default();
         match self {
             OnRejected::Stop => rejected.stop(&format!("{of}/rejected")),
             OnRejected::Drop => rejected.discard(&format!("{of}/rejected")),

@@ -20,7 +20,8 @@ pub(super) fn say(text: &str) {
 /// Says why the program ends.
 pub(super) fn error(text: &str) {
     let word = if colour(&io::stderr()) { "\x1b[1;31merror:\x1b[0m" } else { "error:" };
-    say(&format!("{word} {text}"));
+    // A report of mistakes begins with the word itself.
+    say(&format!("{word} {}", text.strip_prefix("error: ").unwrap_or(text)));
 }
 
 /// Whether colours are welcome there.
