@@ -30,9 +30,14 @@ schema = {{ {} }}
 meta = {{ evil = {{ header = "X-Evil" }}, seq = "sequence" }}
 on_error = {{ send_to = "dead" }}
 
+[[steps]]
+name = "said"
+from = "in"
+set = {{ evil = "coalesce(evil, 'nothing')" }}
+
 [sinks.out]
 kind = "jetstream"
-from = "in"
+from = "said"
 stream = "OUT"
 subject = "out.all"
 headers = {{ "X-Evil" = "{{evil}}" }}

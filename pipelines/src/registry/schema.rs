@@ -28,8 +28,8 @@ pub fn file_schema(registry: &Registry) -> Json {
     let sources = section(Section::Sources, &mut definitions);
     let steps = section(Section::Steps, &mut definitions);
     let sinks = section(Section::Sinks, &mut definitions);
-    let row = json!({ "type": "object", "description": "Values by column." });
-    let rows = json!({ "type": "array", "items": { "anyOf": [row, { "type": "string" }] } });
+    let row = json!({ "type": "object", "description": "Values by column.", "additionalProperties": true });
+    let rows = json!({ "type": "array", "items": { "anyOf": [row.clone(), { "type": "string" }] } });
     let mut add = |key: &str, schema: Json| {
         if let Some(properties) = file.get_mut("properties").and_then(Json::as_object_mut) {
             properties.insert(key.to_owned(), schema);
@@ -53,7 +53,7 @@ pub fn file_schema(registry: &Registry) -> Json {
                 "properties": {
                     "name": { "type": "string", "description": "What the test says about the pipeline." },
                     "input": { "type": "object", "description": "Rows or texts of messages by source.", "additionalProperties": rows },
-                    "expect": { "type": "object", "description": "Rows by sink; columns that are not named are not compared.", "additionalProperties": { "type": "array", "items": { "type": "object" } } },
+                    "expect": { "type": "object", "description": "Rows by sink; columns that are not named are not compared.", "additionalProperties": { "type": "array", "items": row } },
                     "unordered": { "type": "boolean", "description": "Rows may come in any order." },
                     "now": { "description": "What `now()` is." }
                 }

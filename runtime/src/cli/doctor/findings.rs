@@ -186,7 +186,7 @@ mod tests {
     fn read(subjects: &[&str]) -> Access {
         let pipeline = millstream_pipelines::dsl::Pipeline::new("p");
         let from = crate::connectors::jetstream("S").subjects(subjects.iter().copied()).text().ignore_rejected();
-        let to = crate::connectors::jetstream_to("S").text().subject("s.out").stop_on_rejected();
+        let to = crate::connectors::jetstream_to("T").text().subject("s.out").stop_on_rejected();
         pipeline.source("in", from).sink("out", to);
         pipeline.build().unwrap().nodes.remove(0).access.remove(0)
     }

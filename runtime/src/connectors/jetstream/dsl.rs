@@ -386,7 +386,7 @@ mod tests {
         let dead = jetstream("S").raw().rejected_to("dead", dead_letters("S"));
         let pipeline = Pipeline::new("p");
         pipeline.source("in", dead).discard("out");
-        assert!(pipeline.build().unwrap_err().to_string().contains("it writes to `mill.dlq.*.*`"));
+        assert!(pipeline.build().unwrap_err().to_string().contains("it writes to `mill.dlq.p.*`"));
     }
 
     #[test]
