@@ -34,7 +34,8 @@ pub use wiring::{Subjects, Wiring};
 /// ```
 /// use millstream_pipelines::registry::{Registry, Spec, Wiring};
 /// use schemars::JsonSchema;
-/// ///
+/// use serde::Deserialize;
+///
 /// /// Keeps rows whose `column` is not null.
 /// #[derive(Deserialize, JsonSchema)]
 /// struct Present {
