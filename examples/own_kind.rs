@@ -36,7 +36,10 @@ async fn main() -> ExitCode {
     match file::load(path.as_ref(), &kinds(), &file::Ends::default()) {
         Ok(loaded) => millstream::main_graph(&loaded.graph).await,
         Err(report) => {
-            eprintln!("{report}");
+            #[expect(clippy::print_stderr, reason = "the last word of a program")]
+            {
+                eprintln!("{report}");
+            }
             ExitCode::from(2)
         }
     }

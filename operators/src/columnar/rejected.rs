@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 
 use super::schema;
-use crate::{Batch, Fault, Operator, Outbox, Parts, Rejected, Result, Turn};
+use crate::{Batch, Fault, Operator, Origin, Outbox, Parts, Rejected, Result, Turn};
 
 /// Makes a row of each rejected row: what was rejected, why, by which node, and where it came from.
 ///
@@ -53,7 +53,7 @@ impl Operator for RejectedColumns {
             Arc::new(rows.iter().map(|rejected| rejected.cause.offset).collect::<UInt64Array>()),
             Arc::new(places().map(|row| origin(row).and(stream)).collect::<StringArray>()),
             Arc::new(places().map(|row| origin(row).map(|origin| origin.sequence)).collect::<UInt64Array>()),
-            Arc::new(places().map(|row| origin(row).map(|origin| origin.subject())).collect::<StringArray>()),
+            Arc::new(places().map(|row| origin(row).map(Origin::subject)).collect::<StringArray>()),
             Arc::new(
                 places()
                     .map(|row| origin(row).map(|origin| origin.stored_at.as_micros()))

@@ -24,11 +24,14 @@ use crate::dsl::{Frame, OnRejected, Outlet, Pipeline, SinkNode, SourceNode};
 use crate::graph::{Graph, UNREAD, check};
 use crate::registry::{Common, Ends, Registry, RejectedWord, Section, StandIn, Wiring, schema_of};
 
+type Variable<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+type SecretFile<'a> = Box<dyn Fn(&str) -> Result<String, String> + 'a>;
+
 /// What a file is read with.
 pub struct Options<'a> {
     registry: &'a Registry,
-    variable: Box<dyn Fn(&str) -> Option<String> + 'a>,
-    secret_file: Box<dyn Fn(&str) -> Result<String, String> + 'a>,
+    variable: Variable<'a>,
+    secret_file: SecretFile<'a>,
     ends: Ends,
 }
 

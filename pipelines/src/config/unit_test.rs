@@ -172,7 +172,7 @@ fn ends<'v, 'f>(
 
 fn given(rows: &toml::de::DeArray<'_>, span: &Range<usize>, mistakes: &mut Vec<Mistake>) -> Option<Given> {
     let (mut tables, mut texts) = (Vec::new(), Vec::new());
-    for row in rows.iter() {
+    for row in rows {
         match row.get_ref() {
             DeValue::Table(_) => tables.push(json(row.get_ref()).to_string()),
             DeValue::String(text) => texts.push(text.to_string()),

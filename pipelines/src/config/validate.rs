@@ -54,7 +54,7 @@ impl<'a> Check<'a> {
             }
             return;
         }
-        for alternatives in ["anyOf", "oneOf"].into_iter().filter_map(|word| schema.get(word)?.as_array()) {
+        if let Some(alternatives) = ["anyOf", "oneOf"].iter().find_map(|word| schema.get(word)?.as_array()) {
             return self.one_of(value, alternatives, key, mistakes);
         }
         if !has_type(schema, value.get_ref()) {

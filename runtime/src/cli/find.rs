@@ -9,7 +9,7 @@ use crate::broker::{ConnectOptions, Embedded, NatsServer, find_program};
 #[derive(Debug)]
 pub(super) enum Place {
     /// A server that somebody named.
-    Named(ConnectOptions),
+    Named(Box<ConnectOptions>),
     /// A server that was started for this, and goes with it.
     Started(NatsServer),
     /// A broker in this process, where there is no server to start.
@@ -25,7 +25,7 @@ pub(super) async fn find_or_start(settings: &Settings) -> Result<Place, Failure>
     if settings.names_server() {
         let options = settings.connect_options(None);
         options.clone().connect().await?;
-        return Ok(Place::Named(options));
+        return Ok(Place::Named(Box::new(options)));
     }
     if find_program().is_ok() {
         match NatsServer::start().await {
@@ -51,7 +51,7 @@ impl Place {
     /// How to reach it; `None` for the embedded broker.
     pub(super) fn options(&self) -> Option<ConnectOptions> {
         match self {
-            Place::Named(options) => Some(options.clone()),
+            Place::Named(options) => Some((**options).clone()),
             Place::Started(server) => Some(ConnectOptions::to(server.url())),
             Place::Embedded(_) => None,
         }

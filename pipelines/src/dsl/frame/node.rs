@@ -16,6 +16,7 @@ use crate::graph::{DynOperator, InPort, Make, Node, NodeId, Now, OutPort, Role, 
 pub(super) type Computed = Vec<(String, Expression)>;
 
 /// Which setting an error of a whole list belongs to.
+#[derive(Clone, Copy)]
 pub(super) enum Setting<'a> {
     Keys(&'a Computed),
     Names(&'a [String]),
