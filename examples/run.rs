@@ -10,6 +10,16 @@ use millstream::prelude::{View, explain};
 use millstream_operators::Headers;
 use tokio::time::{Instant, sleep};
 
+/// A process that does not outlive its test, however that ends.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs an example on the messages of one stream, until another has as many as expected; gives their payloads.
 async fn run(program: &str, input: (&str, &[&str]), streams: &[&str], expected: &[(&str, &str)]) {
     let server = NatsServer::start().await.unwrap();
@@ -21,7 +31,7 @@ async fn run(program: &str, input: (&str, &[&str]), streams: &[&str], expected: 
     for message in input.1 {
         js.publish(input.0.to_lowercase(), Headers::NONE, (*message).to_owned()).await.unwrap();
     }
-    let mut child = Command::new(program).env("NATS_URL", server.url()).spawn().unwrap();
+    let mut child = Ended(Command::new(program).env("NATS_URL", server.url()).spawn().unwrap());
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut given = Vec::new();
     while given.len() < expected.len() {
@@ -39,8 +49,8 @@ async fn run(program: &str, input: (&str, &[&str]), streams: &[&str], expected: 
             }
         }
     }
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(child.wait().unwrap().success(), "{program}");
+    Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status().unwrap();
+    assert!(child.0.wait().unwrap().success(), "{program}");
     given.sort();
     let mut expected: Vec<_> = expected.iter().map(|(s, t)| ((*s).to_owned(), (*t).to_owned())).collect();
     expected.sort();
