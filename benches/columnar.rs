@@ -6,7 +6,7 @@
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, Scalar};
@@ -24,15 +24,16 @@ use millstream_pipelines::graph::{Graph, InPort, Node, NodeId, OutPort, Role, Ro
 const FILTER: &str = "b > 0.1";
 const COLUMNS: [(&str, &str); 2] = [("total", "a * 1.2 + b"), ("score", "(a - b) * 0.5")];
 // Rows of one run: as many batches of either size as make them up.
-const ROWS: usize = 16 << 20;
+const ROWS: usize = 4 << 20;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-fn input_schema() -> SchemaRef {
+/// The columns, in one place of memory: what decodes rows and what was compiled for them share it in a pipeline too.
+static INPUT: LazyLock<SchemaRef> = LazyLock::new(|| {
     let field = |name, data_type| Field::new(name, data_type, false);
     let floats = ["a", "b"].map(|name| field(name, DataType::Float64));
     Arc::new(Schema::new([&[field("id", DataType::Int64), field("key", DataType::Int64)][..], &floats].concat()))
-}
+});
 
 /// Some batches of rows whose `b` is spread evenly from 0 to 1 in no order, so that one row of ten goes.
 fn ready(batch_rows: usize) -> Result<Vec<RecordBatch>, ArrowError> {
@@ -42,7 +43,7 @@ fn ready(batch_rows: usize) -> Result<Vec<RecordBatch>, ArrowError> {
         let int = |f: fn(u64) -> u64| Arc::new(ids.clone().map(|n| f(n) as i64).collect::<Int64Array>()) as ArrayRef;
         let float = |f: &dyn Fn(u64) -> f64| Arc::new(ids.clone().map(f).collect::<Float64Array>()) as ArrayRef;
         let columns = vec![int(|n| n), int(|n| n % 97), float(&|n| n as f64 * 0.25), float(&spread)];
-        RecordBatch::try_new(input_schema(), columns)
+        RecordBatch::try_new(Arc::clone(&INPUT), columns)
     };
     (0..16).map(batch).collect()
 }
@@ -128,13 +129,13 @@ impl Sink for Consume {
 }
 
 fn select() -> Result<Select, Failed> {
-    let compile = |(name, sql): (&str, &str)| Expression::compile(sql, &input_schema()).map(|made| (name.into(), made));
+    let compile = |(name, sql): (&str, &str)| Expression::compile(sql, &INPUT).map(|made| (name.into(), made));
     let columns = COLUMNS.into_iter().map(compile).collect::<Result<_, _>>()?;
-    Ok(Select::with(&input_schema(), columns, Arc::new(|| Timestamp::MIN))?)
+    Ok(Select::with(&INPUT, columns, Arc::new(|| Timestamp::MIN))?)
 }
 
 fn filter() -> Result<Filter, Failed> {
-    Ok(Filter::new(Expression::compile(FILTER, &input_schema())?, Arc::new(|| Timestamp::MIN))?)
+    Ok(Filter::new(Expression::compile(FILTER, &INPUT)?, Arc::new(|| Timestamp::MIN))?)
 }
 
 fn operator<O: Operator>(
@@ -197,10 +198,11 @@ fn timed(work: impl FnOnce() -> Result<(), Failed>) -> Result<(Duration, u64), F
     Ok((start.elapsed(), CONSUMED.load(Ordering::Relaxed)))
 }
 
-const ROUNDS: usize = 11;
+// Many short rounds: what else the machine does falls on few of them.
+const ROUNDS: usize = 41;
 
 #[expect(clippy::print_stdout, reason = "it prints its figures")]
-fn measure(runtime: &tokio::runtime::Runtime, batch_rows: usize) -> Result<(), Failed> {
+fn measure(runtime: &tokio::runtime::Runtime, rounds: usize, batch_rows: usize) -> Result<(), Failed> {
     let batches: Arc<[RecordBatch]> = ready(batch_rows)?.into();
     let schema = Arc::clone(select()?.schema());
     let kernels = Kernels::new(Arc::clone(&schema));
@@ -210,7 +212,7 @@ fn measure(runtime: &tokio::runtime::Runtime, batch_rows: usize) -> Result<(), F
     let end = ROWS / batch_rows;
     let graph = graph(&batches, end)?;
     let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let (by_hand, rows) = timed(|| looped(&kernels, &batches, end))?;
         let (by_engine, complete) = timed(|| piped(runtime, &graph))?;
         assert_eq!(complete, rows, "every run is complete");
@@ -222,8 +224,8 @@ fn measure(runtime: &tokio::runtime::Runtime, batch_rows: usize) -> Result<(), F
         all.sort_by(f64::total_cmp);
         all.get(n).copied().unwrap_or(f64::NAN)
     };
-    let [by_hand, by_engine] = rates.each_mut().map(|rates| sorted(rates, ROUNDS / 2));
-    let [median, least, most] = [ROUNDS / 2, 0, ROUNDS - 1].map(|n| sorted(&mut ratios, n));
+    let [by_hand, by_engine] = rates.each_mut().map(|rates| sorted(rates, rounds / 2));
+    let [median, least, most] = [rounds / 2, 0, rounds - 1].map(|n| sorted(&mut ratios, n));
     println!("batches of {batch_rows:5}  kernels {by_hand:6.1} M rows/s, engine {by_engine:6.1} M rows/s");
     println!("                  {median:.2}  ({least:.2} to {most:.2})   aim 0.7");
     Ok(())
@@ -231,6 +233,7 @@ fn measure(runtime: &tokio::runtime::Runtime, batch_rows: usize) -> Result<(), F
 
 fn main() -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    measure(&runtime, 1_024)?;
-    measure(&runtime, 8_192)
+    let rounds = millstream_bench::rounds(ROUNDS)?;
+    measure(&runtime, rounds, 1_024)?;
+    measure(&runtime, rounds, 8_192)
 }

@@ -1,1 +1,40 @@
-//! millstream-bench
+//! What the benchmarks share.
+
+/// How many rounds a benchmark has: `usual`, or what `--rounds` says.
+///
+/// # Errors
+/// The command line has something else, or something that is not a number.
+pub fn rounds(usual: usize) -> Result<usize, String> {
+    rounds_of(std::env::args().skip(1), usual)
+}
+
+fn rounds_of(mut arguments: impl Iterator<Item = String>, usual: usize) -> Result<usize, String> {
+    let mut rounds = usual;
+    while let Some(name) = arguments.next() {
+        if name != "--rounds" {
+            return Err(format!("{name} is not known: use --rounds with a number"));
+        }
+        let value = arguments.next().ok_or("--rounds needs a number")?;
+        rounds = value.parse().map_err(|_| format!("--rounds needs a number, not {value:?}"))?;
+    }
+    Ok(rounds.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(words: &str) -> Result<usize, String> {
+        rounds_of(words.split_whitespace().map(str::to_owned), 7)
+    }
+
+    #[test]
+    fn rounds_are_as_usual_unless_the_command_line_says_otherwise() {
+        assert_eq!(given(""), Ok(7));
+        assert_eq!(given("--rounds 1"), Ok(1));
+        assert_eq!(given("--rounds 0"), Ok(1));
+        assert_eq!(given("--round 1").unwrap_err(), "--round is not known: use --rounds with a number");
+        assert_eq!(given("--rounds").unwrap_err(), "--rounds needs a number");
+        assert_eq!(given("--rounds few").unwrap_err(), "--rounds needs a number, not \"few\"");
+    }
+}

@@ -24,7 +24,7 @@ struct Row {
 }
 
 const BATCH: usize = 1_024;
-const BATCHES: usize = 4_000;
+const BATCHES: usize = 2_000;
 
 fn generated(first: usize) -> Vec<Row> {
     (first..first + BATCH)
@@ -166,25 +166,27 @@ fn piped(runtime: &tokio::runtime::Runtime, fused: bool) {
     assert!(ended.is_ok(), "{ended:?}");
 }
 
-const ROUNDS: usize = 15;
+// Many short rounds: what else the machine does falls on few of them.
+const ROUNDS: usize = 61;
 
 /// A ratio over all rounds: median, least and greatest.
 fn ratio(base: &[Duration], times: &[Duration]) -> String {
     let mut ratios: Vec<f64> = base.iter().zip(times).map(|(a, b)| a.as_secs_f64() / b.as_secs_f64()).collect();
     ratios.sort_by(f64::total_cmp);
     let at = |n: usize| ratios.get(n).copied().unwrap_or(f64::NAN);
-    format!("{:.2}  ({:.2} to {:.2})", at(ROUNDS / 2), at(0), at(ROUNDS - 1))
+    format!("{:.2}  ({:.2} to {:.2})", at(ratios.len() / 2), at(0), at(ratios.len() - 1))
 }
 
 fn rate(times: &[Duration]) -> f64 {
     let mut times = times.to_vec();
     times.sort();
-    let median = times.get(ROUNDS / 2).map_or(f64::NAN, Duration::as_secs_f64);
+    let median = times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64);
     (BATCH * BATCHES) as f64 / 1e6 / median
 }
 
 #[expect(clippy::print_stdout, reason = "it prints its figures")]
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let rounds = millstream_bench::rounds(ROUNDS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     CHECKED.store(1, Ordering::Relaxed);
     let expected = consumed(plain);
@@ -194,7 +196,7 @@ fn main() -> std::io::Result<()> {
     }
     CHECKED.store(0, Ordering::Relaxed);
     let (mut loops, mut fused, mut apart) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         let rounds: [(&mut Vec<Duration>, &dyn Fn()); 3] =
             [(&mut loops, &plain), (&mut fused, &|| piped(&runtime, true)), (&mut apart, &|| piped(&runtime, false))];
         for (times, run) in rounds {

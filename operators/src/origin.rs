@@ -98,12 +98,6 @@ impl Origins {
         Origins { of_row, ..self.clone_messages() }
     }
 
-    /// The same messages for other rows, made of the indices of these.
-    #[cfg(feature = "columnar")]
-    pub(crate) fn try_map_rows<E>(self, change: impl FnOnce(Vec<u32>) -> Result<Vec<u32>, E>) -> Result<Self, E> {
-        Ok(Origins { of_row: change(self.of_row)?, ..self })
-    }
-
     fn clone_messages(&self) -> Origins {
         Origins { place: Arc::clone(&self.place), of_row: Vec::new(), messages: Arc::clone(&self.messages) }
     }

@@ -17,6 +17,7 @@ mod expr;
 mod filter;
 mod generate;
 mod payload;
+mod pick;
 mod rejected;
 mod route;
 mod rows;

@@ -1,12 +1,11 @@
 //! [`RecordBatch`] as a [`Payload`], and [`keep`]: some rows of a batch with all that belongs to them.
 
-use arrow::array::{Array, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, RecordBatch, UInt32Array};
-use arrow::compute::{FilterBuilder, FilterPredicate, prep_null_mask_filter, take_record_batch};
-use arrow::datatypes::{Int64Type, UInt32Type};
-use arrow::error::ArrowError;
+use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{prep_null_mask_filter, take_record_batch};
 
+use super::pick::Picked;
 use crate::batch::scaled;
-use crate::{Batch, Fault, Parts, Payload, Result, Timestamp};
+use crate::{Batch, Fault, Parts, Payload, Result};
 
 impl Payload for RecordBatch {
     fn len(&self) -> usize {
@@ -55,38 +54,21 @@ pub fn keep(batch: Batch<RecordBatch>, mask: &BooleanArray) -> Result<Batch<Reco
     if kept == before {
         return Ok(batch);
     }
-    let Parts { times, rows, origins, weight } = batch.into_parts();
+    let Parts { times, rows, mut origins, weight } = batch.into_parts();
     if kept == 0 {
         let rows = RecordBatch::new_empty(rows.schema());
         let origins = origins.map(|origins| origins.select([]));
         return Batch::from_parts(Parts { times: Vec::new(), rows, origins, weight: 0 });
     }
     let certain = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
-    // Looked at once for all columns; times and origins are two more of them.
-    let filter = FilterBuilder::new(&certain).optimize().build();
-    let rows = filter.filter_record_batch(&rows).map_err(cannot_filter)?;
-    // From numbers and back without a copy: a collected vector stays where it is.
-    let times = times.into_iter().map(Timestamp::as_micros).collect();
-    let times = kept_of::<Int64Type>(times, &filter)?.into_iter().map(Timestamp::from_micros).collect();
-    let origins = match origins {
-        Some(origins) => Some(origins.try_map_rows(|of_row| kept_of::<UInt32Type>(of_row, &filter))?),
-        None => None,
-    };
+    let picked = Picked::new(&certain, kept);
+    let times = picked.owned(times);
+    if let Some(origins) = &mut origins {
+        let of_row = origins.rows_mut();
+        *of_row = picked.owned(std::mem::take(of_row));
+    }
+    let rows = picked.rows(&rows).map_err(|error| Fault::bug("cannot filter").because(error))?;
     Batch::from_parts(Parts { times, rows, origins, weight: scaled(weight, kept, before) })
-}
-
-fn cannot_filter(error: ArrowError) -> Fault {
-    Fault::bug("cannot filter").because(error)
-}
-
-/// The numbers that a filter keeps.
-fn kept_of<T: ArrowPrimitiveType>(numbers: Vec<T::Native>, filter: &FilterPredicate) -> Result<Vec<T::Native>> {
-    let numbers = PrimitiveArray::<T>::new(numbers.into(), None);
-    let kept = filter.filter(&numbers).map_err(cannot_filter)?;
-    // A share of the column, which is the only one once the column is gone: then its memory is the vector's.
-    let values = kept.as_primitive_opt::<T>().map(|kept| kept.values().clone());
-    drop(kept);
-    values.map(Vec::from).ok_or_else(|| Fault::bug("a filter gave another type"))
 }
 
 #[cfg(test)]

@@ -233,6 +233,15 @@ impl Connection {
         }
     }
 
+    /// Changes whenever the server refuses something; what it was, [`denied`](Connection::denied) tells.
+    pub fn denials(&self) -> watch::Receiver<u64> {
+        match &self.0 {
+            #[cfg(feature = "jetstream")]
+            Inner::Nats(link) => link.denials(),
+            Inner::Embedded(_) => watch::channel(0).1,
+        }
+    }
+
     /// Whether this is the embedded broker.
     pub fn is_embedded(&self) -> bool {
         matches!(self.0, Inner::Embedded(_))

@@ -196,6 +196,10 @@ impl NatsLink {
         })
     }
 
+    pub(super) fn denials(&self) -> watch::Receiver<u64> {
+        self.told.denied.subscribe()
+    }
+
     pub(super) fn new_inbox(&self) -> String {
         self.client.new_inbox()
     }

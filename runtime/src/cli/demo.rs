@@ -14,7 +14,7 @@ use super::live::Screen;
 use super::settings::Settings;
 use super::{Failure, Program, output, run};
 use crate::Launch;
-use crate::broker::{Connection, Js, StreamConfig};
+use crate::broker::{ApiLevel, Connection, Js, StreamConfig};
 use crate::engine::Metrics;
 
 const ORDERS: &str = include_str!("../../../examples/orders.toml");
@@ -66,6 +66,7 @@ pub(super) async fn demo(
         "  stream ORDERS -> json -> large (amount >= 10) -> taxed -> by_region -> stream TAXED\n                     \\ no orders                              \\ no address -> stream DEAD\n"
     ));
     let js = Js::new(connection.clone());
+    let allow_batched = js.account().await?.level >= ApiLevel::FAST_INGEST;
     for (stream, subjects) in [("ORDERS", "orders.>"), ("TAXED", "taxed.>")] {
         if js.find_stream(stream).await?.is_some() {
             let words = format!(
@@ -73,7 +74,8 @@ pub(super) async fn demo(
             );
             return Err(Failure::usage(words));
         }
-        js.create_stream(&StreamConfig::new(stream, [subjects])).await?;
+        let config = StreamConfig { allow_batched, ..StreamConfig::new(stream, [subjects]) };
+        js.create_stream(&config).await?;
     }
     let orders = compiled(program, "examples/orders.toml", ORDERS)?;
     let feed = compiled(program, "the feeder", &feeder(args.rate, count))?;

@@ -1,6 +1,7 @@
 //! [`Expression`]: one SQL expression over the columns of a record batch.
 
 mod check;
+mod constant;
 mod functions;
 mod plan;
 #[cfg(test)]

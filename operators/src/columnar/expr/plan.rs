@@ -20,6 +20,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 
 use super::check::bytes;
+use super::constant::WithConstant;
 use super::functions::catalog;
 use super::{ExprError, total};
 use crate::columnar::schema::{self, describe_type};
@@ -169,11 +170,13 @@ fn physical(expr: &Expr, columns: &DFSchemaRef) -> DfResult<Arc<dyn PhysicalExpr
     let planned = create_physical_expr(expr, columns, &ExecutionProps::new(), &PhysicalPlanningContext::default())?;
     // Whole numbers that do not fit are an error of the row, not another number.
     let checked = planned.transform_up(|node| {
-        let checked = node.downcast_ref::<BinaryExpr>().map(|binary| binary.clone().with_fail_on_overflow(true));
-        Ok(match checked {
-            Some(checked) => Transformed::yes(Arc::new(checked) as Arc<dyn PhysicalExpr>),
-            None => Transformed::no(node),
-        })
+        let Some(binary) = node.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(node)) };
+        let checked = binary.clone().with_fail_on_overflow(true);
+        let ready: Arc<dyn PhysicalExpr> = match WithConstant::of(&checked)? {
+            Some(ready) => Arc::new(ready),
+            None => Arc::new(checked),
+        };
+        Ok(Transformed::yes(ready))
     });
     checked.data()
 }

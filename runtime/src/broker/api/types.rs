@@ -356,6 +356,11 @@ pub struct StoredMessage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiLevel(pub u32);
 
+impl ApiLevel {
+    /// The first that knows fast ingest: that of nats-server 2.14.
+    pub const FAST_INGEST: ApiLevel = ApiLevel(4);
+}
+
 /// What an account has of JetStream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccountInfo {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use millstream_operators::Result;
 use tokio::time::Instant;
 
 use super::pull::{Again, Pull};
@@ -22,11 +23,11 @@ impl Gather {
     }
 
     /// Waits until there is a batch: `max` messages, or some for which it waited long enough. Cancel-safe.
-    pub(super) async fn fill(&mut self, pull: &mut Pull, max: usize) -> Option<Again> {
+    pub(super) async fn fill(&mut self, pull: &mut Pull, max: usize) -> Result<Option<Again>> {
         loop {
             let room = max.saturating_sub(self.heard.len());
             if room == 0 || (self.linger.is_zero() && !self.heard.is_empty()) {
-                return None;
+                return Ok(None);
             }
             if !self.heard.is_empty() {
                 self.ready_at.get_or_insert_with(|| pull.heard_at() + self.linger);
@@ -35,11 +36,12 @@ impl Gather {
             tokio::select! {
                 biased;
                 again = pull.hear(&mut self.heard, room) => {
+                    let again = again?;
                     if again.is_some() {
-                        return again;
+                        return Ok(again);
                     }
                 }
-                () = wait_until(ready_at) => return None,
+                () = wait_until(ready_at) => return Ok(None),
             }
         }
     }

@@ -19,6 +19,7 @@ pub(super) struct Pull {
     inbox: Subject,
     subscription: Subscription,
     link: watch::Receiver<LinkState>,
+    denials: watch::Receiver<u64>,
     generation: u64,
     most: u64,
     // Messages that were asked for and have not come.
@@ -51,12 +52,12 @@ impl Pull {
     /// for nothing.
     pub(super) async fn open(js: Js, stream: &str, consumer: &str, most: u64, generation: u64) -> Result<Pull> {
         let connection = js.connection();
-        let link = connection.link();
+        let (link, denials) = (connection.link(), connection.denials());
         let inbox = Subject::from(connection.new_inbox());
         let capacity = usize::try_from(most * 4).unwrap_or(usize::MAX);
         let subscription = connection.subscribe(inbox.clone(), capacity).await.map_err(fault)?;
         let (next, heard_at) = (js.next_subject(stream, consumer), Instant::now());
-        Ok(Pull { js, next, inbox, subscription, link, generation, most, asked: 0, heard_at })
+        Ok(Pull { js, next, inbox, subscription, link, denials, generation, most, asked: 0, heard_at })
     }
 
     /// Asks for more when half of what was asked for has come, and there is room for `room` messages in all.
@@ -79,19 +80,27 @@ impl Pull {
     }
 
     /// Waits for messages and puts up to `max` of them behind those in `heard`. Cancel-safe.
-    pub(super) async fn hear(&mut self, heard: &mut Vec<Incoming>, max: usize) -> Option<Again> {
+    ///
+    /// # Errors
+    /// The server refuses to be asked: nothing else would ever come.
+    pub(super) async fn hear(&mut self, heard: &mut Vec<Incoming>, max: usize) -> Result<Option<Again>> {
         if self.js.connection().generation() != self.generation {
-            return Some(Again::Link);
+            return Ok(Some(Again::Link));
         }
         let silent_at = self.heard_at + SILENT;
-        tokio::select! {
+        let silence = tokio::select! {
             biased;
             count = self.subscription.next_many(heard, max) => {
                 self.heard_at = Instant::now();
-                (count == 0).then(|| Again::Ended("the connection is closed".into()))
+                return Ok((count == 0).then(|| Again::Ended("the connection is closed".into())));
             }
-            _ = self.link.wait_for(|link| link.generation != self.generation) => Some(Again::Link),
+            _ = self.link.wait_for(|link| link.generation != self.generation) => return Ok(Some(Again::Link)),
+            Ok(()) = self.denials.changed() => None,
             () = tokio::time::sleep_until(silent_at), if self.asked > 0 => Some(Again::Silence),
+        };
+        match self.js.connection().denied(&self.next) {
+            Some(denied) => Err(fault(denied)),
+            None => Ok(silence),
         }
     }
 

@@ -132,7 +132,7 @@ impl JetStreamSource {
             let (look_at, looks) = (self.look_at, self.looking.is_some());
             tokio::select! {
                 biased;
-                again = self.gather.fill(pull, max) => return Ok(again),
+                again = self.gather.fill(pull, max) => return again,
                 look = done(&mut self.looking), if looks => {
                     self.looking = None;
                     self.look_at = Instant::now() + LOOK_AGAIN;

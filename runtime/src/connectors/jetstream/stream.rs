@@ -6,9 +6,6 @@ use super::JetStreamWrite;
 use crate::broker::{ApiLevel, BrokerError, Js, StreamConfig};
 use crate::connectors::fault;
 
-/// The JetStream that knows fast ingest: nats-server 2.14.
-const FAST_INGEST: ApiLevel = ApiLevel(4);
-
 /// Finds or creates the stream; whether fast ingest may be used.
 ///
 /// An older server ignores what it does not know, in a stream's configuration as in a reply subject. So both the level of
@@ -27,7 +24,7 @@ pub(super) async fn find_or_create(js: &Js, write: &JetStreamWrite) -> Result<bo
         }
         Err(error) => return Err(fault(error)),
     };
-    let is_new = level >= FAST_INGEST;
+    let is_new = level >= ApiLevel::FAST_INGEST;
     let info = match (js.find_stream(name).await.map_err(fault)?, &write.create) {
         (Some(info), _) => info,
         (None, Some(subjects)) => {

@@ -138,8 +138,9 @@ impl SharedSource {
                     Some(pull) if max > 0 => self.gather.fill(pull, max).await,
                     // Nobody wants rows: what was asked for is taken in hand all the same, so that it is kept alive.
                     Some(pull) => loop {
-                        if let Some(again) = pull.hear(&mut self.gather.heard, usize::MAX).await {
-                            break Some(again);
+                        let again = pull.hear(&mut self.gather.heard, usize::MAX).await;
+                        if !matches!(again, Ok(None)) {
+                            break again;
                         }
                     },
                     None => std::future::pending().await,
@@ -148,7 +149,7 @@ impl SharedSource {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(keep_at) => self.keep().await?,
-                again = fill => return Ok(again),
+                again = fill => return again,
                 () = wait_until(stalled_at) => self.nudge(),
                 given_up = next_of(&mut self.advisories) => self.log_given_up(&given_up),
                 look = done(&mut self.looking), if looks => {

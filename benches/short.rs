@@ -1,0 +1,31 @@
+//! Every benchmark in its short form: it runs, and what the contestants give is complete and right. Figures of so few
+//! rounds say nothing.
+
+use std::process::Command;
+
+/// What a benchmark prints; its own checks end it otherwise.
+fn printed(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn typed_rows_are_those_of_the_plain_loop() {
+    let table = printed(env!("CARGO_BIN_EXE_typed"), &["--rounds", "1"]);
+    assert!(table.contains("pipeline, fused") && table.contains("pipeline, apart"), "{table}");
+}
+
+#[cfg(feature = "columnar")]
+#[test]
+fn columns_are_those_of_the_kernels() {
+    let table = printed(env!("CARGO_BIN_EXE_columnar"), &["--rounds", "1"]);
+    assert!(table.contains("batches of  1024") && table.contains("batches of  8192"), "{table}");
+}
+
+#[test]
+fn every_message_of_a_stream_comes_into_the_other() {
+    let table = printed(env!("CARGO_BIN_EXE_jetstream"), &["--rounds", "1", "--messages", "20000"]);
+    assert!(table.contains("by hand, fast ingest") && table.contains("Millstream, fast ingest"), "{table}");
+}
