@@ -1,6 +1,8 @@
 //! Every benchmark in its short form: it runs, and what the contestants give is complete and right. Figures of so few
 //! rounds say nothing.
 
+#![allow(clippy::unwrap_used, reason = "it is test code, though not all inside a test")]
+
 use std::process::Command;
 
 /// What a benchmark prints; its own checks end it otherwise.
