@@ -96,7 +96,7 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
         }
         running.push((run, subject));
     }
-    for (mut run, subject) in running {
+    for (run, subject) in running {
         let concrete = subject.trim_end_matches(['>', '*']);
         let said = run.ended().await;
         assert_eq!(said.code, Some(1), "without {subject}: {}", said.err);
