@@ -3,6 +3,7 @@
 //! This crate is pure: it does no I/O, reads no clock, draws no random number and knows no async runtime. (The
 //! DataFusion crates behind the feature `columnar` depend on one; nothing here uses it.)
 
+pub mod aggregate;
 mod batch;
 #[cfg(feature = "columnar")]
 pub mod columnar;
@@ -10,6 +11,7 @@ mod edge;
 mod either;
 mod error;
 mod headers;
+pub mod join;
 mod key;
 mod message;
 mod operator;
@@ -26,6 +28,8 @@ mod template;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod time;
+pub mod watermarks;
+pub mod window;
 
 pub use batch::{Batch, Parts, Payload};
 pub use edge::{AsyncOperator, Sink, Source};
@@ -41,6 +45,6 @@ pub use port::{PortType, Side};
 pub use problem::{BuildError, Problem};
 pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
-pub use state::{Saved, StateVisitor};
+pub use state::{Keyed, Saved, StateKey, StateValue, StateVisitor, Timers, Unsplittable};
 pub use template::{InvalidTemplate, Template, check_subject, check_token};
 pub use time::Timestamp;

@@ -109,6 +109,12 @@ pub trait Operator: Send + 'static {
         Ok(())
     }
 
+    /// Whether it tells by itself how far event time has come ([`Outbox::watermark`]): watermarks from upstream, which it
+    /// sees in [`on_watermark`](Operator::on_watermark), then end at it.
+    fn makes_watermarks(&self) -> bool {
+        false
+    }
+
     /// How many rows came to each step so far, for an operator that does the work of several; empty for all others.
     fn counts(&self) -> Vec<u64> {
         Vec::new()

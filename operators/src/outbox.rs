@@ -3,12 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{AnyBatch, Batch, Origins, Payload, Side, Timestamp};
+use crate::{AnyBatch, Batch, Origins, Payload, Side, Timestamp, Watermark};
 
 /// Takes what operators give. The engine implements it; so does the test kit.
 pub trait Emit {
     /// Takes a batch, which is not empty, at an output port.
     fn emit(&mut self, port: usize, batch: AnyBatch);
+
+    /// Takes a watermark, behind everything emitted before.
+    fn watermark(&mut self, watermark: Watermark);
 
     /// Whether more would be welcome now.
     fn has_room(&self) -> bool;
@@ -99,6 +102,16 @@ impl<'a, P: Payload> Outbox<'a, P> {
     /// Whether more would be welcome now; if not, return [`Turn::Again`](crate::Turn::Again) when there is more.
     pub fn has_room(&self) -> bool {
         self.emit.has_room()
+    }
+
+    /// Tells how far event time has come, behind everything sent and pushed before: for operators that
+    /// [make watermarks](crate::Operator::makes_watermarks).
+    pub fn watermark(&mut self, watermark: Watermark) {
+        self.send_staged();
+        for (port, rows) in std::mem::take(&mut self.sides) {
+            self.emit.emit(port, rows);
+        }
+        self.emit.watermark(watermark);
     }
 
     /// Asks for [`on_wake`](crate::Operator::on_wake) when `span` has passed on the engine's clock. A wake that was

@@ -41,6 +41,8 @@ pub enum Code {
     Panic,
     /// A call for it took too long.
     Timeout,
+    /// It has no event time, or one that cannot be.
+    EventTime,
     /// It came after its window had closed.
     Late,
     /// The message made of it would be larger than the server takes.
@@ -57,6 +59,7 @@ impl Code {
             Code::Operator => "operator",
             Code::Panic => "panic",
             Code::Timeout => "timeout",
+            Code::EventTime => "event_time",
             Code::Late => "late",
             Code::Oversize => "oversize",
             Code::Address => "address",

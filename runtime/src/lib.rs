@@ -39,7 +39,15 @@ pub use millstream_pipelines as pipelines;
 pub mod prelude {
     pub use std::time::Duration;
 
+    pub use millstream_operators::aggregate::{
+        approx_distinct, collect, count, count_distinct, first, last, max, mean, min, quantile, sum, top, variance,
+    };
+    pub use millstream_operators::join::within;
     pub use millstream_operators::rows::{Group, Json, MsgPack, Ndjson, Raw, RowContext, Text, Tokens};
+    pub use millstream_operators::watermarks::{ascending, bounded_lateness};
+    pub use millstream_operators::window::{
+        EmitWindows, Firing, Windowed, count_windows, global, session, sliding, tumbling,
+    };
     pub use millstream_operators::{
         Batch, Cause, Fault, Headers, Key, Operator, Outbox, Rejected, Result, StateVisitor, Timestamp, Turn,
     };

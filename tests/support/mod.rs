@@ -13,6 +13,7 @@
 )]
 
 mod command;
+mod dice;
 mod proxy;
 mod stream;
 
@@ -30,6 +31,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use command::{Running, Said, call};
+pub use dice::Dice;
 pub use proxy::LossyProxy;
 pub use stream::{Stored, publish_each, read_all};
 

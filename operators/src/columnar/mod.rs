@@ -12,6 +12,7 @@ mod base64;
 mod cells;
 mod decode;
 mod encode;
+mod event_time;
 mod explode;
 mod expr;
 mod filter;
@@ -31,6 +32,7 @@ pub use decode::{Decode, DecodeFormat, Meta};
 #[cfg(any(test, feature = "testkit"))]
 pub use decode::{HOSTILE_COLUMNS, HostileJson, hostile_json};
 pub use encode::{Encode, EncodeError, EncodeFormat, Encoding};
+pub use event_time::EventTime;
 pub use explode::Explode;
 pub use expr::{ExprError, Expression};
 pub use filter::Filter;

@@ -56,6 +56,8 @@ impl Emit for Taken {
         self.0.push((port, batch));
     }
 
+    fn watermark(&mut self, _: crate::Watermark) {}
+
     fn has_room(&self) -> bool {
         true
     }

@@ -1,40 +1,40 @@
 //! [`Fold`]: a value a key, changed by every row of the key.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Batch, Key, Operator, Outbox, Parts, Result, StateVisitor, Turn};
+use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateVisitor, Turn};
 
 /// Keeps a value for each key; every row changes that of its key, and the key with its new value goes on.
 ///
-/// The whole state is in memory and is saved at each checkpoint: for as many keys as fit there comfortably.
+/// The whole state is in memory and is saved at each checkpoint: for as many keys as fit there comfortably. It goes where
+/// its keys go when the number of subtasks changes.
 pub struct Fold<T, K, S, KF, F> {
     key: Arc<KF>,
     first: S,
     change: Arc<F>,
-    values: BTreeMap<K, S>,
+    values: Keyed<K, S>,
     rows: std::marker::PhantomData<fn(T)>,
 }
 
-impl<T, K: Ord, S, KF, F> Fold<T, K, S, KF, F>
+impl<T, K: StateKey, S, KF, F> Fold<T, K, S, KF, F>
 where
     KF: Fn(&T) -> K,
     F: Fn(&mut S, T),
 {
     /// The operator that starts each key at `first` and lets `change` take in each row.
     pub fn new(key: Arc<KF>, first: S, change: Arc<F>) -> Self {
-        Fold { key, first, change, values: BTreeMap::new(), rows: std::marker::PhantomData }
+        Fold { key, first, change, values: Keyed::default(), rows: std::marker::PhantomData }
     }
 }
 
 impl<T, K, S, KF, F> Operator for Fold<T, K, S, KF, F>
 where
     T: Send + 'static,
-    K: Key + Ord + Serialize + DeserializeOwned,
+    K: StateKey,
     S: Clone + Serialize + DeserializeOwned + Send + 'static,
     KF: Fn(&T) -> K + Send + Sync + 'static,
     F: Fn(&mut S, T) + Send + Sync + 'static,
@@ -57,13 +57,13 @@ where
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
-        visit.value("values", &mut self.values)
+        visit.keyed("values", &mut self.values)
     }
 }
 
 impl<T, K, S, KF, F> fmt::Debug for Fold<T, K, S, KF, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fold({} keys)", self.values.len())
+        write!(f, "Fold({:?})", self.values)
     }
 }
 

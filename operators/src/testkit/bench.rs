@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::{AnyBatch, Batch, Emit, Fault, Operator, Outbox, Result, Saved, StateVisitor, Timestamp, Turn};
+use crate::{
+    AnyBatch, Batch, Emit, Fault, KeyGroup, Operator, Outbox, Result, Saved, StateVisitor, Timestamp, Turn, Watermark,
+};
 
 /// Drives one operator as the engine would: batches, watermarks, wakes, the end, a restart; and shows what it gave.
 ///
@@ -27,6 +29,7 @@ pub struct Bench<O: Operator> {
 #[derive(Default)]
 struct Given {
     ports: BTreeMap<usize, Vec<AnyBatch>>,
+    watermarks: Vec<Watermark>,
     wakes: Vec<Duration>,
     room: Option<usize>,
     since_drained: usize,
@@ -36,6 +39,10 @@ impl Emit for Given {
     fn emit(&mut self, port: usize, batch: AnyBatch) {
         self.since_drained += 1;
         self.ports.entry(port).or_default().push(batch);
+    }
+
+    fn watermark(&mut self, watermark: Watermark) {
+        self.watermarks.push(watermark);
     }
 
     fn has_room(&self) -> bool {
@@ -130,7 +137,7 @@ impl<O: Operator> Bench<O> {
     /// Saves its state.
     pub fn save(&mut self) -> Saved {
         let mut saved = Saved::default();
-        unwrap(self.operator.state(&mut StateVisitor::save(&mut saved)));
+        unwrap(self.operator.state(&mut StateVisitor::save(&mut saved, KeyGroup::DEFAULT_COUNT)));
         saved
     }
 
@@ -138,6 +145,11 @@ impl<O: Operator> Bench<O> {
     pub fn take_batches(&mut self) -> Vec<Batch<O::Out>> {
         let batches = self.given.ports.remove(&0).unwrap_or_default();
         batches.into_iter().map(|batch| unwrap(batch.typed())).collect()
+    }
+
+    /// The watermarks that it made since the last look.
+    pub fn take_watermarks(&mut self) -> Vec<Watermark> {
+        std::mem::take(&mut self.given.watermarks)
     }
 
     /// The batches at a side output since the last look.

@@ -1,4 +1,4 @@
-//! [`cuts_do_not_matter`]: the property that every operator has.
+//! [`cuts_do_not_matter`] and [`steps_do_not_matter`]: the property that every operator has.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -64,6 +64,77 @@ where
         let piece: Batch<Vec<T>> = rest.by_ref().take(*size).collect();
         if !piece.is_empty() {
             bench.batch(piece);
+        }
+        if restarts {
+            rows.extend(bench.take_batches().into_iter().flatten());
+            bench = Bench::restored(make(), &bench.save());
+        }
+    }
+    bench.end();
+    rows.extend(bench.take_batches().into_iter().flatten());
+    rows
+}
+
+/// What comes to an operator, for [`steps_do_not_matter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step<T> {
+    /// A row at its time.
+    Row(Timestamp, T),
+    /// Event time has come so far.
+    Watermark(Timestamp),
+}
+
+/// As [`cuts_do_not_matter`], for operators that watch event time: batches are cut anywhere between watermarks, restarts
+/// come anywhere, and sometimes there is no room downstream.
+///
+/// # Panics
+/// When it does not give the same rows.
+#[expect(clippy::panic, reason = "a test kit fails tests")]
+pub fn steps_do_not_matter<T, U, O>(make: impl Fn() -> O, steps: &[Step<T>]) -> Vec<U>
+where
+    T: Clone + Send + 'static,
+    U: Clone + PartialEq + Debug + Send + 'static,
+    O: Operator<In = Vec<T>, Out = Vec<U>>,
+{
+    let whole = stepped(&make, steps, &[steps.len()], false);
+    for seed in 0..12u64 {
+        let sizes = sizes(seed, steps.len());
+        for restarts in [false, true] {
+            let cut = stepped(&make, steps, &sizes, restarts);
+            if cut != whole {
+                panic!("cut as {sizes:?} (restarted: {restarts}) it gives\n{cut:?}\nand in one piece\n{whole:?}");
+            }
+        }
+    }
+    whole.into_iter().map(|(_, row)| row).collect()
+}
+
+fn stepped<T, U, O>(make: &impl Fn() -> O, steps: &[Step<T>], sizes: &[usize], restarts: bool) -> Vec<(Timestamp, U)>
+where
+    T: Clone + Send + 'static,
+    U: Send + 'static,
+    O: Operator<In = Vec<T>, Out = Vec<U>>,
+{
+    let mut bench = Bench::new(make());
+    if restarts {
+        bench.room_for(0);
+    }
+    let (mut rest, mut rows) = (steps.iter().cloned(), Vec::new());
+    for size in sizes {
+        let mut piece = Vec::new();
+        for step in rest.by_ref().take(*size) {
+            match step {
+                Step::Row(time, row) => piece.push((time, row)),
+                Step::Watermark(now) => {
+                    if !piece.is_empty() {
+                        bench.batch(std::mem::take(&mut piece).into_iter().collect());
+                    }
+                    bench.watermark(now);
+                }
+            }
+        }
+        if !piece.is_empty() {
+            bench.batch(piece.into_iter().collect());
         }
         if restarts {
             rows.extend(bench.take_batches().into_iter().flatten());

@@ -3,23 +3,24 @@
 use std::fmt;
 use std::sync::Arc;
 
-use millstream_operators::rows::Fold;
-use millstream_operators::{Key, Operator, Result};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use std::time::Duration;
 
-use super::Stream;
+use millstream_operators::rows::{Dedup, Fold, Process, Visit};
+use millstream_operators::window::{KeyOf, Windows};
+use millstream_operators::{Key, Operator, Result, StateKey, StateValue};
+
+use super::{Join, Stream, WindowedStream};
 use crate::graph::Subtask;
 
 /// Rows with a key each: rows of one key keep their order and meet in one subtask of the next node, which may keep state
 /// for them.
 pub struct KeyedStream<K, T> {
-    stream: Stream<T>,
-    key: Arc<dyn Fn(&T) -> K + Send + Sync>,
+    pub(super) stream: Stream<T>,
+    pub(super) key: KeyOf<T, K>,
 }
 
 impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
-    pub(super) fn new(stream: Stream<T>, key: Arc<dyn Fn(&T) -> K + Send + Sync>) -> Self {
+    pub(super) fn new(stream: Stream<T>, key: KeyOf<T, K>) -> Self {
         KeyedStream { stream, key }
     }
 
@@ -27,8 +28,8 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     /// goes on. The values are state: they survive a restart.
     pub fn fold<S, F>(self, name: &str, first: S, change: F) -> Stream<(K, S)>
     where
-        K: Ord + Serialize + DeserializeOwned,
-        S: Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+        K: StateKey,
+        S: StateValue + Sync,
         F: Fn(&mut S, T) + Send + Sync + 'static,
     {
         let change = Arc::new(change);
@@ -38,6 +39,52 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
             Ok(Fold::new(Arc::new(move |row: &T| key(row)), first.clone(), Arc::clone(&change)))
         };
         self.rows().node(name, "fold", make).main()
+    }
+
+    /// Rows of each key fall into windows: `tumbling`, `sliding`, `session`, `count_windows` or `global`.
+    pub fn window<W: Windows>(self, windows: W) -> WindowedStream<K, T, W>
+    where
+        K: StateKey,
+    {
+        WindowedStream::new(self, windows)
+    }
+
+    /// Rows of this stream (the left) and of another (the right) that have the same key are put together; the verbs of
+    /// [`Join`] say how.
+    pub fn join<R: StateValue>(self, right: KeyedStream<K, R>) -> Join<K, T, R>
+    where
+        K: StateKey,
+        T: StateValue,
+    {
+        Join::new(self, right)
+    }
+
+    /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped.
+    /// Keys are forgotten as event time goes on, so it needs watermarks upstream.
+    pub fn dedup(self, name: &str, within: Duration) -> Stream<T>
+    where
+        K: StateKey,
+    {
+        let key = Arc::clone(&self.key);
+        let make = move |_: &Subtask| Ok(Dedup::new(Arc::clone(&key), within));
+        self.rows().node(name, "dedup", make).detailed(format!("within {within:?}")).main()
+    }
+
+    /// State and timers by key, for what no other verb does: `on_row` sees each row with the state of its key, may set
+    /// timers and give rows; `on_timer` is called when event time has come so far.
+    pub fn process<S, U, R, W>(self, name: &str, on_row: R, on_timer: W) -> Stream<U>
+    where
+        K: StateKey,
+        S: StateValue,
+        U: Send + 'static,
+        R: Fn(&mut Visit<'_, '_, K, S, U>, T) + Send + Sync + 'static,
+        W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
+    {
+        let (key, on_row, on_timer) = (Arc::clone(&self.key), Arc::new(on_row), Arc::new(on_timer));
+        let make = move |_: &Subtask| {
+            Ok(Process::new(Arc::clone(&key), Arc::clone(&on_row), Arc::clone(&on_timer)).operator())
+        };
+        self.rows().node(name, "process", make).main()
     }
 
     /// Your own operator, each subtask of which sees all rows of its keys.

@@ -8,19 +8,24 @@ mod columns;
 mod ends;
 #[cfg(feature = "columnar")]
 mod frame;
+mod joined;
 mod keyed;
 mod pipeline;
 mod rejections;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod time;
+mod windowed;
 
 #[cfg(feature = "columnar")]
 pub use columns::{ColumnsFrom, ColumnsTo, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
 pub use frame::Frame;
+pub use joined::{How, Join};
 pub use keyed::KeyedStream;
 pub use pipeline::Pipeline;
 pub use rejections::{OnRejected, Outlet};
 pub use stream::{Added, Open, Stream, when};
+pub use windowed::WindowedStream;

@@ -326,6 +326,11 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.wire(node)
     }
 
+    /// Lets these rows into an input of a node that is there already.
+    pub(super) fn enter(self, to: InPort) {
+        self.pipeline.connect(self.port, to, self.route);
+    }
+
     /// Adds a node that takes these rows at port 0: for authors of connectors and node kinds.
     pub fn wire(self, node: Node) -> Added {
         let id = self.pipeline.add(node);
@@ -414,6 +419,12 @@ pub struct Added {
 pub struct Open(Pipeline, OutPort);
 
 impl Added {
+    /// The same node, with words for people on what it does.
+    pub(super) fn detailed(self, detail: String) -> Self {
+        self.pipeline.change(self.id, |node| node.detail = detail);
+        self
+    }
+
     /// The main output.
     pub fn main<T: Send + 'static>(self) -> Stream<T> {
         Stream::at(self.pipeline, OutPort { node: self.id, port: 0 })

@@ -28,6 +28,7 @@ pub trait DynOperator: Send {
     fn on_wake(&mut self, now: Timestamp, emit: &mut dyn Emit) -> Result<Turn>;
     fn on_end(&mut self, emit: &mut dyn Emit) -> Result<Turn>;
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result;
+    fn makes_watermarks(&self) -> bool;
     /// Rows in by step, for a pass that does the work of several nodes; empty for all others.
     fn counts(&self) -> Vec<u64> {
         Vec::new()
@@ -92,6 +93,10 @@ impl<O: Operator> DynOperator for Erased<O> {
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         self.operator.state(visit)
+    }
+
+    fn makes_watermarks(&self) -> bool {
+        self.operator.makes_watermarks()
     }
 
     fn counts(&self) -> Vec<u64> {

@@ -137,7 +137,7 @@ mod tests {
 
     fn sample() -> Manifest {
         let mut saved = Saved::default();
-        StateVisitor::save(&mut saved).value("count", &mut 7u64).unwrap();
+        StateVisitor::save(&mut saved, 128).value("count", &mut 7u64).unwrap();
         Manifest {
             pipeline: "orders".into(),
             epoch: Epoch(3),

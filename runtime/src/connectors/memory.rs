@@ -3,7 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use millstream_operators::{Batch, Epoch, Fault, Origin, Origins, Place, Result, Sink, Source, Timestamp};
+use millstream_operators::{
+    AnyBatch, Batch, Epoch, Fault, Origin, Origins, Place, PortType, Result, Sink, Source, Timestamp,
+};
+use millstream_pipelines::dsl::{IntoSink, IntoSource, Pipeline, Stream};
+use millstream_pipelines::graph::{Node, OutPort, Role, erase_sink, erase_source};
 
 /// A source that gives a list, and waits or ends when it has given all.
 ///
@@ -99,6 +103,19 @@ impl<T: Clone + Send + 'static> Source for ListSource<T> {
     }
 }
 
+impl<T: Clone + Send + Sync + 'static> IntoSource for ListSource<T> {
+    type Row = T;
+
+    fn wire(self, pipeline: &Pipeline, name: &str) -> Stream<T> {
+        let make = move |_: &_| Ok(erase_source(self.clone()));
+        let mut node = Node::new(name, "list", Role::Source(Arc::new(make)));
+        node.outputs = vec![PortType::of::<Vec<T>>(PortType::MAIN).copied_by(AnyBatch::copied::<Vec<T>>)];
+        // There is one list, and each subtask would give all of it.
+        node.parallelism = Some(1);
+        Stream::at(pipeline.clone(), OutPort { node: pipeline.add(node), port: 0 })
+    }
+}
+
 /// What a [`CollectSink`] has taken; clones share it.
 #[derive(Debug)]
 pub struct Collected<T>(Arc<Mutex<Vec<T>>>);
@@ -134,6 +151,16 @@ impl<T> CollectSink<T> {
     /// A sink into `collected`.
     pub fn new(collected: Collected<T>) -> Self {
         CollectSink(collected)
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> IntoSink<T> for CollectSink<T> {
+    fn wire(self, stream: Stream<T>, name: &str) {
+        let make = move |_: &_| Ok(erase_sink(self.clone()));
+        let mut node = Node::new(name, "collect", Role::Sink(Arc::new(make)));
+        node.inputs = vec![PortType::of::<Vec<T>>("in")];
+        node.parallelism = Some(1);
+        stream.wire(node);
     }
 }
 

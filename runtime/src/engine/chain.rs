@@ -132,6 +132,7 @@ impl Chain {
             (Turn::Again, None) => link.pending = Some(Pending::More),
             (Turn::Again, Some(item)) => link.pending = Some(Pending::Again(item)),
             (Turn::Done, Some(Item::Wake(_)) | None) => {}
+            (Turn::Done, Some(Item::Watermark(_))) if link.spec.operator.makes_watermarks() => {}
             (Turn::Done, Some(item)) => self.push(at + 1, item),
         }
         Ok(true)
@@ -161,11 +162,12 @@ impl Chain {
     }
 
     /// Saves the state of each link, by node.
-    pub(crate) fn save(&mut self) -> Result<Vec<(Arc<str>, Saved)>> {
+    pub(crate) fn save(&mut self, key_groups: u32) -> Result<Vec<(Arc<str>, Saved)>> {
         let mut all = Vec::new();
         for link in &mut self.links {
             let mut saved = Saved::default();
-            link.spec.operator.state(&mut StateVisitor::save(&mut saved)).map_err(|fault| fault.at(&link.spec.node))?;
+            let visit = &mut StateVisitor::save(&mut saved, key_groups);
+            link.spec.operator.state(visit).map_err(|fault| fault.at(&link.spec.node))?;
             if !saved.is_empty() {
                 all.push((Arc::clone(&link.spec.node), saved));
             }
@@ -174,12 +176,12 @@ impl Chain {
     }
 
     /// Restores the state of each link whose node `saved` knows.
-    pub(crate) fn restore<'a>(&mut self, saved: impl Fn(&str) -> Option<&'a Saved>) -> Result {
+    pub(crate) fn restore(&mut self, saved: impl Fn(&str) -> Result<Option<Saved>>) -> Result {
         for link in &mut self.links {
-            if let Some(saved) = saved(&link.spec.node) {
+            if let Some(saved) = saved(&link.spec.node)? {
                 link.spec
                     .operator
-                    .state(&mut StateVisitor::restore(saved))
+                    .state(&mut StateVisitor::restore(&saved))
                     .map_err(|fault| fault.at(&link.spec.node))?;
             }
         }
@@ -240,6 +242,13 @@ impl Emit for LinkOut<'_> {
                 *self.rows_out += batch.len();
                 self.outputs.push_back(Output::Batch { link: self.link, port, batch });
             }
+        }
+    }
+
+    fn watermark(&mut self, watermark: Watermark) {
+        match &mut self.next {
+            Some(next) => next.queue.push_back(Item::Watermark(watermark)),
+            None => self.outputs.push_back(Output::Watermark(watermark)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind, PortType, Result};
+use millstream_operators::{Fault, FaultKind, PortType, Result, Saved};
 use millstream_pipelines::graph::{Graph, NodeId, Plan, PlannedEdge, Resources, Role, Route, Stage, Step, Subtask};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -210,7 +210,8 @@ impl Job<'_> {
                 let mut chain = self.chain(stage, subtask)?;
                 self.may_keep_state(&mut chain)?;
                 self.restore(&mut chain, stage, subtask)?;
-                let task = StageTask { inbox, chain, router, clock, line, timers: BinaryHeap::new() };
+                let key_groups = self.graph.settings.key_groups;
+                let task = StageTask { inbox, chain, router, clock, key_groups, line, timers: BinaryHeap::new() };
                 workers.spawn(subtask, tasks, task.run());
             }
         }
@@ -257,7 +258,7 @@ impl Job<'_> {
         if !self.graph.is_shared() {
             return Ok(());
         }
-        match chain.save()?.into_iter().next() {
+        match chain.save(self.graph.settings.key_groups)?.into_iter().next() {
             None => Ok(()),
             Some((node, _)) => {
                 let words = "it keeps state, which a pipeline with shared sources cannot: read without `share`, or keep the state in a second pipeline behind this one";
@@ -267,17 +268,14 @@ impl Job<'_> {
     }
 
     fn restore(&self, chain: &mut Chain, stage: &Stage, subtask: u32) -> Result {
-        for id in &stage.nodes {
-            let Some(name) = self.graph.node(*id).map(|node| &node.name) else { continue };
-            if let Some(state) = self.manifest.operators.get(name).and_then(|all| all.first())
-                && state.of != stage.parallelism
-            {
-                return Err(rescaled(name, state.of, stage.parallelism));
-            }
-        }
+        let of = stage.parallelism;
         chain.restore(|node| {
-            let all = self.manifest.operators.get(node)?;
-            all.iter().find(|state| state.subtask == subtask).map(|state| &state.saved)
+            let Some(all) = self.manifest.operators.get(node) else { return Ok(None) };
+            let Some(other) = all.iter().find(|state| state.of != of) else {
+                return Ok(all.iter().find(|state| state.subtask == subtask).map(|state| state.saved.clone()));
+            };
+            let share = Saved::share(all.iter().map(|state| &state.saved), self.manifest.key_groups, subtask, of);
+            share.map(Some).map_err(|unsplittable| rescaled(node, other.of, of).because(unsplittable))
         })
     }
 

@@ -18,6 +18,7 @@ pub(crate) struct StageTask {
     pub(crate) chain: Chain,
     pub(crate) router: Router,
     pub(crate) clock: Clock,
+    pub(crate) key_groups: u32,
     pub(crate) line: Line,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, usize)>>,
 }
@@ -69,7 +70,7 @@ impl StageTask {
                     self.chain.push(0, Item::End);
                     self.drain().await?;
                 }
-                let saved = self.chain.save().map_err(Stopped::Fault)?;
+                let saved = self.chain.save(self.key_groups).map_err(Stopped::Fault)?;
                 self.router.control(|| Message::Barrier(barrier)).await?;
                 self.line.passed(barrier.epoch, Part::State(saved)).await;
                 if barrier.then != Then::GoOn {

@@ -1,0 +1,51 @@
+//! Several aggregates at once.
+
+use super::Aggregate;
+use crate::Timestamp;
+
+macro_rules! tuples {
+    ($(($($part:ident $at:tt),+))*) => {$(
+        impl<T, $($part: Aggregate<T>),+> Aggregate<T> for ($($part,)+) {
+            type State = ($($part::State,)+);
+            type Out = ($($part::Out,)+);
+
+            fn start(&self) -> Self::State {
+                ($(self.$at.start(),)+)
+            }
+
+            fn add(&self, state: &mut Self::State, row: &T, time: Timestamp) {
+                $(self.$at.add(&mut state.$at, row, time);)+
+            }
+
+            fn merge(&self, state: &mut Self::State, other: &Self::State) {
+                $(self.$at.merge(&mut state.$at, &other.$at);)+
+            }
+
+            fn result(&self, state: &Self::State) -> Self::Out {
+                ($(self.$at.result(&state.$at),)+)
+            }
+        }
+    )*};
+}
+tuples! {
+    (A 0)
+    (A 0, B 1)
+    (A 0, B 1, C 2)
+    (A 0, B 1, C 2, D 3)
+    (A 0, B 1, C 2, D 3, E 4)
+    (A 0, B 1, C 2, D 3, E 4, F 5)
+    (A 0, B 1, C 2, D 3, E 4, F 5, G 6)
+    (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::of;
+    use super::super::{count, max, sum};
+
+    #[test]
+    fn each_part_gives_what_it_gives_alone() {
+        let all = (count(), sum(|n: &i64| *n), max(|n: &i64| *n));
+        assert_eq!(of(&all, &[4, 1, 3]), (3, 8, Some(4)));
+    }
+}

@@ -1,0 +1,179 @@
+//! [`EventTime`]: rows get the time that stands in one of their columns, and watermarks follow.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+
+use super::rows::{rejected_port, rejected_rows};
+use super::schema::{describe_type, timestamp};
+use super::{ExprError, keep};
+use crate::suggest::did_you_mean;
+use crate::watermarks::{Progress, Watermarks, tell, wake};
+use crate::{
+    Batch, Cause, Code, Fault, Operator, Outbox, Parts, PortType, Result, StateVisitor, Timestamp, Turn, Watermark,
+};
+
+/// Rows that are refused, each with the reason.
+type Refused = Vec<(usize, Cause)>;
+
+/// Gives each row the event time that stands in a column, and tells how far event time has come. Rows without a time, and
+/// those too far ahead of their message, go to the port [`REJECTED`](super::REJECTED), number 1. Watermarks from upstream
+/// end here.
+pub struct EventTime {
+    schema: SchemaRef,
+    column: usize,
+    progress: Progress,
+}
+
+impl EventTime {
+    /// The operator for rows with the columns of `schema`, one of which holds the times.
+    ///
+    /// # Errors
+    /// There is no such column, or it is no timestamp.
+    pub fn new(schema: &SchemaRef, column: &str, watermarks: Watermarks) -> Result<Self, ExprError> {
+        let Ok(at) = schema.index_of(column) else {
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let error = ExprError::new(format!("there is no column `{column}`")).within(0..column.len());
+            return Err(error.help(did_you_mean(column, "columns", names)));
+        };
+        let data_type = schema.field(at).data_type();
+        if data_type != &timestamp() {
+            let what = format!("column `{column}` is {}, and an event time is a timestamp", describe_type(data_type));
+            let help = "declare it as `timestamp`, or compute it with `set` and take the event time there";
+            return Err(ExprError::new(what).within(0..column.len()).help(help.to_owned()));
+        }
+        Ok(EventTime { schema: Arc::clone(schema), column: at, progress: Progress::new(watermarks) })
+    }
+
+    /// The columns, which are those of the input.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The time of each row, or why it has none.
+    fn times(&self, batch: &Batch<RecordBatch>) -> Result<(Vec<Timestamp>, Refused)> {
+        let column = batch.rows().column(self.column);
+        let column = column.as_primitive_opt::<TimestampMicrosecondType>();
+        let column = column.ok_or_else(|| Fault::bug("the event time is no timestamp"))?;
+        let times: Vec<Timestamp> = column.values().iter().copied().map(Timestamp::from_micros).collect();
+        let mut refused = Vec::new();
+        if column.null_count() > 0 || batch.origins().is_some() {
+            for (row, time) in times.iter().enumerate() {
+                let origin = batch.origins().and_then(|origins| origins.get(row));
+                let judged = match column.is_null(row) {
+                    true => Err(Cause::new(Code::EventTime, "its event time is null")),
+                    false => self.progress.judge(*time, origin),
+                };
+                refused.extend(judged.err().map(|cause| (row, cause)));
+            }
+        }
+        Ok((times, refused))
+    }
+}
+
+impl Operator for EventTime {
+    type In = RecordBatch;
+    type Out = RecordBatch;
+
+    fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let (times, refused) = self.times(&batch)?;
+        let stay = (!refused.is_empty()).then(|| {
+            let mut stay = vec![true; batch.len()];
+            for (row, _) in &refused {
+                if let Some(stay) = stay.get_mut(*row) {
+                    *stay = false;
+                }
+            }
+            BooleanArray::from(stay)
+        });
+        if stay.is_some() {
+            out.send_port(1, rejected_rows(batch.rows(), batch.times(), batch.origins(), refused)?);
+        }
+        let Parts { rows, origins, weight, .. } = batch.into_parts();
+        let mut batch = Batch::from_parts(Parts { times, rows, origins, weight })?;
+        if let Some(stay) = stay {
+            batch = keep(batch, &stay)?;
+        }
+        match (self.progress.is_per_subject(), batch.origins()) {
+            (true, Some(origins)) => {
+                for (row, time) in batch.times().iter().enumerate() {
+                    self.progress.saw(origins.get(row).map_or("", |origin| origin.subject()), *time);
+                }
+            }
+            _ => {
+                if let Some(highest) = batch.times().iter().max() {
+                    self.progress.saw("", *highest);
+                }
+            }
+        }
+        out.send(batch);
+        tell(&mut self.progress, out);
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        if now == Timestamp::MAX {
+            out.watermark(Watermark::At(now));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        wake(&mut self.progress, out);
+        Ok(Turn::Done)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        self.progress.state(visit)
+    }
+
+    fn makes_watermarks(&self) -> bool {
+        true
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![rejected_port(1, true)]
+    }
+}
+
+impl fmt::Debug for EventTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventTime({:?})", self.progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::columnar::tests::{at_port, rejected, rows, run};
+    use crate::watermarks::bounded_lateness;
+
+    const COLUMNS: &[(&str, &str)] = &[("n", "int64"), ("at", "timestamp")];
+
+    fn event_time(column: &str) -> Result<EventTime, ExprError> {
+        let schema = rows(COLUMNS, &["{}"]).rows().schema();
+        EventTime::new(&schema, column, bounded_lateness(Duration::from_secs(5)))
+    }
+
+    #[test]
+    fn rows_get_the_time_of_the_column_and_those_without_are_rejected() {
+        let batch = rows(COLUMNS, &[r#"{"n":1,"at":"1970-01-01T00:00:07Z"}"#, r#"{"n":2}"#]);
+        let mut operator = event_time("at").unwrap();
+        let mut taken = run(&mut operator, [batch]);
+        assert_eq!(at_port::<RecordBatch>(&mut taken, 0)[0].times(), [Timestamp::from_millis(7_000)]);
+        assert_eq!(rejected(&mut taken, 1), [(r#"{"n":2,"at":null}"#.to_owned(), "its event time is null".to_owned())]);
+        assert_eq!(operator.progress.news(), None, "the watermark was told");
+    }
+
+    #[test]
+    fn what_is_no_timestamp_or_is_not_there_is_refused_with_the_way_out() {
+        let text = event_time("n").unwrap_err().to_string();
+        assert!(text.contains("is int64") && text.contains("timestamp"), "{text}");
+        let text = event_time("att").unwrap_err().to_string();
+        assert!(text.contains("no column `att`") && text.contains("`at`"), "{text}");
+    }
+}

@@ -1,0 +1,16 @@
+//! Rows of two streams put together by key and time.
+//!
+//! A join sees both streams as one, of [`Sided`] rows: it is an operator like any other, and its state goes where its keys
+//! go. In windows, rows of both sides are gathered by a window ([`Gathered`]) and then paired.
+
+mod gathered;
+mod interval;
+mod sided;
+mod temporal;
+#[cfg(test)]
+mod tests;
+
+pub use gathered::{Both, Gathered};
+pub use interval::{Interval, IntervalJoin, within};
+pub use sided::{Pair, Sided};
+pub use temporal::TemporalJoin;

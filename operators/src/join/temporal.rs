@@ -1,0 +1,135 @@
+//! [`TemporalJoin`]: each row with the version of a table that was valid at its time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Pair, Sided};
+use crate::window::{KeyOf, late_port, refuse_late};
+use crate::{
+    Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp,
+    Turn,
+};
+
+/// What is held for a key: rows of the left that wait, and the versions of the right that are valid now or later.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Held<L, R> {
+    waiting: BTreeMap<Timestamp, Vec<L>>,
+    versions: BTreeMap<Timestamp, R>,
+}
+
+impl<L, R> Default for Held<L, R> {
+    fn default() -> Self {
+        Held { waiting: BTreeMap::new(), versions: BTreeMap::new() }
+    }
+}
+
+/// Pairs each row of the left with the newest row of the right of its key that is not later than it: rows of the right are
+/// versions of a table.
+///
+/// ```text
+/// right (prices)   5: a          9: b |
+/// left                   7   3        |
+/// pairs                               | 3-  7-a
+/// ```
+///
+/// A row waits until the watermark has come to its time, as an earlier version may still come; rows of one key are given
+/// in the order of time. The newest version of each key is kept for ever: of tables that grow without end, delete keys
+/// upstream.
+pub struct TemporalJoin<L, R, K> {
+    key: KeyOf<Sided<L, R>, K>,
+    held: Keyed<K, Held<L, R>>,
+    timers: Timers<K>,
+    now: Timestamp,
+}
+
+impl<L, R, K: StateKey> TemporalJoin<L, R, K> {
+    /// The join.
+    pub fn new(key: KeyOf<Sided<L, R>, K>) -> Self {
+        TemporalJoin { key, held: Keyed::default(), timers: Timers::default(), now: Timestamp::MIN }
+    }
+}
+
+impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, K> {
+    type In = Vec<Sided<L, R>>;
+    type Out = Vec<Pair<L, R>>;
+
+    fn on_batch(&mut self, batch: Batch<Self::In>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        let Parts { times, rows, origins, .. } = batch.into_parts();
+        for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
+            if time < self.now {
+                refuse_late(row, (time, self.now), origins.as_ref(), at, out);
+                continue;
+            }
+            let key = (self.key)(&row);
+            self.timers.set(shortly_after(time), key.clone());
+            let held = self.held.entry(key).or_default();
+            match row {
+                Sided::Left(row) => held.waiting.entry(time).or_default().push(row),
+                Sided::Right(row) => drop(held.versions.insert(time, row)),
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        let now = now.max(self.now);
+        while let Some((due, key)) = self.timers.next_due(now) {
+            let Some(held) = self.held.get_mut(&key) else { continue };
+            while let Some(entry) = held.waiting.first_entry()
+                && *entry.key() < due
+            {
+                let (time, rows) = entry.remove_entry();
+                let version = held.versions.range(..=time).next_back().map(|(_, version)| version);
+                for row in rows {
+                    out.push(
+                        time,
+                        match version {
+                            Some(version) => Pair::Both(row, version.clone()),
+                            None => Pair::Left(row),
+                        },
+                    );
+                }
+            }
+            // Versions that a newer one has taken the place of, as no row before `due` will come.
+            let newest = held.versions.range(..due).next_back().map(|(time, _)| *time);
+            if let Some(newest) = newest {
+                held.versions = held.versions.split_off(&newest);
+            }
+            if held.waiting.is_empty() && held.versions.is_empty() {
+                self.held.remove(&key);
+            }
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
+        }
+        self.now = now;
+        Ok(Turn::Done)
+    }
+
+    fn on_end(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        self.on_watermark(Timestamp::MAX, out)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.time("now", &mut self.now)?;
+        visit.timers("timers", &mut self.timers)?;
+        visit.keyed("held", &mut self.held)
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![late_port::<Sided<L, R>>()]
+    }
+}
+
+/// A row is due when the watermark is behind its time: another of the same time may come until then.
+fn shortly_after(time: Timestamp) -> Timestamp {
+    Timestamp::from_micros(time.as_micros().saturating_add(1))
+}
+
+impl<L, R, K> fmt::Debug for TemporalJoin<L, R, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TemporalJoin({:?})", self.held)
+    }
+}

@@ -1,0 +1,190 @@
+//! [`Process`]: state and timers by key, for what no other verb does.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::window::KeyOf;
+use crate::{Batch, Keyed, Operator, Outbox, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp, Turn};
+
+/// What a closure of [`Process`] sees and may do: the key it is about, its state, timers, and the way out.
+pub struct Visit<'a, 'o, K, S, U: Send + 'static> {
+    key: &'a K,
+    time: Timestamp,
+    state: &'a mut Option<S>,
+    timers: &'a mut Timers<K>,
+    out: &'a mut Outbox<'o, Vec<U>>,
+}
+
+impl<K: StateKey, S, U: Send + 'static> Visit<'_, '_, K, S, U> {
+    /// The key.
+    pub fn key(&self) -> &K {
+        self.key
+    }
+
+    /// The event time of the row, or the time that the timer was set for.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// The state of the key: set it, change it, or take it to forget the key.
+    pub fn state(&mut self) -> &mut Option<S> {
+        self.state
+    }
+
+    /// Comes back to this key when event time has come to `at`.
+    pub fn set_timer(&mut self, at: Timestamp) {
+        self.timers.set(at, self.key.clone());
+    }
+
+    /// Takes a timer back.
+    pub fn clear_timer(&mut self, at: Timestamp) {
+        self.timers.clear(at, self.key.clone());
+    }
+
+    /// Gives a row, at the time of what this is about.
+    pub fn give(&mut self, row: U) {
+        self.out.push(self.time, row);
+    }
+
+    /// Gives a row at another time.
+    pub fn give_at(&mut self, time: Timestamp, row: U) {
+        self.out.push(time, row);
+    }
+}
+
+impl<K, S, U: Send + 'static> fmt::Debug for Visit<'_, '_, K, S, U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Visit(at {})", self.time)
+    }
+}
+
+/// Calls a closure for each row with the state of its key, and another when event time has come to a timer that one of
+/// them has set. Timers come in the order of time, then of keys.
+pub struct Process<T, K, S, R, W> {
+    key: KeyOf<T, K>,
+    on_row: Arc<R>,
+    on_timer: Arc<W>,
+    state: Keyed<K, S>,
+    timers: Timers<K>,
+}
+
+impl<T, K: StateKey, S, R, W> Process<T, K, S, R, W> {
+    /// The operator that finds keys with `key`.
+    pub fn new(key: KeyOf<T, K>, on_row: Arc<R>, on_timer: Arc<W>) -> Self {
+        Process { key, on_row, on_timer, state: Keyed::default(), timers: Timers::default() }
+    }
+
+    fn visit<U: Send + 'static>(
+        &mut self,
+        key: K,
+        time: Timestamp,
+        out: &mut Outbox<'_, Vec<U>>,
+        call: impl FnOnce(&mut Visit<'_, '_, K, S, U>),
+    ) {
+        let mut state = self.state.remove(&key);
+        call(&mut Visit { key: &key, time, state: &mut state, timers: &mut self.timers, out });
+        if let Some(state) = state {
+            self.state.insert(key, state);
+        }
+    }
+}
+
+/// An operator's types, which the closures alone do not tell.
+pub(crate) struct Typed<T, K, S, U, R, W>(pub(crate) Process<T, K, S, R, W>, std::marker::PhantomData<fn() -> U>);
+
+impl<T, K, S, R, W> Process<T, K, S, R, W>
+where
+    T: Send + 'static,
+    K: StateKey,
+    S: StateValue,
+{
+    /// The operator, as one that gives rows of type `U`.
+    pub fn operator<U>(self) -> impl Operator<In = Vec<T>, Out = Vec<U>>
+    where
+        U: Send + 'static,
+        R: Fn(&mut Visit<'_, '_, K, S, U>, T) + Send + Sync + 'static,
+        W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
+    {
+        Typed(self, std::marker::PhantomData)
+    }
+}
+
+impl<T, K, S, U, R, W> Operator for Typed<T, K, S, U, R, W>
+where
+    T: Send + 'static,
+    K: StateKey,
+    S: StateValue,
+    U: Send + 'static,
+    R: Fn(&mut Visit<'_, '_, K, S, U>, T) + Send + Sync + 'static,
+    W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
+{
+    type In = Vec<T>;
+    type Out = Vec<U>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
+        let on_row = Arc::clone(&self.0.on_row);
+        for (time, row) in batch {
+            let key = (self.0.key)(&row);
+            self.0.visit(key, time, out, |visit| on_row(visit, row));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
+        let on_timer = Arc::clone(&self.0.on_timer);
+        while let Some((at, key)) = self.0.timers.next_due(now) {
+            self.0.visit(key, at, out, |visit| on_timer(visit));
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.timers("timers", &mut self.0.timers)?;
+        visit.keyed("state", &mut self.0.state)
+    }
+}
+
+impl<T, K, S, R, W> fmt::Debug for Process<T, K, S, R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Process({:?}, {:?})", self.state, self.timers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::{Step, steps_do_not_matter};
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    /// Tells of keys that say nothing for 10.
+    fn silence() -> impl Operator<In = Vec<(u8, u32)>, Out = Vec<(u8, u32)>> {
+        let on_row = |visit: &mut Visit<'_, '_, u8, (Timestamp, u32), (u8, u32)>, row: (u8, u32)| {
+            let due = at(visit.time().as_micros() + 10);
+            if let Some((before, _)) = visit.state().replace((due, row.1)) {
+                visit.clear_timer(before);
+            }
+            visit.set_timer(due);
+        };
+        let on_timer = |visit: &mut Visit<'_, '_, u8, (Timestamp, u32), (u8, u32)>| {
+            if let Some((_, last)) = visit.state().take() {
+                let key = *visit.key();
+                visit.give((key, last));
+            }
+        };
+        Process::new(Arc::new(|row: &(u8, u32)| row.0), Arc::new(on_row), Arc::new(on_timer)).operator()
+    }
+
+    #[test]
+    fn timers_come_when_event_time_has_come_so_far_with_the_state_of_their_keys() {
+        let row = |time, key, n| Step::Row(at(time), (key, n));
+        let steps =
+            [row(0, 2, 1), row(0, 1, 2), row(5, 1, 3), Step::Watermark(at(14)), row(15, 2, 4), Step::Watermark(at(15))];
+        assert_eq!(steps_do_not_matter(silence, &steps), [(2, 1), (1, 3)]);
+    }
+}

@@ -1,0 +1,11 @@
+//! Event times of rows, and the watermarks that follow from them.
+
+mod event_time;
+mod progress;
+mod strategy;
+
+pub use event_time::{EventTime, IntoEventTime};
+#[cfg(feature = "columnar")]
+pub(crate) use event_time::{tell, wake};
+pub use progress::Progress;
+pub use strategy::{Watermarks, ascending, bounded_lateness};

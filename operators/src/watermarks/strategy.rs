@@ -1,0 +1,85 @@
+//! [`Watermarks`]: how far event time has come, judged by the rows seen.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How watermarks follow from event times.
+///
+/// The watermark is the highest event time seen, less the lateness that rows may have. It never goes back; a row that is
+/// older than the watermark is late, and operators with windows say what becomes of it.
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream_operators::watermarks::bounded_lateness;
+/// let watermarks = bounded_lateness(Duration::from_secs(5)).idle_after(Duration::from_secs(30)).per_subject();
+/// assert_eq!(watermarks.to_string(), "5s late at most, idle after 30s, per subject");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    pub(super) max_lateness: Duration,
+    pub(super) idle_after: Option<Duration>,
+    pub(super) max_ahead: Option<Duration>,
+    pub(super) per_subject: bool,
+}
+
+/// Rows are out of order by at most `max_lateness`.
+pub fn bounded_lateness(max_lateness: Duration) -> Watermarks {
+    Watermarks { max_lateness, idle_after: None, max_ahead: Some(Watermarks::MAX_AHEAD), per_subject: false }
+}
+
+/// Event times never go back.
+pub fn ascending() -> Watermarks {
+    bounded_lateness(Duration::ZERO)
+}
+
+impl Watermarks {
+    /// How far ahead of the time at which its message was stored an event time may be, unless something else is said.
+    pub const MAX_AHEAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// An input that is silent for so long, on the engine's clock, holds nobody back until it speaks again. (It is
+    /// noticed after one and a half times that at the latest.) Windows that it would have filled may close without it.
+    #[must_use]
+    pub fn idle_after(mut self, span: Duration) -> Self {
+        self.idle_after = Some(span);
+        self
+    }
+
+    /// Each subject has a watermark of its own, and the slowest that is not idle counts: for streams whose producers
+    /// write to a subject each and drift apart. Meant for tens or hundreds of subjects.
+    #[must_use]
+    pub fn per_subject(mut self) -> Self {
+        self.per_subject = true;
+        self
+    }
+
+    /// A row whose event time is more than `span` ahead of the time at which the server stored its message is rejected:
+    /// a producer whose clock is wrong must not close every window. Rows that come from no message are not judged.
+    #[must_use]
+    pub fn max_ahead(mut self, span: Duration) -> Self {
+        self.max_ahead = Some(span);
+        self
+    }
+
+    /// Event times may be as far ahead as they like.
+    #[must_use]
+    pub fn any_time_ahead(mut self) -> Self {
+        self.max_ahead = None;
+        self
+    }
+}
+
+impl fmt::Display for Watermarks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.max_lateness.is_zero() {
+            true => f.write_str("ascending")?,
+            false => write!(f, "{:?} late at most", self.max_lateness)?,
+        }
+        if let Some(span) = self.idle_after {
+            write!(f, ", idle after {span:?}")?;
+        }
+        if self.per_subject {
+            f.write_str(", per subject")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! [`TimeWindowed`]: rows aggregated by key in tumbling or sliding windows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use super::{EmitWindows, Firing, KeyOf, TimeWindows, Windowed, late_port, refuse_late};
+use crate::aggregate::Aggregate;
+use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timestamp, Turn};
+
+/// Aggregates rows by key in windows of equal length. A window gives a result for each of its keys, in the order of keys,
+/// when the watermark reaches its end:
+///
+/// ```text
+/// rows (tumbling, 10)    3  7  12 |    | 8 | 25 |
+/// watermark                       | 11 |   |    | 30
+/// results                         | [0,10) of 3, 7    | [10,20) of 12, [20,30) of 25
+/// late                                 | 8 |
+/// ```
+///
+/// A row is taken in once, by the pane that it falls into: a piece of time that windows share. Results have the last time
+/// of their window.
+pub struct TimeWindowed<T, K, A: Aggregate<T>> {
+    windows: TimeWindows,
+    key: KeyOf<T, K>,
+    aggregate: Arc<A>,
+    panes: BTreeMap<i64, Keyed<K, A::State>>,
+    // How far the watermark has come, and up to which end windows were closed on the way there.
+    now: Timestamp,
+    closed: i64,
+    // What a window that is closing has left to give.
+    closing: std::vec::IntoIter<Windowed<K, A::Out>>,
+    // The open windows whose results changed since they were last given early, by their ends.
+    changed: BTreeSet<(i64, K)>,
+}
+
+impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
+    /// The operator that finds keys with `key`.
+    pub fn new(windows: TimeWindows, key: KeyOf<T, K>, aggregate: Arc<A>) -> Self {
+        TimeWindowed {
+            windows,
+            key,
+            aggregate,
+            panes: BTreeMap::new(),
+            now: Timestamp::MIN,
+            closed: i64::MIN,
+            closing: Vec::new().into_iter(),
+            changed: BTreeSet::new(),
+        }
+    }
+
+    /// The panes of the window that ends at `end`, by their beginnings.
+    fn panes_of(&self, end: i64) -> impl Iterator<Item = &Keyed<K, A::State>> {
+        self.panes.range(end.saturating_sub(self.windows.size)..end).map(|(_, keyed)| keyed)
+    }
+
+    fn result(&self, end: i64, key: K, state: &A::State, firing: Firing) -> Windowed<K, A::Out> {
+        let start = Timestamp::from_micros(end.saturating_sub(self.windows.size));
+        Windowed { key, start, end: Timestamp::from_micros(end), value: self.aggregate.result(state), firing }
+    }
+
+    /// The result of one key in the window that ends at `end`, now.
+    fn result_of(&self, end: i64, key: &K, firing: Firing) -> Option<Windowed<K, A::Out>> {
+        let mut panes = self.panes_of(end).filter_map(|pane| pane.get(key));
+        let mut state = panes.next()?.clone();
+        panes.for_each(|pane| self.aggregate.merge(&mut state, pane));
+        Some(self.result(end, key.clone(), &state, firing))
+    }
+
+    /// All results of the window that ends at `end`, in the order of keys.
+    fn results(&self, end: i64) -> Vec<Windowed<K, A::Out>> {
+        let panes: Vec<_> = self.panes_of(end).collect();
+        let mut results: Vec<_> = match panes.as_slice() {
+            [pane] => pane.iter().map(|(key, state)| self.result(end, key.clone(), state, Firing::OnTime)).collect(),
+            panes => {
+                let mut whole: Keyed<K, A::State> = Keyed::default();
+                for (key, state) in panes.iter().flat_map(|pane| pane.iter()) {
+                    match whole.get_mut(key) {
+                        Some(sum) => self.aggregate.merge(sum, state),
+                        None => drop(whole.insert(key.clone(), state.clone())),
+                    }
+                }
+                whole.iter().map(|(key, state)| self.result(end, key.clone(), state, Firing::OnTime)).collect()
+            }
+        };
+        results.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        results
+    }
+
+    /// Where the next window ends that has rows and is not closed yet.
+    fn next_end(&self) -> Option<i64> {
+        let from = self.closed.saturating_sub(self.windows.size);
+        let ends =
+            self.panes.range(from..).map(|(pane, _)| *pane).filter(|pane| self.windows.last_end(*pane) > self.closed);
+        ends.map(|pane| self.windows.first_end(pane, self.closed)).next()
+    }
+
+    /// Gives what the closing window has left, and closes the next, until `now`.
+    fn close(&mut self, now: Timestamp, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) -> Turn {
+        loop {
+            for result in self.closing.by_ref() {
+                out.push(last_of(result.end), result);
+                if !out.has_room() {
+                    return Turn::Again;
+                }
+            }
+            match self.next_end().filter(|end| *end <= now.as_micros()) {
+                Some(end) => {
+                    self.closing = self.results(end).into_iter();
+                    self.closed = end;
+                    self.changed.retain(|(open, _)| *open > end);
+                }
+                None => break,
+            }
+        }
+        self.closed = self.closed.max(now.as_micros());
+        while let Some(entry) = self.panes.first_entry()
+            && self.windows.gone_at(self.windows.last_end(*entry.key())) <= now
+        {
+            entry.remove();
+        }
+        Turn::Done
+    }
+
+    /// Gives results before their windows are closed, or again after they were.
+    fn update(&mut self, pane: i64, key: &K, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) {
+        let mut after = self.now.as_micros().saturating_sub(micros(self.windows.allowed_lateness));
+        loop {
+            let end = self.windows.first_end(pane, after);
+            if end > self.windows.last_end(pane) {
+                break;
+            }
+            after = end;
+            let firing = if Timestamp::from_micros(end) <= self.now { Firing::Late } else { Firing::Early };
+            match (firing, self.windows.emit) {
+                (Firing::Late, _) | (_, EmitWindows::OnUpdate) => {
+                    if let Some(result) = self.result_of(end, key, firing) {
+                        out.push(last_of(result.end), result);
+                    }
+                }
+                (_, EmitWindows::Every(_)) => drop(self.changed.insert((end, key.clone()))),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The last time in a window that ends at `end`.
+pub(super) fn last_of(end: Timestamp) -> Timestamp {
+    Timestamp::from_micros(end.as_micros().saturating_sub(1))
+}
+
+fn micros(span: std::time::Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<T, K, A> {
+    type In = Vec<T>;
+    type Out = Vec<Windowed<K, A::Out>>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        let Parts { times, rows, origins, .. } = batch.into_parts();
+        let before = self.changed.is_empty();
+        for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
+            let Some(pane) = self.windows.pane_of(time) else { continue };
+            let last_end = self.windows.last_end(pane);
+            if self.windows.gone_at(last_end) <= self.now {
+                refuse_late(row, (time, self.now), origins.as_ref(), at, out);
+                continue;
+            }
+            let key = (self.key)(&row);
+            let keyed = self.panes.entry(pane).or_default();
+            match keyed.get_mut(&key) {
+                Some(state) => self.aggregate.add(state, &row, time),
+                None => {
+                    let mut state = self.aggregate.start();
+                    self.aggregate.add(&mut state, &row, time);
+                    keyed.insert(key.clone(), state);
+                }
+            }
+            if self.windows.emit != EmitWindows::OnClose || self.windows.first_end(pane, i64::MIN) <= self.closed {
+                self.update(pane, &key, out);
+            }
+        }
+        if let EmitWindows::Every(span) = self.windows.emit
+            && before
+            && !self.changed.is_empty()
+        {
+            out.wake_after(span);
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        let now = now.max(self.now);
+        let turn = self.close(now, out);
+        if turn == Turn::Done {
+            self.now = now;
+        }
+        Ok(turn)
+    }
+
+    fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        for (end, key) in std::mem::take(&mut self.changed) {
+            if let Some(result) = self.result_of(end, &key, Firing::Early) {
+                out.push(last_of(result.end), result);
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_end(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        self.on_watermark(Timestamp::MAX, out)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.time("now", &mut self.now)?;
+        self.closed = self.now.as_micros();
+        let panes = self.panes.iter();
+        let entries =
+            panes.flat_map(|(pane, keyed)| keyed.sorted().into_iter().map(|(key, state)| (key, (*pane, state))));
+        if let Some(restored) = visit.entries::<K, (i64, A::State), _>("panes", entries)? {
+            self.panes.clear();
+            for (key, (pane, state)) in restored {
+                self.panes.entry(pane).or_default().insert(key, state);
+            }
+        }
+        Ok(())
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![late_port::<T>()]
+    }
+}
+
+impl<T, K, A: Aggregate<T>> fmt::Debug for TimeWindowed<T, K, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TimeWindowed({}, {} panes)", self.windows, self.panes.len())
+    }
+}
