@@ -86,6 +86,23 @@ async fn orders() {
 }
 
 #[tokio::test]
+async fn orders_per_minute() {
+    let order = |id: &str, customer: &str, amount: f64, seconds: u64| {
+        format!(r#"{{"id":"{id}","customer":"{customer}","amount":{amount},"placed_at":{}}}"#, seconds * 1_000_000)
+    };
+    // The last one takes event time far enough to close the first minute, and is in another that stays open.
+    let orders = [
+        order("1", "ann", 20.0, 10),
+        order("2", "bob", 5.0, 20),
+        order("3", "ann", 30.0, 59),
+        order("4", "bob", 40.0, 70),
+    ];
+    let orders: Vec<&str> = orders.iter().map(String::as_str).collect();
+    let expected = [("totals.minute", r#"{"customer":"ann","window_start":0,"orders":2,"total":50.0}"#)];
+    run(env!("CARGO_BIN_EXE_orders_per_minute"), ("ORDERS", &orders), &["TOTALS"], &expected).await;
+}
+
+#[tokio::test]
 async fn enrichment() {
     let orders = [r#"{"id":1,"customer":7}"#, r#"{"id":2,"customer":0}"#];
     let expected =
@@ -145,10 +162,12 @@ fn orders_in_rust_and_in_a_file_are_the_same_graph() {
 }
 
 #[tokio::test]
-async fn the_tests_of_the_file_pass() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("orders.toml");
-    let outcomes = millstream::file::run_tests(&path, &millstream::connectors::registry(), None).await;
-    let outcomes = outcomes.unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(outcomes.len(), 2);
-    assert!(outcomes.iter().all(|outcome| outcome.failure.is_none()), "{outcomes:#?}");
+async fn the_tests_of_the_files_pass() {
+    for (file, tests) in [("orders.toml", 2), ("orders_per_minute.toml", 1)] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let outcomes = millstream::file::run_tests(&path, &millstream::connectors::registry(), None).await;
+        let outcomes = outcomes.unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(outcomes.len(), tests);
+        assert!(outcomes.iter().all(|outcome| outcome.failure.is_none()), "{outcomes:#?}");
+    }
 }

@@ -6,9 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, UInt64Type};
 use millstream::checkpoint::{MemoryStore, Store};
 use millstream::engine::Ended;
-use millstream::pipelines::graph::Graph;
+use millstream::operators::{Epoch, Sink};
+use millstream::pipelines::dsl::{Frame, OnRejected};
+use millstream::pipelines::graph::{Graph, erase_sink};
 use millstream::prelude::*;
 use millstream::testkit::{CollectSink, Collected, Flow, ListSource};
 use millstream_tests::support::Dice;
@@ -111,6 +116,87 @@ async fn windows_give_what_a_batch_gives_over_crashes_and_rescaling() {
         let mut expected: BTreeMap<(u64, i64), (u64, u64)> = BTreeMap::new();
         for (key, time, number) in events {
             let starts = (-10..60).map(|n| n * 2_000_000).filter(|start| *start <= time && time < start + 5_000_000);
+            for start in starts {
+                let sums = expected.entry((key, start)).or_default();
+                (sums.0, sums.1) = (sums.0 + 1, sums.1 + number);
+            }
+        }
+        assert!(out.rows().len() > expected.len(), "nothing was repeated: the kills came too late");
+        assert_eq!(without_repeats(out.rows()), expected, "seed {seed}");
+    }
+}
+
+/// Events as columns.
+struct ToColumns;
+
+impl Operator for ToColumns {
+    type In = Vec<Event>;
+    type Out = RecordBatch;
+
+    fn on_batch(&mut self, batch: Batch<Vec<Event>>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        out.send(batch.map_rows(|events| columns(&events))?);
+        Ok(Turn::Done)
+    }
+}
+
+fn columns(events: &[Event]) -> RecordBatch {
+    let int = |f: fn(&Event) -> u64| -> ArrayRef { Arc::new(events.iter().map(f).collect::<UInt64Array>()) };
+    let times = TimestampMicrosecondArray::from_iter_values(events.iter().map(|event| event.1));
+    let columns =
+        [("key", int(|event| event.0)), ("number", int(|event| event.2)), ("at", Arc::new(times.with_timezone("UTC")))];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// Keeps what comes of windows: key and start, rows and sum.
+#[derive(Clone)]
+struct Results(Collected<((u64, i64), (u64, u64))>);
+
+impl Sink for Results {
+    type In = RecordBatch;
+
+    async fn write(&mut self, batch: Batch<RecordBatch>) -> Result {
+        let rows = batch.rows();
+        let column = |name: &str| cast(rows.column_by_name(name).unwrap(), &DataType::UInt64).unwrap();
+        let [key, start, count, sum] = ["key", "window_start", "rows", "sum"].map(column);
+        let value = |column: &ArrayRef, row: usize| column.as_primitive::<UInt64Type>().value(row);
+        let row = |row| {
+            let start = i64::try_from(value(&start, row)).unwrap();
+            ((value(&key, row), start), (value(&count, row), value(&sum, row)))
+        };
+        self.0.add((0..rows.num_rows()).map(row));
+        Ok(())
+    }
+
+    async fn flush(&mut self, _: Epoch) -> Result {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_of_columns_give_what_a_batch_gives_over_crashes_and_rescaling() {
+    for seed in 0..6 {
+        let events: Vec<Event> =
+            events(&mut Dice::new(seed), 6_000).into_iter().filter(|event| event.1 >= 10_000_000).collect();
+        let (rows, out) = (ListSource::new([]).at_once(50), Collected::default());
+        let graph = |subtasks, ends| {
+            let pipeline = Pipeline::new("sums").settings(|settings| settings.parallelism = subtasks);
+            let watermarks = bounded_lateness(Duration::from_micros(LATE.unsigned_abs()));
+            let events = pipeline.source("events", list(ends, &rows));
+            let results = Results(out.clone());
+            Frame::of(events, "columns", "columns", &columns(&[]).schema(), |_| Ok(ToColumns))
+                .on_rejected(OnRejected::Stop)
+                .event_time("timed", "at", watermarks)
+                .key_by(["key"])
+                .window(sliding(Duration::from_secs(5), Duration::from_secs(2)))
+                .aggregate("sums", [("rows", "count(*)"), ("sum", "sum(number)")])
+                .parallelism(subtasks)
+                .end("out", "collect", Arc::new(move |_| Ok(erase_sink(results.clone()))));
+            pipeline.build().unwrap()
+        };
+        in_three_runs(&[&rows], &[in_parts(events.clone())], graph).await;
+        let mut expected: BTreeMap<(u64, i64), (u64, u64)> = BTreeMap::new();
+        for (key, time, number) in events {
+            let starts = (0..60).map(|n| n * 2_000_000).filter(|start| *start <= time && time < start + 5_000_000);
             for start in starts {
                 let sums = expected.entry((key, start)).or_default();
                 (sums.0, sums.1) = (sums.0 + 1, sums.1 + number);

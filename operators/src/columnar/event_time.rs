@@ -149,7 +149,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::columnar::tests::{at_port, rejected, rows, run};
+    use crate::columnar::tests::{at_port, cut, joined, rejected, rows, run};
     use crate::watermarks::bounded_lateness;
 
     const COLUMNS: &[(&str, &str)] = &[("n", "int64"), ("at", "timestamp")];
@@ -167,6 +167,20 @@ mod tests {
         assert_eq!(at_port::<RecordBatch>(&mut taken, 0)[0].times(), [Timestamp::from_millis(7_000)]);
         assert_eq!(rejected(&mut taken, 1), [(r#"{"n":2,"at":null}"#.to_owned(), "its event time is null".to_owned())]);
         assert_eq!(operator.progress.news(), None, "the watermark was told");
+    }
+
+    #[test]
+    fn it_does_not_matter_where_batches_are_cut() {
+        let line = |n: i32| if n % 3 == 0 { format!("{{\"n\":{n}}}") } else { format!("{{\"n\":{n},\"at\":{n}}}") };
+        let lines: Vec<String> = (0..9).map(line).collect();
+        let batch = rows(COLUMNS, &lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut whole = run(&mut event_time("at").unwrap(), [batch.clone()]);
+        for cuts in [&[1][..], &[3, 4], &[2, 5, 8]] {
+            let mut parts = run(&mut event_time("at").unwrap(), cut(&batch, cuts));
+            assert_eq!(joined(&mut parts, 0), joined(&mut run(&mut event_time("at").unwrap(), [batch.clone()]), 0));
+            assert_eq!(rejected(&mut parts, 1).len(), 3);
+        }
+        assert_eq!(rejected(&mut whole, 1).len(), 3);
     }
 
     #[test]

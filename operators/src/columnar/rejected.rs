@@ -73,7 +73,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::columnar::tests::{joined, lines, run};
+    use crate::columnar::tests::{cut, joined, lines, run};
     use crate::origin::tests::numbered;
     use crate::{Cause, Code, Timestamp};
 
@@ -87,6 +87,18 @@ mod tests {
         assert_eq!(row["row"], json!("{\"a\u{fffd}"));
         assert_eq!((&row["reason"], &row["node"], &row["byte"]), (&json!("decode"), &json!("orders"), &json!(3)));
         assert_eq!(row["sequence"], json!(0));
+    }
+
+    #[test]
+    fn it_does_not_matter_where_batches_are_cut() {
+        let rejected = |n: u8| Rejected { row: Bytes::from(vec![b'0' + n]), cause: Cause::operator(n) };
+        let times = (0..9).map(Timestamp::from_micros).collect();
+        let batch = Batch::new(times, (0..9).map(rejected).collect::<Vec<_>>()).unwrap();
+        let batch = batch.with_origins(numbered(9)).unwrap();
+        let whole = joined(&mut run(&mut RejectedColumns, [batch.clone()]), 0);
+        for cuts in [&[1][..], &[3, 4], &[2, 5, 8]] {
+            assert_eq!(joined(&mut run(&mut RejectedColumns, cut(&batch, cuts)), 0), whole);
+        }
     }
 
     #[test]

@@ -125,6 +125,27 @@ impl<'a> StateVisitor<'a> {
         Ok(())
     }
 
+    /// Visits state that an operator encodes by itself: `save` gives the bytes of each key group when there is something to
+    /// save; otherwise those that were saved come back.
+    ///
+    /// # Errors
+    /// What `save` says.
+    pub fn groups(
+        &mut self,
+        name: &str,
+        save: impl FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>>,
+    ) -> Result<Option<Vec<Bytes>>> {
+        match &mut self.0 {
+            Mode::Save(saved, key_groups) => {
+                let groups = save(*key_groups)?;
+                let groups = groups.into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect();
+                saved.groups.insert(name.to_owned(), groups);
+                Ok(None)
+            }
+            Mode::Restore(saved) => Ok(saved.groups.get(name).map(|groups| groups.values().cloned().collect())),
+        }
+    }
+
     /// Visits whatever an operator keeps as entries with a key each: saves those that it is given, which must be in an
     /// order that depends on what they are alone, or gives those that were saved.
     ///

@@ -80,6 +80,16 @@ impl TimeWindows {
         a
     }
 
+    /// How long a window is.
+    pub(crate) fn size(&self) -> i64 {
+        self.size
+    }
+
+    /// How long windows stay after their end.
+    pub(crate) fn allowed_lateness_span(&self) -> Duration {
+        self.allowed_lateness
+    }
+
     fn floor(&self, time: i64, step: i64) -> i64 {
         let since = i128::from(time) - i128::from(self.offset);
         let start = since.div_euclid(i128::from(step)) * i128::from(step) + i128::from(self.offset);

@@ -1,7 +1,7 @@
 //! [`load`]: from the text of a file to a pipeline, or to everything that is wrong with it.
 
 use std::any::Any;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use super::unit_test::{self, UnitTest};
 use super::validate::Check;
 use super::variables::Outside;
 use super::{FileSettings, Mistake, Report, Table, Value};
-use crate::dsl::{Frame, OnRejected, Outlet, Pipeline, SinkNode, SourceNode};
+use crate::dsl::{Frame, OnRejected, Pipeline, SinkNode, SourceNode};
 use crate::graph::{Graph, UNREAD, check};
-use crate::registry::{Common, Ends, Registry, RejectedWord, Section, StandIn, Wiring, schema_of};
+use crate::registry::{Common, Ends, Outlets, Registry, RejectedWord, Section, StandIn, Unknown, Wiring, schema_of};
 
 type Variable<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
 type SecretFile<'a> = Box<dyn Fn(&str) -> Result<String, String> + 'a>;
@@ -290,7 +290,7 @@ impl<'f> Reader<'_, 'f> {
             pipeline.configure(|to| settings.apply(to));
         }
         let nodes = std::mem::take(&mut self.nodes);
-        let mut wired = Wired { rows: HashMap::new(), outlets: HashMap::new(), named: HashSet::new() };
+        let mut wired = Wired { rows: HashMap::new(), outlets: Outlets::default() };
         let default = settings.and_then(|settings| settings.on_error.clone());
         for index in self.order(&nodes) {
             if let Some(node) = nodes.get(index) {
@@ -298,8 +298,7 @@ impl<'f> Reader<'_, 'f> {
             }
         }
         for node in nodes.iter().filter(|node| node.is_outlet()) {
-            let used = |outlet: &Outlet| outlet.is_used() || wired.named.contains(outlet.name());
-            if wired.outlets.get(&node.name).is_some_and(|outlet| !used(outlet)) {
+            if wired.outlets.is_unused(&node.name) {
                 let what = format!("nothing is sent to `{}`", node.name);
                 let help = format!(
                     "give it a `from`, or say `on_error = {{ send_to = \"{}\" }}` where rows are rejected",
@@ -402,7 +401,15 @@ impl<'f> Reader<'_, 'f> {
             Common::Records(keys) => Common::Records(keys.clone()),
             Common::Other => Common::Other,
         };
-        let mut wiring = Wiring::new(pipeline, &node.name, input.clone(), common, on_rejected, &self.options.ends);
+        let mut wiring = Wiring::new(
+            pipeline,
+            &node.name,
+            input.clone(),
+            common,
+            on_rejected,
+            &self.options.ends,
+            &mut wired.outlets,
+        );
         if let Err(error) = wire_kind(ready, &mut wiring) {
             self.mistakes.push(Mistake::at(error.span(), error.message()));
             return wired.nothing(node, pipeline);
@@ -420,7 +427,7 @@ impl<'f> Reader<'_, 'f> {
             wired.rows.insert(key, rows);
         }
         if let Some(outlet) = outlet {
-            wired.outlets.insert(node.name.clone(), outlet);
+            wired.outlets.add(&node.name, outlet);
         }
     }
 
@@ -452,26 +459,12 @@ impl<'f> Reader<'_, 'f> {
         word: Option<&RejectedWord>,
         wired: &mut Wired,
     ) -> Option<OnRejected> {
-        match word? {
-            RejectedWord::Stop => Some(OnRejected::Stop),
-            RejectedWord::Drop => Some(OnRejected::Drop),
-            RejectedWord::SendTo(name) => {
-                wired.named.insert(name.clone());
-                if let Some(outlet) = wired.outlets.get(name) {
-                    return Some(OnRejected::To(outlet.clone()));
-                }
-                if !wired.broken_outlet(name) {
-                    let known: Vec<&str> = wired.outlets.keys().map(String::as_str).collect();
-                    let what = format!("`{name}` is no sink of rejected rows");
-                    let help = did_you_mean(name, "sinks without a `from`", known)
-                        .unwrap_or_else(|| format!("add `[sinks.{name}]` without a `from`"));
-                    let at = node.setting("on_error.send_to").map_or_else(|| node.at.clone(), Spanned::span);
-                    self.mistakes.push(Mistake::at(at, what).help(help));
-                }
-                // The mistake is noted; that rows are rejected into nothing is not another.
-                Some(OnRejected::Drop)
-            }
-        }
+        let resolved = wired.outlets.resolve(word?);
+        Some(resolved.unwrap_or_else(|Unknown { what, help }| {
+            let at = node.setting("on_error.send_to").map_or_else(|| node.at.clone(), Spanned::span);
+            self.mistakes.push(Mistake::at(at, what).help(help));
+            OnRejected::Drop
+        }))
     }
 }
 
@@ -482,18 +475,13 @@ fn wire_kind(ready: &Ready<'_>, wiring: &mut Wiring<'_>) -> Result<(), toml::de:
 /// What the nodes that were wired give, by name and output.
 struct Wired {
     rows: HashMap<String, Frame>,
-    outlets: HashMap<String, Outlet>,
-    /// Sinks of rejected rows that an `on_error` names, whether or not there can be any.
-    named: HashSet<String>,
+    outlets: Outlets,
 }
 
 impl Wired {
     /// Notes that a node gives nothing because something is wrong with it.
     fn nothing(&mut self, node: &NodeTable<'_>, pipeline: &Pipeline) {
         self.rows.insert(node.name.clone(), Frame::nowhere(pipeline.clone()));
-    }
-
-    fn broken_outlet(&self, name: &str) -> bool {
-        self.rows.get(name).is_some_and(Frame::is_broken)
+        self.outlets.add_broken(&node.name);
     }
 }

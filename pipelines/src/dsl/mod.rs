@@ -22,7 +22,7 @@ mod windowed;
 pub use columns::{ColumnsFrom, ColumnsTo, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
-pub use frame::Frame;
+pub use frame::{Frame, KeyedFrame, WindowedFrame};
 pub use joined::{How, Join};
 pub use keyed::KeyedStream;
 pub use pipeline::Pipeline;

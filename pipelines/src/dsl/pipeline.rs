@@ -116,6 +116,11 @@ impl Pipeline {
         self.lock().graph.readers(port).last().map(|edge| edge.to)
     }
 
+    /// The node of this name, if there is one already.
+    pub(super) fn node_named(&self, name: &str) -> Option<NodeId> {
+        self.lock().graph.nodes.iter().position(|node| node.name == name).map(NodeId)
+    }
+
     pub(super) fn name_of(&self, id: NodeId) -> String {
         self.lock().graph.node(id).map(|node| node.name.clone()).unwrap_or_default()
     }

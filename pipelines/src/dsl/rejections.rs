@@ -22,13 +22,15 @@ pub enum OnRejected {
 
 impl OnRejected {
     /// Ends the rejected rows of the node `of` in the way that was chosen.
-    pub(super) fn end(&self, rejected: Stream<Rejected<Bytes>>, of: &str) {
+    pub(in crate::dsl) fn end(&self, rejected: Stream<Rejected<Bytes>>, of: &str) {
         // A part of a node has no parts of its own.
-        let of = of.split('/').next().unwrap_or_default();
-        match self {
-            OnRejected::Stop => rejected.stop(&format!("{of}/rejected")),
-            OnRejected::Drop => rejected.discard(&format!("{of}/rejected")),
-            OnRejected::To(outlet) => outlet.take(rejected),
+        let of = format!("{}/rejected", of.split('/').next().unwrap_or_default());
+        match (self, rejected.pipeline().node_named(&of)) {
+            (OnRejected::To(outlet), _) => outlet.take(rejected),
+            // Several parts of a node may reject rows, which end in one place.
+            (_, Some(node)) => rejected.enter(InPort { node, port: 0 }),
+            (OnRejected::Stop, None) => rejected.stop(&of),
+            (OnRejected::Drop, None) => rejected.discard(&of),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The keys that all nodes of one place in a pipeline file share.
 
 use millstream_operators::columnar::{DecodeFormat, EncodeFormat, Meta};
+use millstream_operators::watermarks::{Watermarks, bounded_lateness};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Ordered, Size};
+use super::{Ordered, Size, Span};
 
 /// What becomes of rows that a node rejects.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -143,9 +144,43 @@ pub(crate) struct Payloads {
     /// More columns, about the message: `subject = "subject"`, `trace = { header = "traceparent" }`.
     #[serde(default)]
     pub(crate) meta: Ordered<MetaWord>,
+    /// When what a row tells of happened: `{ column = "placed_at", max_lateness = "5s" }`. Windows and joins go by it.
+    #[serde(default)]
+    pub(crate) event_time: Option<EventTimeKeys>,
     /// What becomes of messages that are no such rows.
     #[serde(default)]
     pub(crate) on_error: Option<RejectedWord>,
+}
+
+/// When what a row tells of happened, and how far event time has come.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub(crate) struct EventTimeKeys {
+    /// The column of timestamps.
+    pub(crate) column: String,
+    /// How much out of order rows may be: windows close so much later.
+    pub(crate) max_lateness: Span,
+    /// An input that is silent for so long holds nobody back.
+    #[serde(default)]
+    idle_after: Option<Span>,
+    /// A row so far ahead of the time at which its message was stored is rejected: 1d if not given.
+    #[serde(default)]
+    max_ahead: Option<Span>,
+    /// Each subject has a watermark of its own, and the slowest counts.
+    #[serde(default)]
+    per_subject: bool,
+}
+
+impl EventTimeKeys {
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        let mut watermarks = bounded_lateness(self.max_lateness.0);
+        if let Some(span) = self.idle_after {
+            watermarks = watermarks.idle_after(span.0);
+        }
+        if let Some(span) = self.max_ahead {
+            watermarks = watermarks.max_ahead(span.0);
+        }
+        if self.per_subject { watermarks.per_subject() } else { watermarks }
+    }
 }
 
 /// The keys of a source of rows.

@@ -4,6 +4,7 @@
 //! registry of this crate has the steps; the runtime adds its connectors, and users add kinds of their own.
 
 mod common;
+mod outlets;
 mod schema;
 mod steps;
 mod units;
@@ -20,6 +21,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 pub use common::{OneOrMany, RejectedWord};
 pub(crate) use common::{Payloads, Records, RejectedRows, Rows, StepKeys};
+pub(crate) use outlets::{Outlets, Unknown};
 pub use schema::file_schema;
 pub(crate) use units::{DURATION, SIZE};
 pub use units::{Ordered, Size, Span};

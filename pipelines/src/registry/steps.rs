@@ -3,11 +3,21 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Ordered, Registry, Span, Spec, Wiring};
+use millstream_operators::window::{sliding, tumbling};
+
+use super::common::EventTimeKeys;
+use super::{Ordered, Registry, RejectedWord, Span, Spec, Wiring};
 
 pub(super) fn all(registry: Registry) -> Registry {
     let registry = registry.step::<Filter>().step::<Set>().step::<Select>().step::<Drop>();
-    registry.step::<Explode>().step::<Route>().step::<Merge>().step::<Throttle>().step::<Sample>().step::<Rebalance>()
+    let registry = registry
+        .step::<Explode>()
+        .step::<Route>()
+        .step::<Merge>()
+        .step::<Throttle>()
+        .step::<Sample>()
+        .step::<Rebalance>();
+    registry.step::<EventTime>().step::<Window>().step::<Dedup>()
 }
 
 /// Rows for which an expression is true go on.
@@ -216,6 +226,115 @@ impl Spec for Rebalance {
             wiring.problem(wiring.wrong("`rebalance` is `true`, or is not there").in_setting("rebalance"));
         }
         let rows = wiring.input().merge(wiring.name(), []).rebalance();
+        wiring.output(rows);
+    }
+}
+
+/// Rows get the event time that stands in one of their columns, and watermarks follow.
+#[derive(Deserialize, JsonSchema)]
+struct EventTime {
+    /// `{ column = "placed_at", max_lateness = "5s", idle_after = "30s" }`.
+    event_time: EventTimeKeys,
+}
+
+impl Spec for EventTime {
+    const KIND: &'static str = "event_time";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let keys = self.event_time;
+        let rows = wiring.input().event_time(wiring.name(), &keys.column, keys.watermarks());
+        wiring.output(rows);
+    }
+}
+
+/// Rows are aggregated by key in windows of event time. What comes of it has the columns of `key_by`, `window_start`,
+/// `window_end` and those of `aggregate`.
+#[derive(Deserialize, JsonSchema)]
+struct Window {
+    /// The columns whose values make a group; none for one group of all rows.
+    #[serde(default)]
+    key_by: Vec<String>,
+    /// The windows: `{ tumbling = "1m" }`, or `{ sliding = "5m", every = "1m" }`.
+    window: Windows,
+    /// Columns and their SQL expressions over aggregates: `{ orders = "count(*)", total = "sum(amount)" }`.
+    aggregate: Ordered<String>,
+    /// What becomes of rows that come after their windows are closed; they are counted and dropped if not given.
+    #[serde(default)]
+    late: Option<RejectedWord>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Windows {
+    /// The length of windows that follow each other.
+    #[serde(default)]
+    tumbling: Option<Span>,
+    /// The length of windows that overlap.
+    #[serde(default)]
+    sliding: Option<Span>,
+    /// How long after each other sliding windows begin.
+    #[serde(default)]
+    every: Option<Span>,
+    /// How long after the watermark has passed their end rows may still change them.
+    #[serde(default)]
+    allowed_lateness: Option<Span>,
+    /// How long after midnight (UTC) they begin.
+    #[serde(default)]
+    offset: Option<Span>,
+}
+
+impl Spec for Window {
+    const KIND: &'static str = "window";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let keys = self.window;
+        let windows = match (keys.tumbling, keys.sliding, keys.every) {
+            (Some(size), None, None) => tumbling(size.0),
+            (None, Some(size), Some(every)) => sliding(size.0, every.0),
+            _ => {
+                let help = "say `{ tumbling = \"1m\" }`, or `{ sliding = \"5m\", every = \"1m\" }`";
+                let problem = wiring.wrong("windows are either tumbling, or sliding with `every`");
+                wiring.problem(problem.in_setting("window").help(help));
+                tumbling(std::time::Duration::from_secs(1))
+            }
+        };
+        let windows = windows.offset(keys.offset.map_or_else(Default::default, |span| span.0));
+        let windows = windows.allowed_lateness(keys.allowed_lateness.map_or_else(Default::default, |span| span.0));
+        let late = self.late.map(|word| wiring.rejected_to("late", &word));
+        let windowed = wiring.input().key_by(self.key_by).window(windows);
+        let windowed = match late {
+            Some(late) => windowed.late(late),
+            None => windowed,
+        };
+        let rows = windowed.aggregate(wiring.name(), self.aggregate.0);
+        wiring.output(rows);
+    }
+}
+
+/// The first row of a key passes; those of the same key that are near it in event time are dropped.
+#[derive(Deserialize, JsonSchema)]
+struct Dedup {
+    /// `{ by = ["id"], within = "1h" }`.
+    dedup: Repeats,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Repeats {
+    /// The columns whose values make rows repeats of each other.
+    by: Vec<String>,
+    /// How near in event time they must be.
+    within: Span,
+}
+
+impl Spec for Dedup {
+    const KIND: &'static str = "dedup";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let Repeats { by, within } = self.dedup;
+        if by.is_empty() {
+            let help = "say `{ by = [\"id\"], within = \"1h\" }`";
+            wiring.problem(wiring.wrong("by no column all rows are repeats").in_setting("dedup.by").help(help));
+        }
+        let rows = wiring.input().key_by(by).dedup(wiring.name(), within.0);
         wiring.output(rows);
     }
 }

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use millstream_operators::columnar::{Decode, DecodeFormat, EncodeFormat, Meta, RejectedColumns};
 use millstream_operators::{Problem, Rejected};
 
-use super::common::{Payloads, Records};
+use super::RejectedWord;
+use super::common::{EventTimeKeys, Payloads, Records};
+use super::outlets::{Outlets, Unknown};
 use crate::dsl::{
     ColumnsTo, Frame, IntoSink, OnRejected, Outlet, Pipeline, SinkNode, SourceNode, Stream, columns_from, columns_to,
 };
@@ -22,6 +24,7 @@ pub struct Wiring<'a> {
     common: Common,
     on_rejected: Option<OnRejected>,
     ends: &'a Ends,
+    outlets: &'a mut Outlets,
     outputs: Vec<(String, Frame)>,
     outlet: Option<Outlet>,
 }
@@ -65,14 +68,23 @@ impl<'a> Wiring<'a> {
         common: Common,
         on_rejected: Option<OnRejected>,
         ends: &'a Ends,
+        outlets: &'a mut Outlets,
     ) -> Self {
         let (outputs, outlet) = (Vec::new(), None);
-        Wiring { pipeline, name, input, common, on_rejected, ends, outputs, outlet }
+        Wiring { pipeline, name, input, common, on_rejected, ends, outlets, outputs, outlet }
     }
 
     /// The outputs by name, the main one under the empty name; and the sink of rejected rows, if it is one.
     pub(crate) fn finish(self) -> (Vec<(String, Frame)>, Option<Outlet>) {
         (self.outputs, self.outlet)
+    }
+
+    /// What becomes of rows, as `word` of the node's setting `setting` says.
+    pub fn rejected_to(&mut self, setting: &str, word: &RejectedWord) -> OnRejected {
+        self.outlets.resolve(word).unwrap_or_else(|Unknown { what, help }| {
+            self.pipeline.problem(Problem::at(self.name, what).in_setting(format!("{setting}.send_to")).help(help));
+            OnRejected::Drop
+        })
     }
 
     /// The pipeline.
@@ -123,6 +135,7 @@ impl<'a> Wiring<'a> {
             return self.problem(self.wrong("a kind that gives messages must be registered with `source`"));
         };
         let keys = (**keys).clone();
+        let event_time = keys.event_time.clone();
         let (format, stand_in) = (DecodeFormat::from(keys.format), self.ends.sources.get(self.name));
         let columns = keys.schema.as_ref().map(|columns| &columns.0);
         let meta: Vec<(String, Meta)> = keys.meta.0.into_iter().map(|(name, word)| (name, word.into())).collect();
@@ -148,7 +161,7 @@ impl<'a> Wiring<'a> {
                 meta.into_iter().fold(from, |from, (column, meta)| from.meta(column, meta))
             }
         };
-        self.begin(from);
+        self.begin(from, event_time.as_ref());
     }
 
     /// The node is a source of rows: `node` gives record batches with the columns of `schema`, and `then` makes of them
@@ -163,21 +176,32 @@ impl<'a> Wiring<'a> {
             let scratch = then(Pipeline::new("scratch").rows_node(self.name, (stand_in.make)(), schema));
             if !scratch.is_broken() {
                 let schema = Some(SchemaRef::clone(scratch.schema()));
-                return self.begin(columns_from((stand_in.make)(), DecodeFormat::Json).schema_ref(schema));
+                return self.begin(columns_from((stand_in.make)(), DecodeFormat::Json).schema_ref(schema), None);
             }
         }
         let rows = named(self.pipeline.rows_node(self.name, node, schema));
         self.output(rows);
     }
 
-    fn begin(&mut self, mut from: crate::dsl::ColumnsFrom<SourceNode>) {
+    fn begin(&mut self, mut from: crate::dsl::ColumnsFrom<SourceNode>, event_time: Option<&EventTimeKeys>) {
         if let Some(rejected) = &self.on_rejected {
             from = from.on_rejected(rejected.clone());
         }
         match self.pipeline.frame(self.name, from) {
-            Some(rows) => self.output(rows),
+            Some(rows) => {
+                let rows = match (event_time, &self.on_rejected) {
+                    (Some(keys), Some(rejected)) => self.timed(rows.on_rejected(rejected.clone()), keys),
+                    (Some(keys), None) => self.timed(rows, keys),
+                    (None, _) => rows,
+                };
+                self.output(rows);
+            }
             None => self.output(Frame::nowhere(self.pipeline.clone())),
         }
+    }
+
+    fn timed(&self, rows: Frame, keys: &EventTimeKeys) -> Frame {
+        rows.event_time(&format!("{}/event_time", self.name), &keys.column, keys.watermarks())
     }
 
     /// The node is a sink of messages, which rows become as its table says.

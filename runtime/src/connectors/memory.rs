@@ -138,7 +138,8 @@ impl<T: Clone> Collected<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn extend(&self, rows: impl IntoIterator<Item = T>) {
+    /// Adds rows, for sinks of your own.
+    pub fn add(&self, rows: impl IntoIterator<Item = T>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
     }
 }
@@ -168,7 +169,7 @@ impl<T: Clone + Send + 'static> Sink for CollectSink<T> {
     type In = Vec<T>;
 
     async fn write(&mut self, batch: Batch<Vec<T>>) -> Result {
-        self.0.extend(batch.into_parts().rows);
+        self.0.add(batch.into_parts().rows);
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl<T: Clone + Send + 'static> Sink for StallingSink<T> {
 
     async fn write(&mut self, batch: Batch<Vec<T>>) -> Result {
         self.gate.pass().await;
-        self.collected.extend(batch.into_parts().rows);
+        self.collected.add(batch.into_parts().rows);
         Ok(())
     }
 

@@ -44,6 +44,10 @@ impl Dialect for Sql {
         true
     }
 
+    fn supports_filter_during_aggregation(&self) -> bool {
+        true
+    }
+
     fn supports_dictionary_syntax(&self) -> bool {
         true
     }
@@ -71,14 +75,14 @@ fn offset(sql: &str, at: Location) -> usize {
 }
 
 /// The bytes of a span, if it is known.
-pub(super) fn bytes(sql: &str, span: Span) -> Option<Range<usize>> {
+pub(in crate::columnar) fn bytes(sql: &str, span: Span) -> Option<Range<usize>> {
     let known = span.start.line > 0 && span.end.line > 0;
     let range = offset(sql, span.start)..offset(sql, span.end);
     (known && range.start <= range.end).then_some(range)
 }
 
 /// Reads one expression, and nothing behind it.
-pub(super) fn parse(sql: &str, input: &Schema) -> Result<Expr, ExprError> {
+pub(in crate::columnar) fn parse(sql: &str, input: &Schema) -> Result<Expr, ExprError> {
     let tokens = Tokenizer::new(&Sql, sql).tokenize_with_location().map_err(|error| {
         let start = offset(sql, error.location);
         ExprError::new(error.message).within(start..sql.len())

@@ -16,9 +16,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion_common::ScalarValue;
 use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Literal;
 
-pub(super) use plan::canonical;
+pub(super) use check::{bytes, parse};
+pub(super) use plan::{canonical, closed, words};
 
 use crate::{Fault, Result, Timestamp};
 
@@ -160,6 +163,11 @@ impl Expression {
     /// A column of what it gives, under a name.
     pub fn field(&self, name: &str) -> Field {
         Field::new(name, self.data_type.clone(), self.nullable).with_metadata(self.metadata.clone())
+    }
+
+    /// The value that it has for every row, if it is a constant.
+    pub(super) fn constant(&self) -> Option<&ScalarValue> {
+        self.physical.downcast_ref::<Literal>().map(Literal::value)
     }
 
     /// Computes it for every row; `now` is what `now()` gives.

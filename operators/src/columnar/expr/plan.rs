@@ -220,7 +220,7 @@ pub(in crate::columnar) fn canonical(data_type: &DataType) -> DataType {
 }
 
 /// What DataFusion says, without its names for itself.
-pub(super) fn words(error: &DataFusionError) -> String {
+pub(in crate::columnar) fn words(error: &DataFusionError) -> String {
     let root = error.find_root();
     let message = match root {
         DataFusionError::ArrowError(error, _) => error.to_string(),
@@ -334,7 +334,7 @@ fn type_hint(left: &str, right: &str, op: &BinaryOperator) -> Option<String> {
 }
 
 /// A range with the brackets behind it that it opens: the parser's places leave them out.
-fn closed(sql: &str, range: Range<usize>) -> Range<usize> {
+pub(in crate::columnar) fn closed(sql: &str, range: Range<usize>) -> Range<usize> {
     let mut end = range.end;
     let text = |end: usize| sql.get(range.start..end).unwrap_or("");
     let open = |end: usize, pair: [char; 2]| text(end).matches(pair[0]).count() > text(end).matches(pair[1]).count();

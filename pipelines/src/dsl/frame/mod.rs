@@ -3,7 +3,9 @@
 mod node;
 #[cfg(test)]
 mod tests;
+mod time;
 mod verbs;
 
 pub(super) use node::frame_port;
+pub use time::{KeyedFrame, WindowedFrame};
 pub use verbs::Frame;

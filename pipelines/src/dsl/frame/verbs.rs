@@ -369,7 +369,7 @@ impl Frame {
         Frame { broken: true, ..self.clone() }
     }
 
-    fn then(self, add: impl FnOnce(&Frame) -> Option<Frame>) -> Frame {
+    pub(super) fn then(self, add: impl FnOnce(&Frame) -> Option<Frame>) -> Frame {
         if self.broken {
             return self;
         }
