@@ -15,6 +15,7 @@ mod groups;
 mod ingest;
 mod lint;
 mod look;
+mod message_ids;
 mod position;
 mod pull;
 mod read;
