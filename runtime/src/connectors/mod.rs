@@ -14,7 +14,7 @@ mod stdout;
 
 pub use connections::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
-pub use file::{FilePosition, FileSink, FileSource};
+pub use file::{FilePosition, FileSink, FileSource, FileStart};
 #[cfg(feature = "columnar")]
 pub use generate::{GeneratePosition, GenerateSource};
 #[cfg(feature = "cli")]
@@ -24,6 +24,7 @@ pub use jetstream::{
     JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
 };
 #[cfg(feature = "columnar")]
+pub(crate) use kinds::output_file;
 pub use kinds::{file_sink, file_source, registry};
 pub use memory::{CollectSink, Collected, ListSource};
 pub use stdout::StdoutSink;
