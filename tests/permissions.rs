@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use millstream::broker::{ConnectOptions, Connection, Js, NatsServer, Outgoing};
+use millstream::broker::{ConnectOptions, Connection, Js, NatsServer, Outgoing, StreamConfig};
 use millstream_tests::support::*;
 use serde_json::Value;
 
@@ -84,7 +84,7 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
     }
     lacking.sort_by_key(|(_, subject)| !is_create(subject));
     assert!(lacking.len() > 10, "{lacking:?}");
-    let (server, _connection) = server_with(&users).await;
+    let (server, connection) = server_with(&users).await;
     let start = |name: &str| {
         Running::start(OWN, &["run", "orders", "--nats", &url_of(&server, name)], &[("OWN_PIPELINE", name)])
     };
@@ -93,6 +93,9 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
         let mut run = start(&name);
         if is_create(&subject) {
             run.says(&subject).await;
+            // From now on it is there, and takes only the letters of somebody else.
+            let dead = StreamConfig::new("DEAD", ["mill.dlq.somebody.>"]);
+            Js::new(connection.clone()).create_stream(&dead).await.unwrap();
         }
         running.push((run, subject));
     }

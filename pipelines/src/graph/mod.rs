@@ -108,6 +108,8 @@ pub enum Access {
         subjects: Option<Vec<String>>,
         /// Creates the stream with these subjects if there is none.
         create: Option<Vec<String>>,
+        /// Adds these subjects to a stream that does not take them.
+        extend: bool,
         /// Whether it relies on the stream's window of message ids.
         dedup: bool,
     },

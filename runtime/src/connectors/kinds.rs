@@ -181,7 +181,8 @@ struct DeadLetter {
     /// The stream; `mill_dlq` if not given.
     #[serde(default)]
     stream: Option<String>,
-    /// Creates the stream if there is none; `true` if not given.
+    /// Creates the stream if there is none, and adds the pipeline's subject to one that does not take it; `true` if not
+    /// given.
     #[serde(default)]
     create: Option<bool>,
 }

@@ -12,6 +12,7 @@ mod kinds;
 mod memory;
 mod stdout;
 
+pub(crate) use connections::stream_fault;
 pub use connections::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource, FileStart};

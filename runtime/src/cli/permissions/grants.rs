@@ -46,7 +46,7 @@ impl Grants {
                     Access::Read { stream, from_time, .. } => {
                         (format!("{} reads {stream}", node.name), read(graph, node, stream, *from_time, scope))
                     }
-                    Access::Write { stream, subjects, create, .. } => {
+                    Access::Write { stream, subjects, create, extend, .. } => {
                         // Code may publish to any subject of its stream; where the pipeline makes the stream, those are
                         // known.
                         let known = subjects.as_ref().or(create.as_ref());
@@ -56,6 +56,9 @@ impl Grants {
                         let mut all = vec![format!("{}.STREAM.INFO.{stream}", scope.api)];
                         if create.is_some() && scope.create {
                             all.push(format!("{}.STREAM.CREATE.{stream}", scope.api));
+                        }
+                        if *extend && scope.create {
+                            all.push(format!("{}.STREAM.UPDATE.{stream}", scope.api));
                         }
                         all.extend(known.into_iter().flatten().cloned());
                         (format!("{} writes {stream}", node.name), all)
@@ -144,6 +147,7 @@ mod tests {
             "out.all",
             "mill.dlq.p.*",
             "$JS.API.STREAM.CREATE.DEAD",
+            "$JS.API.STREAM.UPDATE.DEAD",
             "$KV.mill_p.ckpt",
         ] {
             assert!(all.contains(&subject), "{subject} is not in {all:?}");
@@ -157,6 +161,7 @@ mod tests {
         let scope = Scope { api: "$JS.hub.API".to_owned(), inbox: "_mine".to_owned(), create: false, ..scope() };
         let grants = Grants::of(&graph(), &scope);
         assert!(subjects(&grants).iter().all(|subject| !subject.contains("STREAM.CREATE")));
+        assert!(subjects(&grants).iter().all(|subject| !subject.contains("STREAM.UPDATE")));
         assert!(subjects(&grants).contains(&"$JS.hub.API.$KV.mill_p.ckpt"));
         assert!(subjects(&grants).contains(&"$JS.hub.API.STREAM.INFO.IN"));
         assert_eq!(grants.subscribe, ["_mine.>"]);

@@ -13,6 +13,7 @@ mod fast;
 mod gather;
 mod groups;
 mod ingest;
+mod letters;
 mod lint;
 mod look;
 mod message_ids;

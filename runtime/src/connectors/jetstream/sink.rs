@@ -8,6 +8,7 @@ use millstream_operators::{Batch, Epoch, Fault, FaultKind, Headers, Origins, Rec
 use tokio::time::Instant;
 
 use super::ingest::Ingest;
+use super::letters;
 use super::message_ids::MessageIds;
 use super::stream::find_or_create;
 use super::window::{Waiting, Window};
@@ -22,19 +23,22 @@ pub struct JetStreamWrite {
     pub stream: String,
     /// Creates the stream with these subjects if there is none.
     pub create: Option<Vec<String>>,
+    /// What the stream must take, if that is to be looked at: with `create`, a stream that does not gets those subjects.
+    pub needs: Vec<String>,
     /// Adds a `Nats-Msg-Id` made of each record's origin and of what it says, so that the stream drops repeats within its
     /// duplicate window. It costs the server 3 to 4 microseconds a message. Records without an origin that is known again
     /// after a restart get none, and that is logged once.
     pub dedup: bool,
     /// Writes a message that is larger than the server takes without its payload, and says in the header `Mill-Dlq-Ref`
-    /// in which stream and at which sequence the whole of it stands: for dead letters, whose headers come on top.
+    /// in which stream and at which sequence the whole of it stands: for dead letters, whose headers come on top. Headers
+    /// that are too many are shortened, and named in `Mill-Dlq-Truncated`.
     pub by_reference: bool,
 }
 
 impl JetStreamWrite {
     /// Records into this stream, which exists.
     pub fn to(stream: impl Into<String>) -> Self {
-        JetStreamWrite { stream: stream.into(), create: None, dedup: false, by_reference: false }
+        JetStreamWrite { stream: stream.into(), create: None, needs: Vec::new(), dedup: false, by_reference: false }
     }
 }
 
@@ -142,13 +146,11 @@ impl JetStreamSink {
             }
         }
         let mut message = Waiting { subject: self.subject(subject)?, headers, payload };
-        if message.size() > max
-            && self.write.by_reference
-            && let Some((place, origin)) = origin
-        {
-            let whole = format!("{}/{}", place.stream, origin.sequence);
-            message.headers.push("Mill-Dlq-Ref", &whole).map_err(|error| Fault::bug(error.to_string()))?;
-            message.payload = Bytes::new();
+        if self.write.by_reference && letters::is_too_large(&message.headers, &message.payload, max) {
+            let known = origin.filter(|(_, origin)| origin.sequence > 0);
+            let whole = known.map(|(place, origin)| format!("{}/{}", place.stream, origin.sequence));
+            let fitting = letters::fit(&message.headers, &message.payload, max, whole.as_deref());
+            (message.headers, message.payload) = fitting.map_err(|error| Fault::bug(error.to_string()))?;
         }
         let size = message.size();
         if size > max {
