@@ -98,6 +98,8 @@ pub enum Access {
         subjects: Vec<String>,
         /// Whether its first start looks a time up in the stream.
         from_time: bool,
+        /// Whether it listens to what the server says of messages that were delivered as often as they may be.
+        advisories: bool,
     },
     /// It writes to a stream.
     Write {

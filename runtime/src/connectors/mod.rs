@@ -19,7 +19,7 @@ pub use file::{FilePosition, FileSink, FileSource, FileStart};
 #[cfg(feature = "columnar")]
 pub use generate::{GeneratePosition, GenerateSource};
 #[cfg(feature = "cli")]
-pub(crate) use jetstream::consumer_name;
+pub(crate) use jetstream::{advisories_of, consumer_name};
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
     JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use millstream_pipelines::graph::{Access, Graph, Node};
 
-use crate::connectors::consumer_name;
+use crate::connectors::{advisories_of, consumer_name};
 
 /// What the subjects depend on besides the graph.
 #[derive(Clone, Debug)]
@@ -43,7 +43,10 @@ impl Grants {
         for node in &graph.nodes {
             for access in &node.access {
                 let (what, subjects) = match access {
-                    Access::Read { stream, from_time, .. } => {
+                    Access::Read { stream, from_time, advisories, .. } => {
+                        if *advisories {
+                            grants.subscribe.push(advisories_of(stream, &consumer_name(&graph.name, &node.name)));
+                        }
                         (format!("{} reads {stream}", node.name), read(graph, node, stream, *from_time, scope))
                     }
                     Access::Write { stream, subjects, create, extend, .. } => {
@@ -165,6 +168,18 @@ mod tests {
         assert!(subjects(&grants).contains(&"$JS.hub.API.$KV.mill_p.ckpt"));
         assert!(subjects(&grants).contains(&"$JS.hub.API.STREAM.INFO.IN"));
         assert_eq!(grants.subscribe, ["_mine.>"]);
+    }
+
+    #[test]
+    fn a_shared_source_that_gives_messages_up_listens_for_them() {
+        let listens = |max_deliver| {
+            let pipeline = Pipeline::new("p");
+            let from = jetstream("IN").share(crate::connectors::Share { max_deliver, ..Default::default() });
+            pipeline.source("in", from.text().ignore_rejected()).discard("out");
+            Grants::of(&pipeline.build().unwrap(), &scope()).subscribe
+        };
+        assert_eq!(listens(None), ["_INBOX.>"]);
+        assert_eq!(listens(Some(3)), ["_INBOX.>", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.IN.mill-p-in"]);
     }
 
     #[test]
