@@ -1,4 +1,4 @@
-//! [`ConnectOptions`]: how to reach a NATS server, as written in a pipeline file's `[nats]` table.
+//! [`ConnectOptions`]: how to reach a NATS server, as written in the `[nats]` table of a pipeline file or of the settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,11 +19,14 @@ const PING: Duration = Duration::from_secs(10);
 /// How to reach a NATS server and who to be there. All fields are optional; the default is a server on this machine
 /// without authentication.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema), schemars(transform = with_short_names))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// Servers to try, `nats://`, `tls://`, `ws://` or `wss://`; others of the cluster are learned from them.
+    /// Servers to try, `nats://`, `tls://`, `ws://` or `wss://`, as a list or with commas; others of the cluster are learned
+    /// from them. `url` is the same.
+    #[serde(alias = "url", deserialize_with = "one_or_many")]
+    #[cfg_attr(feature = "columnar", schemars(with = "OneOrMany"))]
     pub urls: Vec<String>,
     /// A context of the `nats` tool, by name or path; it fills what the other fields leave open.
     pub context: Option<String>,
@@ -37,7 +40,8 @@ pub struct ConnectOptions {
     pub password: Option<Secret>,
     /// Authenticates with the nkey seed in this file.
     pub nkey_seed_file: Option<PathBuf>,
-    /// Authenticates with this credentials file (JWT and seed).
+    /// Authenticates with this credentials file (JWT and seed). `credentials` is the same.
+    #[serde(alias = "credentials")]
     pub credentials_file: Option<PathBuf>,
     /// Transport encryption.
     pub tls: TlsOptions,
@@ -53,8 +57,41 @@ pub struct ConnectOptions {
     pub subscription_capacity: Option<usize>,
 }
 
+/// One text, with commas, or a list.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema), schemars(inline))]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(text) => split_urls(&text),
+        OneOrMany::Many(urls) => urls,
+    })
+}
+
+/// The URLs of a text in which commas are between them.
+pub(crate) fn split_urls(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect()
+}
+
+/// A schema knows no second names by itself.
+#[cfg(feature = "columnar")]
+fn with_short_names(schema: &mut schemars::Schema) {
+    let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);
+    let Some(properties) = properties else { return };
+    for (name, short) in [("urls", "url"), ("credentials_file", "credentials")] {
+        if let Some(property) = properties.get(name).cloned() {
+            properties.insert(short.to_owned(), property);
+        }
+    }
+}
+
 /// Transport encryption.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "columnar", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -71,10 +108,36 @@ pub struct TlsOptions {
     pub first: bool,
 }
 
-/// A text that is not shown in logs.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
-#[serde(transparent)]
+/// A text that is not shown in logs. In a file it is the text itself, `{ env = "NAME" }` or `{ file = "path" }`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Reference {
+            Env(String),
+            File(PathBuf),
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a secret is a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`")]
+        enum Form {
+            Text(String),
+            By(Reference),
+        }
+        let cannot = |what: String| <D::Error as serde::de::Error>::custom(what);
+        match Form::deserialize(from)? {
+            Form::Text(text) => Ok(Secret(text)),
+            Form::By(Reference::Env(name)) => std::env::var(&name)
+                .map(Secret)
+                .map_err(|error| cannot(format!("the environment variable {name} cannot be used: {error}"))),
+            Form::By(Reference::File(path)) => std::fs::read_to_string(&path)
+                .map(|text| Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
+                .map_err(|error| cannot(format!("`{}` cannot be read: {error}", path.display()))),
+        }
+    }
+}
 
 impl Secret {
     /// The text itself.
@@ -208,6 +271,47 @@ impl ConnectOptions {
             None => self.token = Some(text(&who)?.into()),
         }
         Ok(())
+    }
+
+    /// What these options leave open is as `others` have it: the servers, who to be, and each of the rest.
+    #[must_use]
+    pub(crate) fn or(mut self, others: ConnectOptions) -> ConnectOptions {
+        // A context and a URL may name a user too.
+        if !self.authenticates() && self.context.is_none() && !self.urls.iter().any(|url| url.contains('@')) {
+            (self.token, self.user, self.password) = (others.token, others.user, others.password);
+            (self.nkey_seed_file, self.credentials_file) = (others.nkey_seed_file, others.credentials_file);
+        }
+        if !self.names_server() {
+            (self.urls, self.context) = (others.urls, others.context);
+        }
+        if self.tls == TlsOptions::default() {
+            self.tls = others.tls;
+        }
+        self.name = self.name.or(others.name);
+        self.inbox_prefix = self.inbox_prefix.or(others.inbox_prefix);
+        if self.domain.is_none() && self.api_prefix.is_none() {
+            (self.domain, self.api_prefix) = (others.domain, others.api_prefix);
+        }
+        self.connect_timeout_s = self.connect_timeout_s.or(others.connect_timeout_s);
+        self.subscription_capacity = self.subscription_capacity.or(others.subscription_capacity);
+        self
+    }
+
+    /// Whether they say where the server is.
+    pub(crate) fn names_server(&self) -> bool {
+        !self.urls.is_empty() || self.context.is_some()
+    }
+
+    /// The files that they name.
+    pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let TlsOptions { ca, cert, key, .. } = &mut self.tls;
+        [&mut self.nkey_seed_file, &mut self.credentials_file, ca, cert, key].into_iter().flatten()
+    }
+
+    /// Nobody in particular, at the same server.
+    pub(crate) fn forget_user(&mut self) {
+        (self.token, self.user, self.password) = (None, None, None);
+        (self.nkey_seed_file, self.credentials_file) = (None, None);
     }
 
     /// Whether they say who to be.

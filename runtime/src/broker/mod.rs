@@ -27,6 +27,8 @@ pub use api::{
     AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, PubAck, Purge,
     Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,
 };
+#[cfg(feature = "cli")]
+pub(crate) use connect::split_urls;
 #[cfg(feature = "jetstream")]
 pub use connect::{ConnectOptions, Secret, TlsOptions};
 pub use connection::{Connection, LinkState};
