@@ -1,6 +1,5 @@
 //! [`ConnectOptions`]: how to reach a NATS server, as written in the `[nats]` table of a pipeline file or of the settings.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::nats::{NatsLink, Told};
-use super::{BrokerError, Connection, context};
+use super::{BrokerError, Connection, Secret, context};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const PAUSE: Duration = Duration::from_millis(200);
@@ -106,79 +105,6 @@ pub struct TlsOptions {
     pub required: bool,
     /// Starts TLS before the server speaks, as its `handshake_first` wants.
     pub first: bool,
-}
-
-/// A text that is not shown in logs. In a file it is the text itself, `{ env = "NAME" }` or `{ file = "path" }`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum Reference {
-            Env(String),
-            File(PathBuf),
-        }
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a secret is a text, `{ env = \"NAME\" }` or `{ file = \"path\" }`")]
-        enum Form {
-            Text(String),
-            By(Reference),
-        }
-        let cannot = |what: String| <D::Error as serde::de::Error>::custom(what);
-        match Form::deserialize(from)? {
-            Form::Text(text) => Ok(Secret(text)),
-            Form::By(Reference::Env(name)) => std::env::var(&name)
-                .map(Secret)
-                .map_err(|error| cannot(format!("the environment variable {name} cannot be used: {error}"))),
-            Form::By(Reference::File(path)) => std::fs::read_to_string(&path)
-                .map(|text| Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
-                .map_err(|error| cannot(format!("`{}` cannot be read: {error}", path.display()))),
-        }
-    }
-}
-
-impl Secret {
-    /// The text itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Secret(text)
-    }
-}
-
-#[cfg(feature = "columnar")]
-impl schemars::JsonSchema for Secret {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let by = |word: &str| {
-            serde_json::json!({
-                "type": "object",
-                "properties": { word: { "type": "string" } },
-                "required": [word],
-                "additionalProperties": false,
-            })
-        };
-        schemars::json_schema!({ "x-secret": true, "anyOf": [{ "type": "string" }, by("env"), by("file")] })
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 impl ConnectOptions {
@@ -375,6 +301,13 @@ impl ConnectOptions {
             client =
                 client.credentials_file(path).await.map_err(|error| unreadable("credentials_file", path, &error))?;
         }
+        let TlsOptions { ca, cert, key, .. } = &self.tls;
+        for (field, path) in [("tls.ca", ca), ("tls.cert", cert), ("tls.key", key)] {
+            // The client would not say which of them it cannot read.
+            if let Some(path) = path {
+                tokio::fs::File::open(path).await.map_err(|error| unreadable(field, path, &error))?;
+            }
+        }
         if let Some(ca) = &self.tls.ca {
             client = client.add_root_certificates(ca.clone());
         }
@@ -401,7 +334,9 @@ impl ConnectOptions {
     fn refused(&self, error: &async_nats::ConnectError) -> String {
         let hint = match error.kind() {
             async_nats::ConnectErrorKind::ServerParse => "write it as nats://host:4222",
-            async_nats::ConnectErrorKind::Tls => "check tls.ca, tls.cert and tls.key",
+            _ if is_of_tls(error) => {
+                "check tls.ca, tls.cert and tls.key, and whether the server wants TLS, and TLS at once (tls.first)"
+            }
             _ => "check token, user and password, nkey_seed_file or credentials_file",
         };
         format!("the NATS server at {} cannot be used ({error}): {hint}", self.shown())
@@ -422,7 +357,23 @@ fn unescape(part: &str) -> Option<String> {
 /// Whether trying again cannot help.
 fn is_final(error: &async_nats::ConnectError) -> bool {
     use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation, ServerParse, Tls};
-    matches!(error.kind(), Authentication | AuthorizationViolation | ServerParse | Tls)
+    matches!(error.kind(), Authentication | AuthorizationViolation | ServerParse | Tls) || is_of_tls(error)
+}
+
+/// Whether the two sides do not agree on how to encrypt, or do not trust each other.
+fn is_of_tls(error: &async_nats::ConnectError) -> bool {
+    if error.kind() == async_nats::ConnectErrorKind::Tls {
+        return true;
+    }
+    // The client reports most of that as an I/O error; TLS makes it one of bad data.
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 fn unreadable(field: &str, path: &std::path::Path, error: &std::io::Error) -> BrokerError {
