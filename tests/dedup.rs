@@ -1,6 +1,6 @@
 //! `dedup = true` on a real server: repeats are dropped, and nothing else is.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "it is test code, though not all inside a test")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is test code, though not all inside a test")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

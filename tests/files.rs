@@ -1,6 +1,11 @@
 //! A file as a sink, across kills and restarts: what a checkpoint holds stays in it, and no line is glued to another.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "it is test code, though not all inside a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "it is test code, though not all inside a test"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -108,7 +113,7 @@ async fn a_run_that_fails_and_starts_again_keeps_what_it_had_written() {
         .source("in", Decoding::new(file_source(&from), Json).stop_on_rejected())
         .map("fails", move |row: Row| {
             // Once, as soon as something is written that no later run will write again.
-            let written = row.id % 100 == 0
+            let written = row.id.is_multiple_of(100)
                 && counted.checkpoint().completed >= 3
                 && std::fs::metadata(&until).unwrap().len() > 1_000;
             assert!(!written || FAILED.swap(true, Ordering::Relaxed), "on purpose");

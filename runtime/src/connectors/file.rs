@@ -313,7 +313,7 @@ mod tests {
         ] {
             std::fs::write(&path, before).unwrap();
             write(&path, start, &["new"]).await;
-            assert!(std::fs::read_to_string(&path).unwrap() == after, "{start:?} of {:.20}", before);
+            assert!(std::fs::read_to_string(&path).unwrap() == after, "{start:?} of {before:.20}");
         }
     }
 }

@@ -202,9 +202,9 @@ impl JetStreamTo {
     /// Gives each message an id made of its origin and of what it says, so that the stream drops repeats within its
     /// duplicate window. It costs the server 3 to 4 microseconds a message.
     ///
-    /// What comes twice is known by its id only if it is the same both times: not if the time of the clock is in it. Rows
-    /// that came from no single message, such as totals, and rows of core NATS, which has no sequences, get no id; that is
-    /// logged once.
+    /// What comes twice is known by its id only if it is the same both times, and comes to the same subtask of the sink: not
+    /// if the time of the clock is in it, or if rows are rebalanced over several subtasks. Rows that came from no single
+    /// message, such as totals, and rows of core NATS, which has no sequences, get no id; that is logged once.
     #[must_use]
     pub fn dedup(mut self) -> Self {
         self.0.dedup = true;
