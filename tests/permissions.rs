@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is test code, though not all inside a test")]
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use millstream::broker::{ConnectOptions, Connection, Js, NatsServer, Outgoing};
+use millstream::broker::{ConnectOptions, Connection, Js, NatsServer, Outgoing, StreamConfig};
 use millstream_tests::support::*;
 use serde_json::Value;
 
@@ -84,7 +85,7 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
     }
     lacking.sort_by_key(|(_, subject)| !is_create(subject));
     assert!(lacking.len() > 10, "{lacking:?}");
-    let (server, _connection) = server_with(&users).await;
+    let (server, connection) = server_with(&users).await;
     let start = |name: &str| {
         Running::start(OWN, &["run", "orders", "--nats", &url_of(&server, name)], &[("OWN_PIPELINE", name)])
     };
@@ -93,6 +94,9 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
         let mut run = start(&name);
         if is_create(&subject) {
             run.says(&subject).await;
+            // From now on it is there, and takes only the letters of somebody else.
+            let dead = StreamConfig::new("DEAD", ["mill.dlq.somebody.>"]);
+            Js::new(connection.clone()).create_stream(&dead).await.unwrap();
         }
         running.push((run, subject));
     }
@@ -102,5 +106,60 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
         assert_eq!(said.code, Some(1), "without {subject}: {}", said.err);
         assert!(said.err.contains(concrete), "without {subject}: {}", said.err);
         assert!(said.err.contains("permissions.publish.allow"), "without {subject}: {}", said.err);
+    }
+}
+
+#[tokio::test]
+async fn a_shared_source_that_gives_messages_up_may_listen_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = folder.path().join(format!("{name}.toml")).display().to_string();
+        let text = format!(
+            r#"
+name = "{name}"
+
+[sources.orders]
+kind = "jetstream"
+stream = "IN"
+share = {{ max_deliver = 3 }}
+format = "json"
+schema = {{ id = "int64 not null" }}
+on_error = "drop"
+
+[sinks.out]
+kind = "jetstream"
+from = "orders"
+stream = "OUT"
+subject = "out.all"
+on_error = "stop"
+"#
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mut users = String::new();
+    for (name, listens) in [("may", true), ("maynot", false)] {
+        let said = call(OWN, &["permissions", &file(name), "--json"], &[]).await;
+        let mut all: Value = serde_json::from_str(&said.out).unwrap();
+        if !listens {
+            let subjects = all["subscribe"]["allow"].as_array_mut().unwrap();
+            subjects.retain(|subject| !subject.as_str().unwrap().contains("ADVISORY"));
+        }
+        writeln!(users, "{{ user: {name}, password: secret-{name}, permissions: {all} }}").unwrap();
+    }
+    let (server, connection) = server_with(&users).await;
+    let mut written = 0;
+    for (name, listens) in [("may", true), ("maynot", false)] {
+        let url = url_of(&server, name);
+        let mut run = Running::start(OWN, &["run", &file(name), "--nats", &url, "--log", "debug"], &[]);
+        written += 100;
+        until_out(&connection, written, Duration::from_secs(30)).await;
+        run.says("checkpoint done").await;
+        run.signal("TERM");
+        let said = run.ended().await;
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        let denied = said.err.lines().find(|line| line.contains("may not"));
+        assert_eq!(denied.is_none(), listens, "{denied:?}");
+        assert!(denied.is_none_or(|line| line.contains("MAX_DELIVERIES.IN.mill-maynot-orders")), "{denied:?}");
     }
 }

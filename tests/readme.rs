@@ -1,7 +1,9 @@
-//! The pipeline files of the README: they are sound, and their tests pass.
+//! The TOML of the README: its pipeline files are sound and their tests pass, its settings are settings.
 
 use millstream::connectors::registry;
 use millstream::file::{Ends, load, run_tests};
+
+const MILLSTREAM: &str = env!("CARGO_BIN_EXE_own");
 
 /// The fenced blocks of a language.
 fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
@@ -10,11 +12,12 @@ fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn pipelines_of_the_readme_are_sound_and_pass_their_tests() {
+async fn pipelines_of_the_readme_pass_their_tests_and_its_settings_are_read() {
     let readme = include_str!("../README.md");
     let work = tempfile::tempdir().unwrap();
-    let pipelines: Vec<_> = blocks(readme, "toml").into_iter().filter(|block| block.contains("[sources.")).collect();
-    assert!(!pipelines.is_empty());
+    let (pipelines, settings): (Vec<_>, Vec<_>) =
+        blocks(readme, "toml").into_iter().partition(|block| block.contains("[sources."));
+    assert_eq!((pipelines.len(), settings.len()), (1, 1));
     for (number, pipeline) in pipelines.iter().enumerate() {
         let path = work.path().join(format!("readme-{number}.toml"));
         std::fs::write(&path, pipeline).unwrap();
@@ -22,4 +25,17 @@ async fn pipelines_of_the_readme_are_sound_and_pass_their_tests() {
         let outcomes = run_tests(&path, &registry(), None).await.unwrap();
         assert!(!outcomes.is_empty() && outcomes.iter().all(|o| o.failure.is_none()), "{outcomes:#?}");
     }
+    // What is no pipeline file is the settings file: a command reads it, and a pipeline file takes its `[nats]` table.
+    let path = work.path().join("millstream.toml");
+    std::fs::write(&path, settings[0]).unwrap();
+    let run = |arguments: &[&str]| std::process::Command::new(MILLSTREAM).args(arguments).output().unwrap();
+    let file = work.path().join("readme-0.toml").display().to_string();
+    let output = run(&["check", &file, "--config", &path.display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::write(&path, settings[0].replace("credentials", "credentails")).unwrap();
+    let output = run(&["check", &file, "--config", &path.display().to_string()]);
+    assert_eq!(output.status.code(), Some(2), "a mistake in it is seen");
+    let nats = settings[0].split("\n\n").find(|part| part.starts_with("[nats]")).unwrap();
+    std::fs::write(&file, format!("{}\n{nats}\n", pipelines[0])).unwrap();
+    load(file.as_ref(), &registry(), &Ends::default()).unwrap_or_else(|report| panic!("{report}"));
 }

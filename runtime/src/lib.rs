@@ -10,7 +10,7 @@
 //! async fn main() -> std::process::ExitCode {
 //!     let pipeline = Pipeline::new("large-orders");
 //!     pipeline
-//!         .source("orders", jetstream("ORDERS").json::<Order>().rejected_to("dead", dead_letters("DEAD").create()))
+//!         .source("orders", jetstream("ORDERS").json::<Order>().rejected_to("dead", dead_letters("mill_dlq").create()))
 //!         .filter("large", |order| order.amount >= 10.0)
 //!         .sink("totals", jetstream_to("LARGE").json().subject("orders.large").stop_on_rejected());
 //!     millstream::main(&pipeline).await

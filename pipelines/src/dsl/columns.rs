@@ -7,7 +7,7 @@ use millstream_operators::columnar::{Decode, DecodeFormat, EncodeFormat, Encodin
 use millstream_operators::{Fault, Operator, PortType, Problem, Template};
 
 use super::{Frame, OnRejected, Pipeline, ReadFrom, WriteTo};
-use crate::graph::{InPort, Make, Node, OutPort, Role, Route, erase};
+use crate::graph::{Access, InPort, Make, Node, OutPort, Role, Route, erase};
 
 /// A connector that reads, and how its messages are rows of declared columns.
 #[must_use]
@@ -183,6 +183,16 @@ impl Frame {
             node.publishes_to([subject.pattern()]);
         }
         let pipeline = self.pipeline().clone();
+        if encoding.format.is_of_many()
+            && node.access.iter().any(|access| matches!(access, Access::Write { dedup: true, .. }))
+        {
+            let word = encoding.format.word();
+            let what = format!(
+                "`dedup` cannot work with the format `{word}`: which rows share a message differs from run to run, so none is known again"
+            );
+            let help = "write one row a message (`json`, `msgpack`), or leave `dedup` out";
+            pipeline.problem(Problem::at(name, what).in_setting("dedup").help(help));
+        }
         let broken = !problems.is_empty();
         for mut problem in problems {
             name.clone_into(&mut problem.node);

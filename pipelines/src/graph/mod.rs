@@ -98,6 +98,8 @@ pub enum Access {
         subjects: Vec<String>,
         /// Whether its first start looks a time up in the stream.
         from_time: bool,
+        /// Whether it listens to what the server says of messages that were delivered as often as they may be.
+        advisories: bool,
     },
     /// It writes to a stream.
     Write {
@@ -108,6 +110,8 @@ pub enum Access {
         subjects: Option<Vec<String>>,
         /// Creates the stream with these subjects if there is none.
         create: Option<Vec<String>>,
+        /// Adds these subjects to a stream that does not take them.
+        extend: bool,
         /// Whether it relies on the stream's window of message ids.
         dedup: bool,
     },

@@ -1,6 +1,5 @@
-//! [`ConnectOptions`]: how to reach a NATS server, as written in a pipeline file's `[nats]` table.
+//! [`ConnectOptions`]: how to reach a NATS server, as written in the `[nats]` table of a pipeline file or of the settings.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::nats::{NatsLink, Told};
-use super::{BrokerError, Connection, context};
+use super::{BrokerError, Connection, Secret, context};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const PAUSE: Duration = Duration::from_millis(200);
@@ -19,11 +18,14 @@ const PING: Duration = Duration::from_secs(10);
 /// How to reach a NATS server and who to be there. All fields are optional; the default is a server on this machine
 /// without authentication.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema), schemars(transform = with_short_names))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// Servers to try, `nats://`, `tls://`, `ws://` or `wss://`; others of the cluster are learned from them.
+    /// Servers to try, `nats://`, `tls://`, `ws://` or `wss://`, as a list or with commas; others of the cluster are learned
+    /// from them. `url` is the same.
+    #[serde(alias = "url", deserialize_with = "one_or_many")]
+    #[cfg_attr(feature = "columnar", schemars(with = "OneOrMany"))]
     pub urls: Vec<String>,
     /// A context of the `nats` tool, by name or path; it fills what the other fields leave open.
     pub context: Option<String>,
@@ -37,7 +39,8 @@ pub struct ConnectOptions {
     pub password: Option<Secret>,
     /// Authenticates with the nkey seed in this file.
     pub nkey_seed_file: Option<PathBuf>,
-    /// Authenticates with this credentials file (JWT and seed).
+    /// Authenticates with this credentials file (JWT and seed). `credentials` is the same.
+    #[serde(alias = "credentials")]
     pub credentials_file: Option<PathBuf>,
     /// Transport encryption.
     pub tls: TlsOptions,
@@ -53,8 +56,41 @@ pub struct ConnectOptions {
     pub subscription_capacity: Option<usize>,
 }
 
+/// One text, with commas, or a list.
+#[derive(Deserialize)]
+#[cfg_attr(feature = "columnar", derive(schemars::JsonSchema), schemars(inline))]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    Ok(match OneOrMany::deserialize(from)? {
+        OneOrMany::One(text) => split_urls(&text),
+        OneOrMany::Many(urls) => urls,
+    })
+}
+
+/// The URLs of a text in which commas are between them.
+pub(crate) fn split_urls(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_owned).collect()
+}
+
+/// A schema knows no second names by itself.
+#[cfg(feature = "columnar")]
+fn with_short_names(schema: &mut schemars::Schema) {
+    let properties = schema.get_mut("properties").and_then(serde_json::Value::as_object_mut);
+    let Some(properties) = properties else { return };
+    for (name, short) in [("urls", "url"), ("credentials_file", "credentials")] {
+        if let Some(property) = properties.get(name).cloned() {
+            properties.insert(short.to_owned(), property);
+        }
+    }
+}
+
 /// Transport encryption.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "columnar", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -69,53 +105,6 @@ pub struct TlsOptions {
     pub required: bool,
     /// Starts TLS before the server speaks, as its `handshake_first` wants.
     pub first: bool,
-}
-
-/// A text that is not shown in logs.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Secret(text)
-    }
-}
-
-#[cfg(feature = "columnar")]
-impl schemars::JsonSchema for Secret {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let by = |word: &str| {
-            serde_json::json!({
-                "type": "object",
-                "properties": { word: { "type": "string" } },
-                "required": [word],
-                "additionalProperties": false,
-            })
-        };
-        schemars::json_schema!({ "x-secret": true, "anyOf": [{ "type": "string" }, by("env"), by("file")] })
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 impl ConnectOptions {
@@ -210,6 +199,47 @@ impl ConnectOptions {
         Ok(())
     }
 
+    /// What these options leave open is as `others` have it: the servers, who to be, and each of the rest.
+    #[must_use]
+    pub(crate) fn or(mut self, others: ConnectOptions) -> ConnectOptions {
+        // A context and a URL may name a user too.
+        if !self.authenticates() && self.context.is_none() && !self.urls.iter().any(|url| url.contains('@')) {
+            (self.token, self.user, self.password) = (others.token, others.user, others.password);
+            (self.nkey_seed_file, self.credentials_file) = (others.nkey_seed_file, others.credentials_file);
+        }
+        if !self.names_server() {
+            (self.urls, self.context) = (others.urls, others.context);
+        }
+        if self.tls == TlsOptions::default() {
+            self.tls = others.tls;
+        }
+        self.name = self.name.or(others.name);
+        self.inbox_prefix = self.inbox_prefix.or(others.inbox_prefix);
+        if self.domain.is_none() && self.api_prefix.is_none() {
+            (self.domain, self.api_prefix) = (others.domain, others.api_prefix);
+        }
+        self.connect_timeout_s = self.connect_timeout_s.or(others.connect_timeout_s);
+        self.subscription_capacity = self.subscription_capacity.or(others.subscription_capacity);
+        self
+    }
+
+    /// Whether they say where the server is.
+    pub(crate) fn names_server(&self) -> bool {
+        !self.urls.is_empty() || self.context.is_some()
+    }
+
+    /// The files that they name.
+    pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let TlsOptions { ca, cert, key, .. } = &mut self.tls;
+        [&mut self.nkey_seed_file, &mut self.credentials_file, ca, cert, key].into_iter().flatten()
+    }
+
+    /// Nobody in particular, at the same server.
+    pub(crate) fn forget_user(&mut self) {
+        (self.token, self.user, self.password) = (None, None, None);
+        (self.nkey_seed_file, self.credentials_file) = (None, None);
+    }
+
     /// Whether they say who to be.
     pub(crate) fn authenticates(&self) -> bool {
         self.token.is_some() || self.user.is_some() || self.nkey_seed_file.is_some() || self.credentials_file.is_some()
@@ -271,6 +301,13 @@ impl ConnectOptions {
             client =
                 client.credentials_file(path).await.map_err(|error| unreadable("credentials_file", path, &error))?;
         }
+        let TlsOptions { ca, cert, key, .. } = &self.tls;
+        for (field, path) in [("tls.ca", ca), ("tls.cert", cert), ("tls.key", key)] {
+            // The client would not say which of them it cannot read.
+            if let Some(path) = path {
+                tokio::fs::File::open(path).await.map_err(|error| unreadable(field, path, &error))?;
+            }
+        }
         if let Some(ca) = &self.tls.ca {
             client = client.add_root_certificates(ca.clone());
         }
@@ -297,7 +334,9 @@ impl ConnectOptions {
     fn refused(&self, error: &async_nats::ConnectError) -> String {
         let hint = match error.kind() {
             async_nats::ConnectErrorKind::ServerParse => "write it as nats://host:4222",
-            async_nats::ConnectErrorKind::Tls => "check tls.ca, tls.cert and tls.key",
+            _ if is_of_tls(error) => {
+                "check tls.ca, tls.cert and tls.key, and whether the server wants TLS, and TLS at once (tls.first)"
+            }
             _ => "check token, user and password, nkey_seed_file or credentials_file",
         };
         format!("the NATS server at {} cannot be used ({error}): {hint}", self.shown())
@@ -318,7 +357,23 @@ fn unescape(part: &str) -> Option<String> {
 /// Whether trying again cannot help.
 fn is_final(error: &async_nats::ConnectError) -> bool {
     use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation, ServerParse, Tls};
-    matches!(error.kind(), Authentication | AuthorizationViolation | ServerParse | Tls)
+    matches!(error.kind(), Authentication | AuthorizationViolation | ServerParse | Tls) || is_of_tls(error)
+}
+
+/// Whether the two sides do not agree on how to encrypt, or do not trust each other.
+fn is_of_tls(error: &async_nats::ConnectError) -> bool {
+    if error.kind() == async_nats::ConnectErrorKind::Tls {
+        return true;
+    }
+    // The client reports most of that as an I/O error; TLS makes it one of bad data.
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
 }
 
 fn unreadable(field: &str, path: &std::path::Path, error: &std::io::Error) -> BrokerError {

@@ -19,6 +19,8 @@ mod nats;
 #[cfg(feature = "jetstream")]
 mod program;
 #[cfg(feature = "jetstream")]
+mod secret;
+#[cfg(feature = "jetstream")]
 mod server;
 mod subject;
 mod subscription;
@@ -27,8 +29,10 @@ pub use api::{
     AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, PubAck, Purge,
     Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,
 };
+#[cfg(feature = "cli")]
+pub(crate) use connect::split_urls;
 #[cfg(feature = "jetstream")]
-pub use connect::{ConnectOptions, Secret, TlsOptions};
+pub use connect::{ConnectOptions, TlsOptions};
 pub use connection::{Connection, LinkState};
 pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
 pub use error::{ApiError, BrokerError, DeniedAction};
@@ -43,6 +47,8 @@ pub(crate) use server::signal;
 /// The client's name as the source of logs.
 #[cfg(feature = "cli")]
 pub(crate) const CLIENT: &str = "async_nats";
+#[cfg(feature = "jetstream")]
+pub use secret::Secret;
 #[cfg(feature = "jetstream")]
 pub use server::{NatsServer, ServerOptions};
 pub use subject::{Subject, is_publishable, matches, overlaps};

@@ -7,7 +7,7 @@ use millstream_operators::{Fault, FaultKind};
 
 use super::store::{Revision, Store, StoreError, Stored};
 use crate::broker::{BrokerError, Js, codes};
-use crate::connectors::{Connections, Purpose, fault};
+use crate::connectors::{Connections, Purpose, fault, stream_fault};
 
 /// A store that keeps the manifest of a pipeline under the key `ckpt` of the bucket `mill_<pipeline>`, changed by
 /// compare-and-set on the key's revision. The bucket is made when it is first needed.
@@ -38,6 +38,13 @@ fn stored_fault(error: BrokerError) -> StoreError {
     if error.may_pass() { StoreError::Unknown(fault(error)) } else { StoreError::Failed(fault(error)) }
 }
 
+fn not_made(error: BrokerError, bucket: &str) -> StoreError {
+    if error.may_pass() {
+        return StoreError::Unknown(fault(error));
+    }
+    StoreError::Failed(stream_fault(error, &format!("KV_{bucket}"), &[format!("$KV.{bucket}.>")]))
+}
+
 impl Store for KvStore {
     fn read<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<(Revision, Bytes)>> {
         Box::pin(async move {
@@ -65,7 +72,7 @@ impl Store for KvStore {
                 // Where the bucket is there already, the user needs no right to make one.
                 Revision(0) => match js.kv_create(&bucket, KEY, manifest.clone()).await {
                     Err(BrokerError::NoResponders { .. }) => {
-                        js.create_bucket(&bucket, self.replicas).await.map_err(stored_fault)?;
+                        js.create_bucket(&bucket, self.replicas).await.map_err(|error| not_made(error, &bucket))?;
                         js.kv_create(&bucket, KEY, manifest).await
                     }
                     other => other,

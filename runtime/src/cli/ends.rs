@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::{BuildError, Payload, PortType, Problem, Record};
-use millstream_pipelines::graph::{Graph, Node, Role, erase_sink, erase_source};
+use millstream_pipelines::graph::{Graph, Node, Role, erase_source};
 
 use super::file::Ends;
-use crate::connectors::{FileSink, FileSource};
+use crate::connectors::{FileSource, output_file};
 use crate::engine::Clock;
 
 /// Puts files in place of the sources and sinks that `ends` names. What the nodes touched outside is forgotten: they no
@@ -28,7 +28,7 @@ pub(super) fn replace(graph: &mut Graph, ends: &Ends) -> Result<(), BuildError> 
     for (name, path) in &ends.outputs {
         let fits = |node: &Node| matches!(node.role, Role::Sink(_)) && carries::<Vec<Record>>(&node.inputs);
         match find(graph, name, "sink", fits, ends.outputs.as_slice()) {
-            Ok(node) => put(node, "file", path, sink(path)),
+            Ok(node) => put(node, "file", path, Role::Sink(output_file(path).make)),
             Err(problem) => problems.push(problem),
         }
     }
@@ -75,11 +75,6 @@ fn source(path: &std::path::Path) -> Role {
         let clock = subtask.resources.get::<Clock>().map_or_else(Clock::system, |clock| *clock);
         Ok(erase_source(FileSource::new(&subtask.node, &path, clock)))
     }))
-}
-
-fn sink(path: &std::path::Path) -> Role {
-    let path = path.to_owned();
-    Role::Sink(Arc::new(move |_| Ok(erase_sink(FileSink::new(&path, true)))))
 }
 
 #[cfg(test)]

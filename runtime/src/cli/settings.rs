@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::args::{Common, LogFormat, Server};
-use crate::broker::ConnectOptions;
+use crate::broker::{ConnectOptions, split_urls};
 
 const DEFAULT_FILE: &str = "millstream.toml";
 
@@ -18,19 +18,11 @@ const DEFAULT_FILE: &str = "millstream.toml";
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Layer {
-    nats: Nats,
+    nats: ConnectOptions,
     checkpoints: Option<PathBuf>,
     replicas: Option<usize>,
     workers: Option<usize>,
     log: Log,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Nats {
-    url: Option<String>,
-    context: Option<String>,
-    credentials: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -51,9 +43,9 @@ pub(super) struct Settings {
 
 // A setting, and where the environment has it; the first that is set counts.
 const VARIABLES: [(&str, &[&str]); 8] = [
-    ("nats.url", &["MILLSTREAM_NATS_URL", "NATS_URL"]),
+    ("nats.urls", &["MILLSTREAM_NATS_URL", "NATS_URL"]),
     ("nats.context", &["MILLSTREAM_NATS_CONTEXT", "NATS_CONTEXT"]),
-    ("nats.credentials", &["MILLSTREAM_NATS_CREDENTIALS", "NATS_CREDS"]),
+    ("nats.credentials_file", &["MILLSTREAM_NATS_CREDENTIALS", "NATS_CREDS"]),
     ("checkpoints", &["MILLSTREAM_CHECKPOINTS"]),
     ("replicas", &["MILLSTREAM_REPLICAS"]),
     ("workers", &["MILLSTREAM_WORKERS"]),
@@ -98,7 +90,7 @@ impl Settings {
         let mut file: Layer = layer(Config::builder().add_source(source))?;
         // A path in a file is meant from there.
         let folder = path.parent().unwrap_or(Path::new(""));
-        for place in [&mut file.checkpoints, &mut file.nats.credentials].into_iter().flatten() {
+        for place in file.checkpoints.iter_mut().chain(file.nats.files_mut()) {
             *place = folder.join(&*place);
         }
         let mut here: Layer = layer(Config::builder().add_source(Environment(environment)))?;
@@ -116,9 +108,13 @@ impl Settings {
         if nats.is_some() && context.is_none() {
             here.context = None;
         }
-        here.url = nats.clone().or(here.url.take().filter(|_| context.is_none()));
+        match nats {
+            Some(urls) => here.urls = split_urls(urls),
+            None if context.is_some() => here.urls.clear(),
+            None => {}
+        }
         here.context = context.clone().or(here.context.take());
-        here.credentials = creds.clone().or(here.credentials.take());
+        here.credentials_file = creds.clone().or(here.credentials_file.take());
         self
     }
 
@@ -139,34 +135,22 @@ impl Settings {
 
     /// How to reach the server, where the pipeline file says `of_file`.
     pub(super) fn connect_options(&self, of_file: Option<ConnectOptions>) -> ConnectOptions {
-        let mut options = of_file.unwrap_or_default();
-        let urls = |text: &String| text.split(',').map(str::trim).map(str::to_owned).collect();
-        let (here, file) = (&self.here.nats, &self.file.nats);
-        if options.urls.is_empty() && options.context.is_none() {
-            options.urls = file.url.as_ref().map(urls).unwrap_or_default();
-            options.context.clone_from(&file.context);
-        }
-        if !options.authenticates() {
-            options.credentials_file.clone_from(&file.credentials);
-        }
-        let nobody = |options: &mut ConnectOptions| {
-            (options.token, options.user, options.password) = (None, None, None);
-            (options.nkey_seed_file, options.credentials_file) = (None, None);
-        };
-        if let Some(url) = &here.url {
-            options.urls = urls(url);
+        let mut options = of_file.unwrap_or_default().or(self.file.nats.clone());
+        let here = &self.here.nats;
+        if !here.urls.is_empty() {
+            options.urls.clone_from(&here.urls);
             // A URL that names a user is another user than the file's.
-            if url.contains('@') {
-                nobody(&mut options);
+            if here.urls.iter().any(|url| url.contains('@')) {
+                options.forget_user();
             }
         }
         if let Some(context) = &here.context {
             // Another context is another user: nothing of the file's is left for it.
-            let urls = if here.url.is_some() { options.urls } else { Vec::new() };
+            let urls = here.urls.clone();
             options = ConnectOptions { urls, context: Some(context.clone()), ..ConnectOptions::default() };
         }
-        if let Some(credentials) = &here.credentials {
-            nobody(&mut options);
+        if let Some(credentials) = &here.credentials_file {
+            options.forget_user();
             options.credentials_file = Some(credentials.clone());
         }
         options
@@ -174,8 +158,7 @@ impl Settings {
 
     /// Whether anybody said where the server is.
     pub(super) fn names_server(&self) -> bool {
-        let said = |nats: &Nats| nats.url.is_some() || nats.context.is_some();
-        said(&self.here.nats) || said(&self.file.nats)
+        self.here.nats.names_server() || self.file.nats.names_server()
     }
 
     /// Where checkpoints are kept, if not on the server.
@@ -266,6 +249,28 @@ mod tests {
         assert!(error.to_string().contains("MILLSTREAM_WORKERS"), "{error}");
         let missing = Settings::from(&common(Some(Path::new("nowhere.toml"))), |_| None).unwrap_err();
         assert!(missing.to_string().contains("nowhere.toml"), "{missing}");
+    }
+
+    #[test]
+    fn the_nats_table_has_the_same_keys_as_that_of_a_pipeline_file() {
+        let password = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(password.path(), "hush\n").unwrap();
+        let text = format!(
+            "[nats]\nurls = [\"nats://a\", \"nats://b\"]\nuser = \"u\"\npassword = {{ file = {:?} }}\ntls = {{ ca = \"ca.pem\" }}\ndomain = \"hub\"",
+            password.path()
+        );
+        let (folder, path) = written(&text);
+        let options = Settings::from(&common(Some(&path)), |_| None).unwrap().connect_options(None);
+        assert_eq!((options.urls.len(), options.domain.as_deref()), (2, Some("hub")));
+        assert_eq!(options.password.as_ref().map(crate::broker::Secret::reveal), Some("hush"));
+        assert_eq!(options.tls.ca, Some(folder.path().join("ca.pem")));
+        let (folder, path) = written("[nats]\nurl = \"nats://a, nats://b\"\ncredentials = \"u.creds\"");
+        let options = Settings::from(&common(Some(&path)), |_| None).unwrap().connect_options(None);
+        assert_eq!(options.urls, ["nats://a", "nats://b"]);
+        assert_eq!(options.credentials_file, Some(folder.path().join("u.creds")));
+        let (_folder, path) = written("[nats]\npassword = { env = \"MILLSTREAM_NO_SUCH\" }");
+        let error = Settings::from(&common(Some(&path)), |_| None).unwrap_err();
+        assert!(error.to_string().contains("MILLSTREAM_NO_SUCH"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 #[cfg(feature = "jetstream")]
 use crate::broker::ConnectOptions;
-use crate::broker::{BrokerError, Connection, Embedded, Js};
+use crate::broker::{BrokerError, Connection, Embedded, Js, codes};
 
 /// What a connection is for. They are kept apart so that acks and checkpoints never queue behind bulk data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,4 +129,57 @@ pub fn fault(error: BrokerError) -> Fault {
         _ => FaultKind::Connection,
     };
     Fault::new(kind, error.to_string())
+}
+
+/// As [`fault`], of a stream that the server would not make or change: what it said no to, it says no to again.
+pub(crate) fn stream_fault(error: BrokerError, stream: &str, subjects: &[String]) -> Fault {
+    let may_pass = error.may_pass();
+    match &error {
+        BrokerError::Api { error: refused, .. } if (400..500).contains(&refused.code) && !may_pass => {
+            let all = subjects.join(", ");
+            let way_out = match refused.err_code {
+                codes::SUBJECTS_OVERLAP => format!(
+                    "another stream takes some of {all} already: name that stream here in place of {stream}, or take these subjects from it (`nats stream ls --subject '{all}'` finds it)"
+                ),
+                codes::ACCOUNT_LIMIT | codes::STREAMS_LIMIT => {
+                    "raise the account's limits, or delete a stream that nobody needs".to_owned()
+                }
+                _ => format!("make the stream {stream} yourself, for {all}, or change the one that there is"),
+            };
+            Fault::new(FaultKind::Setup, format!("the stream {stream} cannot be had: {error}; {way_out}"))
+        }
+        _ => fault(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_operators::Retry;
+
+    use super::*;
+    use crate::broker::ApiError;
+
+    #[test]
+    fn what_a_server_refuses_for_good_is_not_tried_again() {
+        let fault = |code, err_code| {
+            let error = ApiError { code, err_code, description: "no".to_owned() };
+            let error = BrokerError::Api { subject: "$JS.API.STREAM.CREATE.S".into(), error };
+            stream_fault(error, "S", &["s.>".to_owned()])
+        };
+        for (code, err_code, words) in [
+            (400, codes::SUBJECTS_OVERLAP, "another stream takes some of s.> already: name that stream"),
+            (400, codes::STREAMS_LIMIT, "raise the account's limits"),
+            (400, 10052, "make the stream S yourself, for s.>"),
+        ] {
+            let fault = fault(code, err_code);
+            assert_eq!((fault.kind(), fault.retry()), (FaultKind::Setup, Retry::Never));
+            assert!(
+                fault.to_string().contains(words) && fault.to_string().contains("$JS.API.STREAM.CREATE.S"),
+                "{fault}"
+            );
+        }
+        for (code, err_code) in [(503, codes::INSUFFICIENT_RESOURCES), (429, 10167), (408, 0), (500, 10047)] {
+            assert_eq!(fault(code, err_code).kind(), FaultKind::Connection);
+        }
+    }
 }

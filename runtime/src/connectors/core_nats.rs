@@ -19,14 +19,13 @@ pub struct CoreNatsSource {
     clock: Clock,
     place: Arc<Place>,
     subscription: Option<Subscription>,
-    heard: u64,
 }
 
 impl CoreNatsSource {
     /// A source that listens on `subject` as node `node`, sharing it with the other members of `group` if there is one.
     pub fn new(node: &str, connections: Arc<Connections>, subject: &str, group: Option<String>, clock: Clock) -> Self {
         let place = Arc::new(Place { node: node.into(), stream: subject.into() });
-        CoreNatsSource { connections, subject: subject.into(), group, clock, place, subscription: None, heard: 0 }
+        CoreNatsSource { connections, subject: subject.into(), group, clock, place, subscription: None }
     }
 }
 
@@ -57,9 +56,9 @@ impl Source for CoreNatsSource {
         let messages: Vec<Origin> = heard
             .into_iter()
             .map(|Incoming { subject, headers, payload, .. }| {
-                self.heard += 1;
                 let subject_bytes = Bytes::copy_from_slice(subject.as_bytes());
-                Origin { sequence: self.heard, stored_at: now, headers, payload, subject_bytes }
+                // Nothing that was published has a number by which it would be known again.
+                Origin { sequence: 0, stored_at: now, headers, payload, subject_bytes }
             })
             .collect();
         let batch = Batch::at(now, rows).weighing(weight);

@@ -130,14 +130,42 @@ impl Source for FileSource {
 #[derive(Debug)]
 pub struct FileSink {
     path: PathBuf,
-    truncate: bool,
+    start: FileStart,
     file: Option<BufWriter<File>>,
 }
 
+/// What a [`FileSink`] does with what is in its file already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileStart {
+    /// It goes: the file begins anew.
+    Anew,
+    /// It stays. A last line without a line end gets one, so that no row is glued to it.
+    Append,
+    /// It is the sink's own work, up to the last line end: a run was killed, and what it wrote behind that comes again.
+    Continue,
+}
+
 impl FileSink {
-    /// A sink that adds to the end of `path`, or begins it anew with `truncate`.
-    pub fn new(path: impl Into<PathBuf>, truncate: bool) -> Self {
-        FileSink { path: path.into(), truncate, file: None }
+    /// A sink that writes to `path`.
+    pub fn new(path: impl Into<PathBuf>, start: FileStart) -> Self {
+        FileSink { path: path.into(), start, file: None }
+    }
+
+    /// Sees to a last line that has no end.
+    async fn mend(&self, file: &mut File) -> std::io::Result<()> {
+        let about = file.metadata().await?;
+        // A pipe or a terminal holds nothing.
+        if self.start == FileStart::Anew || !about.is_file() || about.len() == 0 {
+            return Ok(());
+        }
+        let whole = whole_lines(&mut File::open(&self.path).await?, about.len()).await?;
+        if whole == about.len() {
+            return Ok(());
+        }
+        match self.start {
+            FileStart::Continue => file.set_len(whole).await,
+            FileStart::Append | FileStart::Anew => file.write_all(b"\n").await,
+        }
     }
 
     fn fault(&self, what: &str, error: std::io::Error) -> Fault {
@@ -145,14 +173,35 @@ impl FileSink {
     }
 }
 
+/// How many of the bytes of a file are in lines that have an end; it is read from behind.
+async fn whole_lines(file: &mut File, length: u64) -> std::io::Result<u64> {
+    const PART: u64 = 64 << 10;
+    let mut end = length;
+    while end > 0 {
+        let from = end.saturating_sub(PART);
+        file.seek(std::io::SeekFrom::Start(from)).await?;
+        let mut part = Vec::new();
+        (&mut *file).take(end - from).read_to_end(&mut part).await?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(from + at as u64 + 1);
+        }
+        end = from;
+    }
+    Ok(0)
+}
+
 impl Sink for FileSink {
     type In = Vec<Record>;
 
     async fn open(&mut self) -> Result {
+        let anew = self.start == FileStart::Anew;
         let mut options = OpenOptions::new();
-        options.create(true).write(true).append(!self.truncate).truncate(self.truncate);
+        options.create(true).write(true).append(!anew).truncate(anew);
         let file = options.open(&self.path).await;
-        let file = file.map_err(|error| self.fault("cannot be opened for writing", error).retry_with(Retry::Never))?;
+        let mut file =
+            file.map_err(|error| self.fault("cannot be opened for writing", error).retry_with(Retry::Never))?;
+        let mended = self.mend(&mut file).await;
+        mended.map_err(|error| self.fault("cannot be gone on with", error).retry_with(Retry::Never))?;
         self.file = Some(BufWriter::with_capacity(256 << 10, file));
         Ok(())
     }
@@ -235,11 +284,36 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out.ndjson");
         for _ in 0..2 {
-            let mut sink = FileSink::new(&path, false);
-            sink.open().await.unwrap();
-            sink.write(Batch::at(Timestamp::MIN, vec![Record::of("a"), Record::of("b")])).await.unwrap();
-            sink.flush(Epoch(1)).await.unwrap();
+            write(&path, FileStart::Append, &["a", "b"]).await;
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\nb\na\nb\n");
+    }
+
+    async fn write(path: &std::path::Path, start: FileStart, rows: &'static [&'static str]) {
+        let mut sink = FileSink::new(path, start);
+        sink.open().await.unwrap();
+        sink.write(Batch::at(Timestamp::MIN, rows.iter().map(|row| Record::of(*row)).collect())).await.unwrap();
+        sink.flush(Epoch(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_last_line_without_an_end_is_ended_or_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.ndjson");
+        let long = "x".repeat(200_000);
+        for (before, start, after) in [
+            ("a\ntorn", FileStart::Append, "a\ntorn\nnew\n".to_owned()),
+            ("a\ntorn", FileStart::Continue, "a\nnew\n".to_owned()),
+            ("a\ntorn", FileStart::Anew, "new\n".to_owned()),
+            ("torn", FileStart::Continue, "new\n".to_owned()),
+            ("a\n", FileStart::Continue, "a\nnew\n".to_owned()),
+            ("", FileStart::Append, "new\n".to_owned()),
+            (&format!("a\n{long}"), FileStart::Continue, "a\nnew\n".to_owned()),
+            (&format!("a\n{long}"), FileStart::Append, format!("a\n{long}\nnew\n")),
+        ] {
+            std::fs::write(&path, before).unwrap();
+            write(&path, start, &["new"]).await;
+            assert!(std::fs::read_to_string(&path).unwrap() == after, "{start:?} of {before:.20}");
+        }
     }
 }

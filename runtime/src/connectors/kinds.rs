@@ -12,9 +12,10 @@ use serde::Deserialize;
 
 use super::generate::Generate;
 use super::{
-    Connections, CoreNatsSink, CoreNatsSource, FileSink, FileSource, Share, StdoutSink, clock, dead_letters, jetstream,
-    jetstream_to,
+    Connections, CoreNatsSink, CoreNatsSource, FileSink, FileSource, FileStart, Share, StdoutSink, clock, dead_letters,
+    jetstream, jetstream_to,
 };
+use crate::engine::Begin;
 
 /// All kinds that there are: the steps, and the connectors of this crate. Add your own with its methods.
 pub fn registry() -> Registry {
@@ -152,8 +153,8 @@ struct WriteJetStream {
     /// Creates the stream with these subjects if there is none.
     #[serde(default)]
     create: Option<OneOrMany>,
-    /// Gives each message an id made of its origin, so that the stream drops repeats within its duplicate window. It
-    /// costs the server 3 to 4 microseconds a message.
+    /// Gives each message an id made of its origin and of what it says, so that the stream drops repeats within its
+    /// duplicate window: for formats of one row a message. It costs the server 3 to 4 microseconds a message.
     #[serde(default)]
     dedup: bool,
 }
@@ -180,7 +181,8 @@ struct DeadLetter {
     /// The stream; `mill_dlq` if not given.
     #[serde(default)]
     stream: Option<String>,
-    /// Creates the stream if there is none; `true` if not given.
+    /// Creates the stream if there is none, and adds the pipeline's subject to one that does not take it; `true` if not
+    /// given.
     #[serde(default)]
     create: Option<bool>,
 }
@@ -269,7 +271,8 @@ impl Spec for ReadFile {
 struct WriteFile {
     /// The file.
     path: PathBuf,
-    /// Begins the file anew in place of adding to its end.
+    /// Begins the file anew when the pipeline starts for the first time, from no checkpoint; not when it goes on, and not
+    /// where sources are shared, as nobody knows there which start is the first.
     #[serde(default)]
     truncate: bool,
 }
@@ -323,16 +326,73 @@ pub fn file_source(path: impl Into<PathBuf>) -> SourceNode {
     }
 }
 
-/// A sink that writes a line a record to a file; `truncate` begins it anew.
+/// A sink that writes a line a record to a file. With `truncate` it begins the file anew when the pipeline starts from no
+/// checkpoint, unless its sources are shared; a run that goes on adds to it.
 pub fn file_sink(path: impl Into<PathBuf>, truncate: bool) -> SinkNode {
-    let path = path.into();
+    file_node(path.into(), move |begin| truncate && begin.anew && !begin.shared)
+}
+
+/// A sink in place of another, for a run that touches no checkpoints: each process begins the file anew.
+pub(crate) fn output_file(path: impl Into<PathBuf>) -> SinkNode {
+    file_node(path.into(), |begin| begin.anew)
+}
+
+fn file_node(path: PathBuf, truncates: impl Fn(Begin) -> bool + Send + Sync + 'static) -> SinkNode {
     SinkNode {
         kind: WriteFile::KIND.into(),
         detail: path.display().to_string(),
-        make: Arc::new(move |_| Ok(erase_sink(FileSink::new(path.clone(), truncate)))),
+        make: Arc::new(move |subtask| {
+            let begin = subtask.resources.get().map_or(Begin { anew: true, shared: false }, |begin| *begin);
+            let start = match begin {
+                begin if truncates(begin) => FileStart::Anew,
+                Begin { anew: false, shared: false } => FileStart::Continue,
+                _ => FileStart::Append,
+            };
+            Ok(erase_sink(FileSink::new(path.clone(), start)))
+        }),
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
         problems: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_pipelines::graph::{Resources, Subtask};
+
+    use super::*;
+
+    /// What is left of a file that holds a line and a torn one when a run begins.
+    async fn left(node: SinkNode, path: &std::path::Path, anew: bool, shared: bool) -> String {
+        std::fs::write(path, "line\ntorn").unwrap();
+        let resources = Resources::default().with(Begin { anew, shared });
+        let subtask = Subtask { pipeline: "p".into(), node: "out".into(), index: 0, of: 1, resources };
+        let mut sink = (node.make)(&subtask).unwrap();
+        sink.open().await.unwrap();
+        sink.flush(millstream_operators::Epoch(0)).await.unwrap();
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_file_begins_anew_only_when_nothing_in_it_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        for (truncate, output, anew, shared, wanted) in [
+            (true, false, true, false, ""),
+            (true, false, false, false, "line\n"),
+            (true, false, true, true, "line\ntorn\n"),
+            (false, false, true, false, "line\ntorn\n"),
+            (false, false, false, false, "line\n"),
+            // In place of another sink: the first start of the process, whatever the sources are.
+            (false, true, true, true, ""),
+            (false, true, true, false, ""),
+            (false, true, false, false, "line\n"),
+            (false, true, false, true, "line\ntorn\n"),
+        ] {
+            let node = if output { output_file(&path) } else { file_sink(&path, truncate) };
+            let what = format!("truncate {truncate}, output {output}, anew {anew}, shared {shared}");
+            assert_eq!(left(node, &path, anew, shared).await, wanted, "{what}");
+        }
     }
 }

@@ -12,18 +12,20 @@ mod kinds;
 mod memory;
 mod stdout;
 
+pub(crate) use connections::stream_fault;
 pub use connections::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
-pub use file::{FilePosition, FileSink, FileSource};
+pub use file::{FilePosition, FileSink, FileSource, FileStart};
 #[cfg(feature = "columnar")]
 pub use generate::{GeneratePosition, GenerateSource};
-#[cfg(feature = "cli")]
-pub(crate) use jetstream::consumer_name;
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
     JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
 };
+#[cfg(feature = "cli")]
+pub(crate) use jetstream::{advisories_of, consumer_name};
 #[cfg(feature = "columnar")]
+pub(crate) use kinds::output_file;
 pub use kinds::{file_sink, file_source, registry};
 pub use memory::{CollectSink, Collected, ListSource};
 pub use stdout::StdoutSink;

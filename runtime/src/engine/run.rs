@@ -102,6 +102,15 @@ impl RunMode {
     }
 }
 
+/// From where a run starts; sinks find it among the resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begin {
+    /// From no checkpoint: nothing was written before, or it is not to be gone on with.
+    pub(crate) anew: bool,
+    /// The sources are shared: a new process starts from no checkpoint too, and others may have written before.
+    pub(crate) shared: bool,
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 // The same fault at the same place so often in a row will come again for ever.
@@ -136,6 +145,9 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let mut stop = environment.stopper.watch();
         let (revision, manifest) = newest(graph, environment, &mut stop).await?;
         let Some(manifest) = manifest else { return Ok(Ended::Stopped) };
+        // Nothing is written before the first checkpoint is there.
+        let begin = Begin { anew: revision == Revision(0), shared: graph.is_shared() };
+        let environment = &environment.clone().with(begin);
         let job = Job { graph, plan: &plan, environment, manifest, revision };
         let (reached, ended) = job.run(stop.clone()).await;
         let fault = match ended {

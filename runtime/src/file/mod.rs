@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use millstream_pipelines::config::{self, Loaded, Options, Report};
 use millstream_pipelines::registry::Registry;
 
-use crate::connectors::{file_sink, file_source};
+use crate::connectors::{file_source, output_file};
 
 pub use unit_test::{Outcome, run_tests};
 
@@ -38,7 +38,7 @@ pub fn load(path: &Path, registry: &Registry, ends: &Ends) -> Result<Loaded, Rep
         options = options.rows_for(&source, move || file_source(path.clone()));
     }
     for (sink, path) in ends.outputs.clone() {
-        options = options.sink_for(&sink, move || file_sink(path.clone(), true));
+        options = options.sink_for(&sink, move || output_file(path.clone()));
     }
     config::load(&name, &text, &options)
 }

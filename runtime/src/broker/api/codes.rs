@@ -1,11 +1,15 @@
 //! The `err_code`s of JetStream that Millstream tells apart.
 
+/// The account may not have so much.
+pub const ACCOUNT_LIMIT: u16 = 10002;
 /// A request that the server does not understand.
 pub const BAD_REQUEST: u16 = 10003;
 /// No such consumer.
 pub const CONSUMER_NOT_FOUND: u16 = 10014;
 /// A consumer's configuration cannot be so, or cannot be changed so.
 pub const CONSUMER_CONFIG: u16 = 10012;
+/// The account may have no more streams.
+pub const STREAMS_LIMIT: u16 = 10027;
 /// No message at this sequence or on this subject.
 pub const NO_MESSAGE: u16 = 10037;
 /// JetStream has no room left.

@@ -45,6 +45,8 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
     keeping(config, findings);
     match access {
         Access::Read { subjects, .. } => reading(config, subjects, looked, findings),
+        // What a stream does not take is added to it at the first start.
+        Access::Write { extend: true, dedup, .. } => writing(config, None, *dedup, findings),
         Access::Write { subjects, dedup, .. } => writing(config, subjects.as_deref(), *dedup, findings),
         _ => {}
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use millstream_pipelines::graph::{Access, Graph, Node};
 
-use crate::connectors::consumer_name;
+use crate::connectors::{advisories_of, consumer_name};
 
 /// What the subjects depend on besides the graph.
 #[derive(Clone, Debug)]
@@ -43,10 +43,13 @@ impl Grants {
         for node in &graph.nodes {
             for access in &node.access {
                 let (what, subjects) = match access {
-                    Access::Read { stream, from_time, .. } => {
+                    Access::Read { stream, from_time, advisories, .. } => {
+                        if *advisories {
+                            grants.subscribe.push(advisories_of(stream, &consumer_name(&graph.name, &node.name)));
+                        }
                         (format!("{} reads {stream}", node.name), read(graph, node, stream, *from_time, scope))
                     }
-                    Access::Write { stream, subjects, create, .. } => {
+                    Access::Write { stream, subjects, create, extend, .. } => {
                         // Code may publish to any subject of its stream; where the pipeline makes the stream, those are
                         // known.
                         let known = subjects.as_ref().or(create.as_ref());
@@ -56,6 +59,9 @@ impl Grants {
                         let mut all = vec![format!("{}.STREAM.INFO.{stream}", scope.api)];
                         if create.is_some() && scope.create {
                             all.push(format!("{}.STREAM.CREATE.{stream}", scope.api));
+                        }
+                        if *extend && scope.create {
+                            all.push(format!("{}.STREAM.UPDATE.{stream}", scope.api));
                         }
                         all.extend(known.into_iter().flatten().cloned());
                         (format!("{} writes {stream}", node.name), all)
@@ -144,6 +150,7 @@ mod tests {
             "out.all",
             "mill.dlq.p.*",
             "$JS.API.STREAM.CREATE.DEAD",
+            "$JS.API.STREAM.UPDATE.DEAD",
             "$KV.mill_p.ckpt",
         ] {
             assert!(all.contains(&subject), "{subject} is not in {all:?}");
@@ -157,9 +164,22 @@ mod tests {
         let scope = Scope { api: "$JS.hub.API".to_owned(), inbox: "_mine".to_owned(), create: false, ..scope() };
         let grants = Grants::of(&graph(), &scope);
         assert!(subjects(&grants).iter().all(|subject| !subject.contains("STREAM.CREATE")));
+        assert!(subjects(&grants).iter().all(|subject| !subject.contains("STREAM.UPDATE")));
         assert!(subjects(&grants).contains(&"$JS.hub.API.$KV.mill_p.ckpt"));
         assert!(subjects(&grants).contains(&"$JS.hub.API.STREAM.INFO.IN"));
         assert_eq!(grants.subscribe, ["_mine.>"]);
+    }
+
+    #[test]
+    fn a_shared_source_that_gives_messages_up_listens_for_them() {
+        let listens = |max_deliver| {
+            let pipeline = Pipeline::new("p");
+            let from = jetstream("IN").share(crate::connectors::Share { max_deliver, ..Default::default() });
+            pipeline.source("in", from.text().ignore_rejected()).discard("out");
+            Grants::of(&pipeline.build().unwrap(), &scope()).subscribe
+        };
+        assert_eq!(listens(None), ["_INBOX.>"]);
+        assert_eq!(listens(Some(3)), ["_INBOX.>", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.IN.mill-p-in"]);
     }
 
     #[test]

@@ -209,3 +209,8 @@ pub(super) fn beyond(stream: &str, sequence: u64, last: u64) -> Fault {
 pub(crate) fn consumer_name(pipeline: &str, node: &str) -> String {
     format!("mill-{pipeline}-{node}")
 }
+
+/// Where the server says that a consumer has given up on a message, which was delivered as often as it may be.
+pub(crate) fn advisories_of(stream: &str, consumer: &str) -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}")
+}

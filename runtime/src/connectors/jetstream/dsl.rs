@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::rows::{Format, Json, MsgPack, Ndjson, Raw, Text};
-use millstream_operators::{
-    Batch, Fault, Headers, Operator, Outbox, Parts, PortType, Problem, Record, Rejected, Result, Timestamp, Turn,
-};
+use millstream_operators::{PortType, Problem, Record, Rejected, Timestamp};
 use millstream_pipelines::dsl::{Decoding, Encoding, IntoSink, ReadFrom, SinkNode, SourceNode, Stream, WriteTo};
 use millstream_pipelines::graph::{Access, Node, Role, Subtask, Touch, erase, erase_sink, erase_source};
 use serde::Serialize;
 
+use super::letters::Letters;
 use super::until_end::UntilEnd;
 use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start};
 use crate::connectors::Connections;
@@ -149,6 +148,7 @@ impl ReadFrom for JetStreamFrom {
                 stream: read.stream.clone(),
                 subjects: read.subjects.clone(),
                 from_time: matches!(read.start, Start::Time(_)),
+                advisories: read.share.as_ref().is_some_and(|share| share.max_deliver.is_some()),
             }],
             shared,
             at_most_once: None,
@@ -199,8 +199,12 @@ impl JetStreamTo {
         self
     }
 
-    /// Gives each message an id made of its origin, so that the stream drops repeats within its duplicate window. It
-    /// costs the server 3 to 4 microseconds a message.
+    /// Gives each message an id made of its origin and of what it says, so that the stream drops repeats within its
+    /// duplicate window. It costs the server 3 to 4 microseconds a message.
+    ///
+    /// What comes twice is known by its id only if it is the same both times, and comes to the same subtask of the sink: not
+    /// if the time of the clock is in it, or if rows are rebalanced over several subtasks. Rows that came from no single
+    /// message, such as totals, and rows of core NATS, which has no sequences, get no id; that is logged once.
     #[must_use]
     pub fn dedup(mut self) -> Self {
         self.0.dedup = true;
@@ -247,6 +251,7 @@ impl WriteTo for JetStreamTo {
                 stream: write.stream.clone(),
                 subjects: None,
                 create: write.create.clone(),
+                extend: write.create.is_some() && !write.needs.is_empty(),
                 dedup: write.dedup,
             }],
             at_most_once: None,
@@ -254,7 +259,8 @@ impl WriteTo for JetStreamTo {
             make: Arc::new(move |subtask| {
                 let connections = Connections::of(subtask)?;
                 let node = subtask.resources.get::<Metrics>().map(|metrics| metrics.node(&subtask.node));
-                let sink = JetStreamSink::new(&subtask.pipeline, write.clone(), connections).reporting(node);
+                let name = format!("{}:{}:{}", subtask.pipeline, subtask.node, subtask.index);
+                let sink = JetStreamSink::new(&name, write.clone(), connections).reporting(node);
                 Ok(erase_sink(sink))
             }),
         }
@@ -262,100 +268,51 @@ impl WriteTo for JetStreamTo {
 }
 
 /// A sink for rejected rows: the message that each came from goes to the subject `mill.dlq.<pipeline>.<node>` of the
-/// stream `stream`, with its headers and with what happened in `Mill-Dlq-*` headers. One that is too large with these
-/// headers is kept without its payload; `Mill-Dlq-Ref` says in which stream and at which sequence the whole stands.
+/// stream `stream`, with its headers and with what happened in `Mill-Dlq-*` headers.
+///
+/// The payload and the headers are what they were, but for two things. Headers called `Nats-*` or `Mill-Dlq-*` are called
+/// `Mill-Orig-Nats-*` and `Mill-Orig-Mill-Dlq-*`, so that they are not taken for the letter's own. And a letter must be a
+/// message that the server takes, with the headers that are added: within its `max_payload`, and with no more than 64 KiB of
+/// headers. One that would be too large is kept without its payload; `Mill-Dlq-Ref` says in which stream and at which
+/// sequence the whole stands. `Mill-Dlq-Truncated` names headers that had to be shortened or left out, and `payload` where
+/// that was shortened because no stream holds it.
 pub fn dead_letters(stream: impl Into<String>) -> DeadLetters {
     let mut to = jetstream_to(stream);
     to.0.by_reference = true;
-    DeadLetters(to)
+    DeadLetters { to, create: false }
 }
 
 /// See [`dead_letters`].
 #[derive(Clone, Debug)]
-pub struct DeadLetters(JetStreamTo);
+pub struct DeadLetters {
+    to: JetStreamTo,
+    create: bool,
+}
 
 impl DeadLetters {
-    /// Creates the stream, on `mill.dlq.>`, if there is none.
+    /// Creates the stream, on `mill.dlq.<pipeline>.>`, if there is none, and adds this subject to one that does not take
+    /// it: any number of pipelines may keep their dead letters in one stream.
     #[must_use]
     pub fn create(self) -> Self {
-        DeadLetters(self.0.create(["mill.dlq.>"]))
+        DeadLetters { create: true, ..self }
     }
 }
 
 impl<T: Serialize + Send + 'static> IntoSink<Rejected<T>> for DeadLetters {
     fn wire(self, stream: Stream<Rejected<T>>, name: &str) {
-        let mut sink = self.0.sink_node(name);
-        sink.publishes_to([format!("mill.dlq.{}.*", stream.pipeline().name())]);
-        let make = Arc::new(move |subtask: &Subtask| {
-            Ok(erase(Letters::<T> { pipeline: subtask.pipeline.to_string(), rows: std::marker::PhantomData }))
-        });
+        let (pipeline, mut to) = (stream.pipeline().name(), self.to);
+        let subjects = format!("mill.dlq.{pipeline}.*");
+        to.0.needs = vec![subjects.clone()];
+        if self.create {
+            to = to.create([format!("mill.dlq.{pipeline}.>")]);
+        }
+        let mut sink = to.sink_node(name);
+        sink.publishes_to([subjects]);
+        let make = Arc::new(move |subtask: &Subtask| Ok(erase(Letters::<T>::of(&subtask.pipeline))));
         let mut node = Node::new(format!("{name}/letter"), "dead_letter", Role::Operator(make));
         node.inputs = vec![PortType::of_rejected::<T>("in")];
         node.outputs = vec![PortType::of::<Vec<Record>>(PortType::MAIN)];
         stream.wire(node).main::<Record>().sink(name, sink);
-    }
-}
-
-/// Makes records of rejected rows.
-struct Letters<T> {
-    pipeline: String,
-    rows: std::marker::PhantomData<fn(T)>,
-}
-
-// A token of a subject is never empty. Only rows of an operator that does not declare its port as one of rejected rows
-// (`Side::rejected`) come without a node, and only if others are merged with them.
-const UNNAMED: &str = "unnamed";
-
-// A header line is kept short; the whole cause is rarely longer.
-const LONGEST_ERROR: usize = 1024;
-
-impl<T: Serialize + Send + 'static> Operator for Letters<T> {
-    type In = Vec<Rejected<T>>;
-    type Out = Vec<Record>;
-
-    fn on_batch(&mut self, batch: Batch<Vec<Rejected<T>>>, out: &mut Outbox<'_, Vec<Record>>) -> Result<Turn> {
-        let Parts { times, rows, origins, weight } = batch.into_parts();
-        let mut records = Vec::with_capacity(rows.len());
-        for (row, rejected) in rows.into_iter().enumerate() {
-            let origin = origins.as_ref().and_then(|all| Some((all.place(), all.get(row)?)));
-            // The node as it was declared: `orders`, where its decoder `orders/json` refused the row.
-            let node = match rejected.cause.node.split('/').next() {
-                None | Some("") => UNNAMED,
-                Some(node) => node,
-            };
-            let mut headers = Headers::NONE;
-            let mut set = |name: &str, value: &str| {
-                let clean: String =
-                    value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_ERROR).collect();
-                headers.push(name, &clean).map_err(|error| Fault::bug(error.to_string()))
-            };
-            set("Mill-Dlq-Pipeline", &self.pipeline)?;
-            set("Mill-Dlq-Stage", node)?;
-            set("Mill-Dlq-Reason", rejected.cause.code.as_str())?;
-            set("Mill-Dlq-Error", &rejected.cause.to_string())?;
-            let payload = match origin {
-                Some((place, origin)) => {
-                    set("Mill-Dlq-Stream", &place.stream)?;
-                    set("Mill-Dlq-Seq", &origin.sequence.to_string())?;
-                    set("Mill-Dlq-Subject", origin.subject())?;
-                    set("Mill-Dlq-Time", &origin.stored_at.to_string())?;
-                    for (name, value) in origin.headers.iter() {
-                        let name =
-                            if Headers::is_reserved(name) { format!("Mill-Orig-{name}") } else { name.to_owned() };
-                        set(&name, value)?;
-                    }
-                    origin.payload.clone()
-                }
-                // A row of no single message: the row itself is all there is.
-                None => serde_json::to_vec(&rejected.row)
-                    .unwrap_or_else(|error| format!("the row cannot be written as JSON: {error}").into_bytes())
-                    .into(),
-            };
-            let subject = format!("mill.dlq.{}.{node}", self.pipeline).into();
-            records.push(Record { subject, headers, payload });
-        }
-        out.send(Batch::from_parts(Parts { times, rows: records, origins, weight })?);
-        Ok(Turn::Done)
     }
 }
 

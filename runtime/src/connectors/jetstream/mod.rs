@@ -13,8 +13,10 @@ mod fast;
 mod gather;
 mod groups;
 mod ingest;
+mod letters;
 mod lint;
 mod look;
+mod message_ids;
 mod position;
 mod pull;
 mod read;
@@ -30,7 +32,7 @@ mod until_end;
 mod window;
 
 #[cfg(feature = "cli")]
-pub(crate) use attach::consumer_name;
+pub(crate) use attach::{advisories_of, consumer_name};
 pub use dsl::{DeadLetters, JetStreamFrom, JetStreamTo, dead_letters, jetstream, jetstream_to};
 pub use position::{JetStreamPosition, OnGap, Start};
 pub use read::{JetStreamRead, Share};

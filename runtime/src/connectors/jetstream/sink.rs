@@ -1,6 +1,5 @@
 //! [`JetStreamSink`]: records into a stream, every one confirmed.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,8 @@ use millstream_operators::{Batch, Epoch, Fault, FaultKind, Headers, Origins, Rec
 use tokio::time::Instant;
 
 use super::ingest::Ingest;
+use super::letters;
+use super::message_ids::MessageIds;
 use super::stream::find_or_create;
 use super::window::{Waiting, Window};
 use crate::broker::{Connection, Incoming, LinkState, Outgoing, Subject, Subscription, is_publishable};
@@ -22,18 +23,22 @@ pub struct JetStreamWrite {
     pub stream: String,
     /// Creates the stream with these subjects if there is none.
     pub create: Option<Vec<String>>,
-    /// Adds a `Nats-Msg-Id` made of each record's origin, so that the stream drops repeats within its duplicate window.
-    /// It costs the server 3 to 4 microseconds a message.
+    /// What the stream must take, if that is to be looked at: with `create`, a stream that does not gets those subjects.
+    pub needs: Vec<String>,
+    /// Adds a `Nats-Msg-Id` made of each record's origin and of what it says, so that the stream drops repeats within its
+    /// duplicate window. It costs the server 3 to 4 microseconds a message. Records without an origin that is known again
+    /// after a restart get none, and that is logged once.
     pub dedup: bool,
     /// Writes a message that is larger than the server takes without its payload, and says in the header `Mill-Dlq-Ref`
-    /// in which stream and at which sequence the whole of it stands: for dead letters, whose headers come on top.
+    /// in which stream and at which sequence the whole of it stands: for dead letters, whose headers come on top. Headers
+    /// that are too many are shortened, and named in `Mill-Dlq-Truncated`.
     pub by_reference: bool,
 }
 
 impl JetStreamWrite {
     /// Records into this stream, which exists.
     pub fn to(stream: impl Into<String>) -> Self {
-        JetStreamWrite { stream: stream.into(), create: None, dedup: false, by_reference: false }
+        JetStreamWrite { stream: stream.into(), create: None, needs: Vec::new(), dedup: false, by_reference: false }
     }
 }
 
@@ -51,14 +56,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// so: what is upstream waits with it, and nothing is dropped.
 pub struct JetStreamSink {
     write: JetStreamWrite,
-    pipeline: String,
     connections: Arc<Connections>,
     open: Option<Open>,
     window: Window,
     trouble: Option<Trouble>,
     pause: Duration,
     subject: Option<(Bytes, Subject)>,
-    repeats: Repeats,
+    ids: MessageIds,
     node: Option<Arc<NodeMetrics>>,
     // Whether the node was told to be stalled.
     stalled: bool,
@@ -103,27 +107,18 @@ enum Woken {
     Idle,
 }
 
-/// Tells apart the outputs of one message, for message ids.
-#[derive(Debug, Default)]
-struct Repeats {
-    sequence: u64,
-    count: u64,
-    id: String,
-}
-
 impl JetStreamSink {
-    /// A sink of `pipeline`.
-    pub fn new(pipeline: &str, write: JetStreamWrite, connections: Arc<Connections>) -> Self {
+    /// A sink that message ids call `name`: no two that write to one stream may have the same, and none may change its own.
+    pub fn new(name: &str, write: JetStreamWrite, connections: Arc<Connections>) -> Self {
         JetStreamSink {
             write,
-            pipeline: pipeline.into(),
             connections,
             open: None,
             window: Window::default(),
             trouble: None,
             pause: FIRST_PAUSE,
             subject: None,
-            repeats: Repeats::default(),
+            ids: MessageIds::of(name),
             node: None,
             stalled: false,
         }
@@ -142,20 +137,20 @@ impl JetStreamSink {
         if headers.iter().any(|(name, _)| Headers::is_reserved(name)) {
             headers = headers.filtered(|name| !Headers::is_reserved(name));
         }
-        if self.write.dedup
-            && let Some((place, origin)) = origins.and_then(|all| Some((all.place(), all.get(row)?)))
-        {
-            let id = self.repeats.id(&self.pipeline, &place.stream, origin.sequence);
-            headers.push("Nats-Msg-Id", id).map_err(|error| Fault::bug(error.to_string()))?;
+        let origin = origins.and_then(|all| Some((all.place().as_ref(), all.get(row)?)));
+        if self.write.dedup {
+            let id = origin.and_then(|origin| self.ids.next(origin, &subject, &headers, &payload));
+            match id {
+                Some(id) => headers.push("Nats-Msg-Id", id).map_err(|error| Fault::bug(error.to_string()))?,
+                None => self.ids.warn_of_none(&self.write.stream),
+            }
         }
         let mut message = Waiting { subject: self.subject(subject)?, headers, payload };
-        if message.size() > max
-            && self.write.by_reference
-            && let Some((place, origin)) = origins.and_then(|all| Some((all.place(), all.get(row)?)))
-        {
-            let whole = format!("{}/{}", place.stream, origin.sequence);
-            message.headers.push("Mill-Dlq-Ref", &whole).map_err(|error| Fault::bug(error.to_string()))?;
-            message.payload = Bytes::new();
+        if self.write.by_reference && letters::is_too_large(&message.headers, &message.payload, max) {
+            let known = origin.filter(|(_, origin)| origin.sequence > 0);
+            let whole = known.map(|(place, origin)| format!("{}/{}", place.stream, origin.sequence));
+            let fitting = letters::fit(&message.headers, &message.payload, max, whole.as_deref());
+            (message.headers, message.payload) = fitting.map_err(|error| Fault::bug(error.to_string()))?;
         }
         let size = message.size();
         if size > max {
@@ -383,17 +378,6 @@ impl JetStreamSink {
     }
 }
 
-impl Repeats {
-    fn id(&mut self, pipeline: &str, stream: &str, sequence: u64) -> &str {
-        self.count = if sequence == self.sequence { self.count + 1 } else { 0 };
-        self.sequence = sequence;
-        self.id.clear();
-        // Writing to a string does not fail.
-        let _ = write!(self.id, "{pipeline}:{stream}:{sequence}:{}", self.count);
-        &self.id
-    }
-}
-
 impl Sink for JetStreamSink {
     type In = Vec<Record>;
 
@@ -427,6 +411,7 @@ impl Sink for JetStreamSink {
         while !self.window.is_empty() {
             self.step(Until::Confirmed).await?;
         }
+        self.ids.end_epoch();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use millstream_operators::{Batch, FaultKind, Headers, Place, Result, Source};
 use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
-use super::super::attach::Reader;
+use super::super::attach::{Reader, advisories_of};
 use super::super::delivery::Delivery;
 use super::super::gather::{Gather, wait_until};
 use super::super::lint::risks;
@@ -340,8 +340,7 @@ impl Source for SharedSource {
         }
         if self.share.max_deliver.is_some() {
             let (stream, consumer) = (&self.reader.read.stream, &self.reader.consumer);
-            let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}");
-            let advisories = js.connection().queue_subscribe(subject, consumer, 1_024).await;
+            let advisories = js.connection().queue_subscribe(advisories_of(stream, consumer), consumer, 1_024).await;
             self.advisories = Some(advisories.map_err(fault)?);
         }
         let mut left = lock(&self.hand).drop_all();
