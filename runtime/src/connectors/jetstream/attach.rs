@@ -6,6 +6,7 @@ use std::time::Duration;
 use millstream_operators::{Fault, FaultKind, Result};
 use millstream_pipelines::graph::Subtask;
 
+use super::jumps::Jumps;
 use super::position::{JetStreamPosition, Start};
 use super::pull::{HEARTBEAT, Pull, nanos};
 use super::read::JetStreamRead;
@@ -31,8 +32,8 @@ pub(super) struct Attached {
     pub(super) pull: Pull,
     /// Where it is set to.
     pub(super) sequence: u64,
-    /// Whether every sequence of the stream is a message that we read, so that a jump is a loss.
-    pub(super) contiguous: bool,
+    /// What it means that deliveries leave out sequences.
+    pub(super) jumps: Jumps,
 }
 
 impl Reader {
@@ -111,16 +112,7 @@ impl Reader {
         let generation = js.connection().generation();
         self.reset(&js, sequence + 1).await?;
         let pull = Pull::open(js, &self.read.stream, &self.consumer, PULL, generation).await?;
-        Ok(Attached { pull, sequence, contiguous: self.is_contiguous(&info) })
-    }
-
-    fn is_contiguous(&self, info: &StreamInfo) -> bool {
-        let config = &info.config;
-        self.read.subjects.is_empty()
-            && config.max_msgs_per_subject <= 0
-            && !config.allow_msg_ttl
-            && !config.allow_rollup_hdrs
-            && config.deny_delete
+        Ok(Attached { pull, sequence, jumps: Jumps::of(&info.config, !self.read.subjects.is_empty()) })
     }
 
     /// Refuses a stream that one reader with a position cannot read.

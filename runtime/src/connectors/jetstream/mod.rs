@@ -13,6 +13,7 @@ mod fast;
 mod gather;
 mod groups;
 mod ingest;
+mod jumps;
 mod lint;
 mod look;
 mod position;
@@ -27,6 +28,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod until_end;
+mod watch;
 mod window;
 
 #[cfg(feature = "cli")]

@@ -104,6 +104,13 @@ impl Pull {
         }
     }
 
+    /// Puts all that has come already behind those in `heard`: no more than was asked for.
+    pub(super) fn hear_now(&mut self, heard: &mut Vec<Incoming>) {
+        if self.subscription.drain(heard, usize::MAX) > 0 {
+            self.heard_at = Instant::now();
+        }
+    }
+
     /// Counts a message that was asked for and has come.
     pub(super) fn came(&mut self) {
         self.asked = self.asked.saturating_sub(1);

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use super::attach::{Attached, Reader};
 use super::delivery::Delivery;
 use super::gather::Gather;
+use super::jumps::Jumps;
 use super::lint::{overdue, risks};
 use super::look::{LOOK_AGAIN, Look};
-use super::position::{JetStreamPosition, OnGap};
+use super::position::{Gap, JetStreamPosition, OnGap};
 use super::pull::{Again, HEARTBEAT, Pull};
 use super::read::JetStreamRead;
 use super::rows::{Given, Rows};
@@ -31,28 +32,40 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// consumer's next one, or the consumer is reset and read again; what was read already is dropped; the acknowledgement
 /// of a position follows its checkpoint and is confirmed. Input that is gone is a fault, never skipped in silence.
 pub struct JetStreamSource {
-    reader: Arc<Reader>,
-    nudge: Option<Arc<Nudge>>,
-    clock: Option<Arc<Clock>>,
-    place: Arc<Place>,
-    position: JetStreamPosition,
-    pull: Option<Pull>,
+    pub(super) reader: Arc<Reader>,
+    pub(super) nudge: Option<Arc<Nudge>>,
+    pub(super) clock: Option<Arc<Clock>>,
+    pub(super) place: Arc<Place>,
+    pub(super) position: JetStreamPosition,
+    pub(super) pull: Option<Pull>,
     // Kept between calls, because whoever waits for rows may stop waiting at any time: on a slow link both take longer
     // than a checkpoint interval.
-    attaching: Option<Doing<Attached>>,
-    looking: Option<Doing<Look>>,
-    attach_at: Instant,
-    look_at: Instant,
-    pause: Duration,
-    attachments: u64,
-    gather: Gather,
+    pub(super) attaching: Option<Doing<Attached>>,
+    pub(super) looking: Option<Doing<Look>>,
+    pub(super) attach_at: Instant,
+    pub(super) look_at: Instant,
+    pub(super) pause: Duration,
+    pub(super) attachments: u64,
+    pub(super) gather: Gather,
     // The number that the next delivery of this attachment must have, and how many of its deliveries are part of a
     // checkpoint.
-    expected: u64,
-    acked: u64,
-    nudged: bool,
-    lag: Option<u64>,
-    contiguous: bool,
+    pub(super) expected: u64,
+    pub(super) acked: u64,
+    pub(super) nudged: bool,
+    pub(super) lag: Option<u64>,
+    // Where the source stood when it began to look.
+    pub(super) looked_from: u64,
+    pub(super) jumps: Jumps,
+    // How many messages waited behind the last delivery of this attachment; 0 before the first.
+    pub(super) waiting: u64,
+    // What a look found to wait behind a delivery, where it is the last.
+    pub(super) seen: Option<(u64, u64)>,
+    // A jump between deliveries that were not given yet, the question how the stream is because of it, and its answer,
+    // which holds for all deliveries up to this one.
+    pub(super) in_doubt: bool,
+    pub(super) asking: Option<(u64, Doing<Option<Box<StreamInfo>>>)>,
+    pub(super) answer: Option<(u64, Box<StreamInfo>)>,
+    pub(super) released: bool,
 }
 
 /// Something that goes on while nobody waits for it.
@@ -84,11 +97,18 @@ impl JetStreamSource {
             acked: 0,
             nudged: false,
             lag: None,
-            contiguous: false,
+            looked_from: 0,
+            jumps: Jumps::Untold,
+            waiting: 0,
+            seen: None,
+            in_doubt: false,
+            asking: None,
+            answer: None,
+            released: false,
         })
     }
 
-    fn read(&self) -> &JetStreamRead {
+    pub(super) fn read(&self) -> &JetStreamRead {
         &self.reader.read
     }
 
@@ -105,9 +125,9 @@ impl JetStreamSource {
             let attached = attached.await;
             self.attaching = None;
             match attached {
-                Ok(Attached { pull, sequence, contiguous }) => {
+                Ok(Attached { pull, sequence, jumps }) => {
                     self.position.sequence = sequence;
-                    self.contiguous = contiguous;
+                    (self.jumps, self.waiting, self.seen) = (jumps, 0, None);
                     self.attachments += 1;
                     (self.expected, self.acked, self.nudged) = (1, 0, false);
                     self.look_at = Instant::now() + LOOK_AGAIN;
@@ -140,51 +160,17 @@ impl JetStreamSource {
                         return Ok(Some(again));
                     }
                 }
-                () = tokio::time::sleep_until(look_at), if !looks => {
-                    self.looking = Some(Box::pin(Arc::clone(&self.reader).look()));
-                }
+                () = tokio::time::sleep_until(look_at), if !looks => self.look(),
             }
         }
-    }
-
-    /// Sees whether the stream throws away what was not read yet; moves the position of an idle source forward, so that
-    /// messages of other subjects that expire are not taken for a loss.
-    fn see(&mut self, look: Look) -> Result<Option<Again>> {
-        let (stream, consumer) = match look {
-            Look::Away => return Ok(None),
-            Look::Stream(stream) => (*stream, None),
-            Look::NoConsumer(stream) => {
-                self.validate(&stream)?;
-                return Ok(Some(Again::Ended("its consumer is gone".into())));
-            }
-            Look::Both(both) => (both.0, Some(both.1)),
-        };
-        // All that the consumer has delivered is given, and it had nothing more when it was asked, after the stream.
-        let idle = consumer.is_some_and(|consumer| {
-            consumer.num_pending == 0
-                && consumer.delivered.consumer_seq + 1 == self.expected
-                && self.gather.heard.is_empty()
-        });
-        if idle && self.position.created == stream.created {
-            self.position.sequence = self.position.sequence.max(stream.state.last_seq);
-            self.position.reached_at = self.clock.as_ref().map(|clock| clock.now());
-            return Ok(None);
-        }
-        self.validate(&stream).map(|()| None)
-    }
-
-    fn validate(&mut self, stream: &StreamInfo) -> Result {
-        if let Some(behind) = self.position.validate(stream, self.read().on_gap)? {
-            self.position.sequence = behind;
-        }
-        Ok(())
     }
 
     /// What was heard as rows, up to the first thing that is not as expected.
     fn rows(&mut self, max: usize) -> Result<(Given, Option<Again>)> {
         let Some(pull) = &mut self.pull else { return Ok((None, None)) };
         let (mut rows, mut again, mut last_reply) = (Rows::with_capacity(max.min(self.gather.heard.len())), None, None);
-        for mut message in self.gather.take(max) {
+        let (mut heard, mut doubted) = (self.gather.take(max), None);
+        while let Some(mut message) = heard.next() {
             if let Some(status) = message.status {
                 again = pull.told(status, &message)?;
                 if again.is_some() {
@@ -193,24 +179,45 @@ impl JetStreamSource {
                 continue;
             }
             let Some((reply, delivery)) = Delivery::of(&mut message) else { continue };
-            pull.came();
             if delivery.consumer_seq != self.expected {
                 again = Some(Again::Gap { expected: self.expected, got: delivery.consumer_seq });
                 break;
             }
+            let is_new = delivery.stream_seq > self.position.sequence;
+            if is_new && self.jumps.doubts(self.position.sequence, self.waiting, &delivery) {
+                let least = self.jumps.least(self.waiting, delivery.pending + 1);
+                match &self.answer {
+                    _ if self.jumps == Jumps::Losses => {
+                        jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq)?;
+                    }
+                    Some((upto, info)) if delivery.consumer_seq <= *upto => {
+                        if let Some(gap) = self.position.gap(info, least) {
+                            judge(gap, &mut self.jumps, self.reader.read.on_gap)?;
+                        }
+                    }
+                    _ => {
+                        message.reply = Some(reply);
+                        doubted = Some(message);
+                        break;
+                    }
+                }
+            }
+            pull.came();
             self.expected += 1;
             last_reply = Some(reply);
-            self.lag = Some(delivery.pending);
-            if delivery.stream_seq <= self.position.sequence {
-                continue;
+            self.waiting = delivery.pending;
+            if is_new {
+                self.position.sequence = delivery.stream_seq;
+                rows.push(&delivery, message);
             }
-            if self.contiguous && delivery.stream_seq != self.position.sequence + 1 {
-                jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq)?;
-            }
-            self.position.sequence = delivery.stream_seq;
-            rows.push(&delivery, message);
+        }
+        if let Some(doubted) = doubted {
+            let rest = std::iter::once(doubted).chain(heard).collect();
+            self.gather.put_back(rest);
+            self.in_doubt = true;
         }
         if let Some(reply) = last_reply {
+            self.lag = Some(self.waiting);
             self.position.ack = Some((self.attachments, reply.as_str().to_owned()));
         }
         if let Some(last) = rows.last_stored_at() {
@@ -231,11 +238,11 @@ impl JetStreamSource {
         }
     }
 
-    fn detach(&mut self, why: &Again) {
+    pub(super) fn detach(&mut self, why: &Again) {
         why.log(&self.read().stream);
         self.pull = None;
         self.gather.clear();
-        self.looking = None;
+        (self.looking, self.asking, self.answer, self.in_doubt) = (None, None, None, false);
         self.attach_at = Instant::now();
         // An acknowledgement of an earlier attachment means nothing to the next.
         self.position.ack = None;
@@ -248,6 +255,17 @@ pub(super) async fn done<T>(doing: &mut Option<Doing<T>>) -> Result<T> {
         Some(doing) => doing.await,
         None => std::future::pending().await,
     }
+}
+
+/// What a gap means where jumps mean this.
+pub(super) fn judge(gap: Gap, jumps: &mut Jumps, on_gap: OnGap) -> Result<u64> {
+    if *jumps != Jumps::Compacted {
+        return gap.judged(on_gap);
+    }
+    // Once an attachment: such a stream does it all the time.
+    *jumps = Jumps::Untold;
+    tracing::warn!("{}; or later messages of the same subjects did (max_msgs_per_subject): going on", gap.words);
+    Ok(gap.to)
 }
 
 /// The stream went on behind messages that were not read.
@@ -294,6 +312,12 @@ impl Source for JetStreamSource {
             if self.pull.is_none() {
                 self.attach().await?;
             }
+            if self.in_doubt
+                && let Some(why) = self.clear_up().await?
+            {
+                self.detach(&why);
+                continue;
+            }
             if let Some(pull) = &mut self.pull {
                 pull.ask(u64::MAX).await?;
             }
@@ -338,6 +362,16 @@ impl Source for JetStreamSource {
 
     fn lag(&self) -> Option<u64> {
         self.lag
+    }
+
+    async fn drive(&mut self) -> Result {
+        self.keep_looking().await
+    }
+
+    async fn release(&mut self) -> Result {
+        // What happens to the stream from now on is for the next start to find.
+        (self.released, self.looking) = (true, None);
+        Ok(())
     }
 }
 
