@@ -37,6 +37,8 @@ pub struct JetStreamSource {
     pub(super) clock: Option<Arc<Clock>>,
     pub(super) place: Arc<Place>,
     pub(super) position: JetStreamPosition,
+    // Up to where a checkpoint covers everything.
+    pub(super) durable: u64,
     pub(super) pull: Option<Pull>,
     // Kept between calls, because whoever waits for rows may stop waiting at any time: on a slow link both take longer
     // than a checkpoint interval.
@@ -81,6 +83,7 @@ impl JetStreamSource {
         let settings = subtask.resources.get::<Settings>().unwrap_or_default();
         Ok(JetStreamSource {
             position: JetStreamPosition { stream: read.stream.clone(), ..JetStreamPosition::default() },
+            durable: 0,
             reader: Arc::new(Reader::new(subtask, read)?),
             nudge: subtask.resources.get(),
             clock: subtask.resources.get(),
@@ -117,9 +120,10 @@ impl JetStreamSource {
         loop {
             let attached = self.attaching.get_or_insert_with(|| {
                 let (reader, position, at) = (Arc::clone(&self.reader), self.position.clone(), self.attach_at);
+                let durable = self.durable;
                 Box::pin(async move {
                     tokio::time::sleep_until(at).await;
-                    reader.attach(position).await
+                    reader.attach(position, durable).await
                 })
             });
             let attached = attached.await;
@@ -287,16 +291,19 @@ impl Source for JetStreamSource {
 
     async fn open(&mut self, from: Option<JetStreamPosition>) -> Result {
         let js = self.reader.connections.js(Purpose::Read).await?;
-        let info = self.reader.stream(&js, from.is_some()).await?;
+        let mut info = self.reader.stream(&js, from.is_some()).await?;
         self.reader.check_retention(&info)?;
         match from {
             Some(from) => {
+                self.durable = from.sequence;
                 let behind = from.validate(&info, self.read().on_gap)?;
                 let sequence = behind.unwrap_or(from.sequence);
                 self.position = JetStreamPosition { sequence, ack: None, ..from };
             }
             None => {
+                info = self.reader.show_interest(&js, info).await?;
                 let sequence = self.reader.first_position(&js, &info).await?;
+                self.durable = sequence;
                 let (stream, created) = (self.read().stream.clone(), info.created.clone());
                 self.position = JetStreamPosition { stream, created, sequence, ..JetStreamPosition::default() };
             }
@@ -338,6 +345,7 @@ impl Source for JetStreamSource {
     }
 
     async fn commit(&mut self, upto: JetStreamPosition) -> Result {
+        self.durable = self.durable.max(upto.sequence);
         let Some((attachment, reply)) = upto.ack else { return Ok(()) };
         if attachment != self.attachments || self.pull.is_none() {
             return Ok(());
