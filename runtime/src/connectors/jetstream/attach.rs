@@ -226,7 +226,7 @@ impl Reader {
 }
 
 /// Whether a stream keeps only what its consumers have not acknowledged.
-fn is_interest(info: &StreamInfo) -> bool {
+pub(super) fn is_interest(info: &StreamInfo) -> bool {
     info.config.retention == Retention::Interest
 }
 

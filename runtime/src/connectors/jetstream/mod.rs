@@ -7,6 +7,7 @@
 
 mod answer;
 mod attach;
+mod beside;
 mod delivery;
 mod dsl;
 mod fast;

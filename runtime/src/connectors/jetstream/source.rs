@@ -9,7 +9,8 @@ use millstream_operators::{Batch, Fault, FaultKind, Headers, Place, Result, Retr
 use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
-use super::attach::{Attached, Reader};
+use super::attach::{Attached, Reader, is_interest};
+use super::beside::PATIENCE;
 use super::delivery::Delivery;
 use super::gather::Gather;
 use super::jumps::Jumps;
@@ -19,7 +20,7 @@ use super::position::{Gap, JetStreamPosition, OnGap};
 use super::pull::{Again, HEARTBEAT, Pull};
 use super::read::JetStreamRead;
 use super::rows::{Given, Rows};
-use crate::broker::{BrokerError, StreamInfo};
+use crate::broker::{BrokerError, StoredMessage, StreamInfo};
 use crate::connectors::{Purpose, fault};
 use crate::engine::{Clock, Nudge};
 
@@ -47,6 +48,17 @@ pub struct JetStreamSource {
     pub(super) attach_at: Instant,
     pub(super) look_at: Instant,
     pub(super) pause: Duration,
+    // When this attachment began, and how many in a row have ended since the last row came.
+    pub(super) attached_at: Instant,
+    pub(super) in_vain: u32,
+    // Whether the last one ended with its link, and how often in a row that may happen before the next message is read
+    // by itself.
+    pub(super) broke: bool,
+    pub(super) patience: u32,
+    pub(super) beside: Option<Doing<Vec<StoredMessage>>>,
+    // The last message that was read so.
+    pub(super) beside_upto: u64,
+    pub(super) lets_go: bool,
     pub(super) attachments: u64,
     pub(super) gather: Gather,
     // The number that the next delivery of this attachment must have, and how many of its deliveries are part of a
@@ -94,6 +106,13 @@ impl JetStreamSource {
             attach_at: Instant::now(),
             look_at: Instant::now(),
             pause: FIRST_PAUSE,
+            attached_at: Instant::now(),
+            in_vain: 0,
+            broke: false,
+            patience: PATIENCE,
+            beside: None,
+            beside_upto: 0,
+            lets_go: false,
             attachments: 0,
             gather: Gather::lingering(settings.linger),
             expected: 1,
@@ -133,20 +152,27 @@ impl JetStreamSource {
                     self.position.sequence = sequence;
                     (self.jumps, self.waiting, self.seen) = (jumps, 0, None);
                     self.attachments += 1;
+                    self.attached_at = Instant::now();
                     (self.expected, self.acked, self.nudged) = (1, 0, false);
                     self.look_at = Instant::now() + LOOK_AGAIN;
                     self.pull = Some(pull);
                     return Ok(());
                 }
-                Err(fault) if fault.kind() == FaultKind::Connection => {
-                    let (pause, stream) = (self.pause, &self.read().stream);
-                    tracing::warn!(stream, "cannot read yet, trying again in {pause:?}: {}", fault.chain());
-                    self.attach_at = Instant::now() + pause;
-                    self.pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(fault) => return Err(fault),
+                Err(fault) => self.later(fault)?,
             }
         }
+    }
+
+    /// Makes the next attempt later, if there is to be one.
+    pub(super) fn later(&mut self, fault: Fault) -> Result {
+        if fault.kind() != FaultKind::Connection {
+            return Err(fault);
+        }
+        let (pause, stream) = (self.pause, &self.read().stream);
+        tracing::warn!(stream, "cannot read yet, trying again in {pause:?}: {}", fault.chain());
+        self.attach_at = Instant::now() + pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Ok(())
     }
 
     /// Waits for a batch, and looks now and then how stream and consumer are. Cancel-safe.
@@ -226,7 +252,7 @@ impl JetStreamSource {
         }
         if let Some(last) = rows.last_stored_at() {
             self.position.reached_at = Some(last);
-            self.pause = FIRST_PAUSE;
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
         }
         Ok((rows.into_batch(&self.place)?, again))
     }
@@ -247,7 +273,23 @@ impl JetStreamSource {
         self.pull = None;
         self.gather.clear();
         (self.looking, self.asking, self.answer, self.in_doubt) = (None, None, None, false);
-        self.attach_at = Instant::now();
+        self.broke = why.is_break();
+        let now = Instant::now();
+        if now - self.attached_at >= LOOK_AGAIN {
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
+        }
+        self.in_vain += 1;
+        self.attach_at = now;
+        if self.in_vain > 1 {
+            let (pause, stream, position) = (self.pause, &self.reader.read.stream, self.position.sequence);
+            tracing::warn!(
+                stream,
+                "reading broke off {} times in a row and brought nothing behind message {position}: again in {pause:?}",
+                self.in_vain
+            );
+            self.attach_at = now + pause;
+            self.pause = (pause * 2).min(LONGEST_PAUSE);
+        }
         // An acknowledgement of an earlier attachment means nothing to the next.
         self.position.ack = None;
     }
@@ -293,6 +335,7 @@ impl Source for JetStreamSource {
         let js = self.reader.connections.js(Purpose::Read).await?;
         let mut info = self.reader.stream(&js, from.is_some()).await?;
         self.reader.check_retention(&info)?;
+        self.lets_go = is_interest(&info);
         match from {
             Some(from) => {
                 self.durable = from.sequence;
@@ -317,6 +360,16 @@ impl Source for JetStreamSource {
         let max_rows = max_rows.max(1);
         loop {
             if self.pull.is_none() {
+                if self.broke
+                    && self.in_vain >= self.patience
+                    && let Some(rows) = self.read_beside().await?
+                {
+                    return Ok(Some(rows));
+                }
+                // An interest stream delivers again what no checkpoint covers; behind that, it can be gone past.
+                if self.lets_go && self.beside_upto > self.durable {
+                    std::future::pending::<()>().await;
+                }
                 self.attach().await?;
             }
             if self.in_doubt
