@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use millstream::broker::{Connection, Js, NatsServer, Retention, StreamConfig};
+use millstream::broker::{Connection, ConsumerInfo, Discard, Js, NatsServer, Retention, StreamConfig};
 use millstream_tests::support::*;
 use tokio::time::{Instant, sleep};
 
@@ -180,20 +180,58 @@ async fn runtime_and_server_that_are_killed_in_turn_and_together_lose_nothing() 
     both_in_turn("both-in-turn", &mut server, &connection, kills().div_ceil(2), running).await;
 }
 
-#[tokio::test]
-async fn an_interest_stream_keeps_what_no_checkpoint_covers_whatever_is_killed() {
-    let (mut server, connection) = server().await;
+/// A server whose input stream is one of interest, and a pipeline that has shown it: the stream keeps nothing for one
+/// that it does not know.
+async fn interested() -> (NatsServer, Connection, Js, Pump) {
+    let (server, connection) = server().await;
     let js = Js::new(connection.clone());
     js.delete_stream("IN").await.unwrap();
     let input = StreamConfig { retention: Retention::Interest, ..StreamConfig::new("IN", ["in.>"]) };
     js.create_stream(&input).await.unwrap();
     let running = pump(&server.url(), "interest", 1);
-    // It keeps nothing for a pipeline that it does not know.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while js.consumer("IN", "mill-interest-orders").await.is_err() {
-        assert!(Instant::now() < deadline, "the pipeline shows no interest");
+    until_consumer(&js, "shows no interest", |_| true).await;
+    (server, connection, js, running)
+}
+
+/// Waits until the consumer of the interest stream is as it should be.
+async fn until_consumer(js: &Js, otherwise: &str, is_so: impl Fn(&ConsumerInfo) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !js.consumer("IN", "mill-interest-orders").await.is_ok_and(|info| is_so(&info)) {
+        assert!(Instant::now() < deadline, "the pipeline {otherwise}");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn an_interest_stream_keeps_what_was_read_and_not_written_when_the_link_is_made_anew() {
+    let (mut server, connection, js, mut running) = interested().await;
+    let mut full = js.stream("OUT").await.unwrap().config;
+    full.discard = Discard::New;
+    full.max_msgs = 1;
+    js.update_stream(&full).await.unwrap();
+    let orders = 3 * IN_FLIGHT;
+    feed(&connection, 0, orders).await;
+    // All that it may read without a checkpoint, and it asks for more.
+    let reads = |info: &ConsumerInfo| info.num_ack_pending == IN_FLIGHT && info.num_waiting > 0;
+    until_consumer(&js, "does not read", reads).await;
+    let before = js.stream("IN").await.unwrap().state.first_seq;
+    let mut total = Kills::default();
+    total.of_server(&connection, 1).await;
+    server.kill_9();
+    server.restart().await.unwrap();
+    until_consumer(&js, "does not read again", reads).await;
+    assert_eq!(js.stream("IN").await.unwrap().state.first_seq, before, "nothing was let go");
+    running.kill_9();
+    total.of_runtime(&connection).await;
+    full.max_msgs = -1;
+    js.update_stream(&full).await.unwrap();
+    let running = pump(&server.url(), "interest", 1);
+    settle("interest, output full", &connection, total, orders, running).await;
+}
+
+#[tokio::test]
+async fn an_interest_stream_keeps_what_no_checkpoint_covers_whatever_is_killed() {
+    let (mut server, connection, js, running) = interested().await;
     both_in_turn("interest", &mut server, &connection, kills().div_ceil(3), running).await;
     assert_eq!(js.stream("IN").await.unwrap().state.messages, 0, "what a checkpoint covers is let go");
 }

@@ -1,14 +1,22 @@
 //! Messages go before they are read, under a pipeline that runs: the loss is noticed, whether the pipeline stands still
 //! or goes on, and what was deleted one by one is not taken for it.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "it is test code, though not all inside a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "it is test code, though not all inside a test"
+)]
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use millstream::broker::{Connection, Discard, Js, NatsServer, Purge, StreamConfig};
+use millstream::broker::{ConnectOptions, Connection, Discard, Js, NatsServer, Purge, StreamConfig};
+use millstream::connectors::{Connections, JetStreamRead, JetStreamSource};
+use millstream::operators::{Fault, FaultKind, Source};
+use millstream::pipelines::graph::{Resources, Subtask};
 use millstream_tests::support::*;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 const PUMP: &str = env!("CARGO_BIN_EXE_pump");
 const ORDERS: u64 = 20_000;
@@ -140,4 +148,63 @@ async fn messages_that_were_deleted_one_by_one_are_no_loss() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     let output = read_output(&stalled.connection).await;
     assert_eq!((output.wrong, output.times.into_keys().collect::<Vec<_>>()), (0, wanted));
+}
+
+/// A source of the subject `s.a` of a stream, which may have so many in flight.
+async fn source_of_some(server: &NatsServer, in_flight: u32) -> JetStreamSource {
+    let connections = Connections::to_nats(ConnectOptions::to(server.url())).unwrap();
+    let resources = Resources::default().with(connections);
+    let subtask = Subtask { pipeline: "p".into(), node: "in".into(), index: 0, of: 1, resources };
+    let read = JetStreamRead { subjects: vec!["s.a".into()], max_ack_pending: in_flight, ..JetStreamRead::of("S") };
+    let mut source = JetStreamSource::new(&subtask, read).unwrap();
+    source.open(None).await.unwrap();
+    source
+}
+
+/// Reads until so many rows have come.
+async fn read_rows(source: &mut JetStreamSource, rows: usize) -> Result<(), Fault> {
+    let mut read = 0;
+    while read < rows {
+        let next = timeout(Duration::from_secs(20), source.next(1_024)).await.expect("something comes");
+        read += next?.unwrap().len();
+    }
+    assert_eq!(read, rows);
+    source.commit(source.position()).await
+}
+
+#[tokio::test]
+async fn a_source_of_some_subjects_misses_its_own_messages_and_not_those_of_others() {
+    let (server, connection) = server().await;
+    let js = Js::new(connection.clone());
+    // Others push each other out, and the beginning of the stream far beyond what is read here.
+    let mut config = StreamConfig { max_msgs: 500, ..StreamConfig::new("S", ["s.>"]) };
+    js.create_stream(&config).await.unwrap();
+    let mut source = source_of_some(&server, 100).await;
+    // Its consumer is there from the first message that it gives.
+    publish_each(&connection, "s.a", &[b"own".to_vec()]).await;
+    read_rows(&mut source, 1).await.unwrap();
+    for _ in 0..20 {
+        publish_each(&connection, "s.b", &vec![b"other".to_vec(); 700]).await;
+        publish_each(&connection, "s.a", &vec![b"own".to_vec(); 3]).await;
+        read_rows(&mut source, 3).await.unwrap();
+    }
+    config.max_msgs = -1;
+    js.update_stream(&config).await.unwrap();
+    for _ in 0..500 {
+        publish_each(&connection, "s.b", &[b"other".to_vec()]).await;
+        publish_each(&connection, "s.a", &[b"own".to_vec()]).await;
+    }
+    read_rows(&mut source, 100).await.unwrap();
+    let last = js.stream("S").await.unwrap().state.last_seq;
+    js.purge("S", &Purge { seq: last - 99, ..Purge::default() }).await.unwrap();
+    // What was on its way comes; then what is missing is missed.
+    let lost = loop {
+        match timeout(Duration::from_secs(20), source.next(1_024)).await.expect("it is noticed") {
+            Ok(_) => source.commit(source.position()).await.unwrap(),
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(lost.kind(), FaultKind::SourceLost, "{lost}");
+    let least = number_behind(&lost.to_string(), "at least ").unwrap();
+    assert!((1..=350).contains(&least), "{lost}");
 }

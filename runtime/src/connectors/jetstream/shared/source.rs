@@ -309,6 +309,10 @@ impl SharedSource {
     fn detach(&mut self, why: &Again) {
         why.log(self.stream());
         self.broke = why.is_break();
+        // It may not have begun, if it was to begin later.
+        if Instant::now().saturating_duration_since(self.join_at) >= LOOK_AGAIN {
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
+        }
         self.in_vain += 1;
         (self.pull, self.looking) = (None, None);
         // Messages that came are ours as before; what the old pull said of itself is not the new one's.
