@@ -200,7 +200,7 @@ impl JetStreamSource {
         let Some(pull) = &mut self.pull else { return Ok((None, None)) };
         let (mut rows, mut again, mut last_reply) = (Rows::with_capacity(max.min(self.gather.heard.len())), None, None);
         let (mut heard, mut doubted) = (self.gather.take(max), None);
-        while let Some(mut message) = heard.next() {
+        for mut message in heard.by_ref() {
             if let Some(status) = message.status {
                 again = pull.told(status, &message)?;
                 if again.is_some() {
