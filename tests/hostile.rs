@@ -1,16 +1,26 @@
 //! Hostile payloads on a real server: every good row arrives, every bad one is a dead letter with its cause and its
 //! payload bit for bit, and the pipeline goes on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "it is test code, though not all inside a test"
+)]
+
 use std::time::Duration;
 
 use millstream::Launch;
-use millstream::broker::{ConnectOptions, Js, NatsServer, Outgoing, StreamConfig, Subject};
+use millstream::broker::{ConnectOptions, Connection, Js, NatsServer, Outgoing, Retention, StreamConfig, Subject};
 use millstream::connectors::registry;
 use millstream::operators::Headers;
 use millstream::operators::columnar::{HOSTILE_COLUMNS, hostile_json};
 use millstream::pipelines::config::{Options, load};
 use millstream_tests::support::*;
 use serde_json::Value as Json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 // The server's limit of one message, made small so that payloads at it and over it are cheap.
@@ -142,4 +152,161 @@ async fn good_rows_arrive_bad_ones_are_kept_and_nothing_stops() {
         assert!(!header("Mill-Dlq-Error").is_empty());
     }
     println!("{} hostile payloads: {good} good rows out, {bad} dead letters", corpus.len());
+}
+
+/// Headers that no client makes, and a server takes: each as it goes over the wire.
+const MALFORMED: [&[u8]; 14] = [
+    b"NATS/1.0\r\nX-Name: caf\xe9\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\nX-Evil: a\rNats-Msg-Id: forged\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\nX-Kept: yes\r\nno colon\r\n\r\n",
+    b"NATS/1.0\r\nX Evil: x\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\nX-\xc3\xa4: x\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\nX\x01: x\r\nX-Kept: yes\r\n\r\n",
+    b"X-Evil: x\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0 abc\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0 409 Consumer Deleted\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0 100 Idle Heartbeat\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\n: x\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\nX-Evil: a\x00b\r\nX-Kept: yes\r\n\r\n",
+    b"NATS/1.0\r\nX-Evil: \xff\r\nX-Kept: yes",
+    b"\r\n",
+];
+/// Good messages before each of them, and behind the last. Of every fourth another follows at once.
+const GOOD: u64 = 50;
+
+/// Publishes good messages with malformed ones between, over a bare socket; returns how many.
+async fn publish_malformed(server: &NatsServer, connection: &Connection) -> u64 {
+    let mut socket = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    socket.write_all(b"CONNECT {\"headers\":true,\"verbose\":false}\r\n").await.unwrap();
+    let (mut id, mut text) = (0, Vec::new());
+    let mut put = |headers: Option<&[u8]>, text: &mut Vec<u8>| {
+        id += 1;
+        let body = format!(r#"{{"id":{id}}}"#);
+        match headers {
+            None => text.extend_from_slice(format!("PUB in.x {}\r\n", body.len()).as_bytes()),
+            Some(headers) => {
+                let (own, all) = (headers.len(), headers.len() + body.len());
+                text.extend_from_slice(format!("HPUB in.x {own} {all}\r\n").as_bytes());
+                text.extend_from_slice(headers);
+            }
+        }
+        text.extend_from_slice(body.as_bytes());
+        text.extend_from_slice(b"\r\n");
+        id
+    };
+    for (place, headers) in MALFORMED.iter().enumerate() {
+        for _ in 0..GOOD {
+            put(None, &mut text);
+        }
+        put(Some(headers), &mut text);
+        if place % 4 == 3 {
+            put(Some(MALFORMED[0]), &mut text);
+        }
+    }
+    let mut last = 0;
+    for _ in 0..GOOD {
+        last = put(None, &mut text);
+    }
+    socket.write_all(&text).await.unwrap();
+    let (js, deadline) = (Js::new(connection.clone()), Instant::now() + Duration::from_secs(10));
+    loop {
+        let stored = js.stream("IN").await.unwrap().state.last_seq;
+        if stored == last {
+            return last;
+        }
+        assert!(Instant::now() < deadline, "the server took {stored} of {last}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs a pipeline over messages with malformed headers; each comes out once, with the legal ones of its headers.
+async fn malformed_headers_are_gone_past(source: &str, retention: Retention) {
+    let server = NatsServer::start().await.unwrap();
+    let connection = server.connect().await.unwrap();
+    let js = Js::new(connection.clone());
+    let input = StreamConfig { retention, ..StreamConfig::new("IN", ["in.>"]) };
+    js.create_stream(&input).await.unwrap();
+    js.create_stream(&StreamConfig::new("OUT", ["out.>"])).await.unwrap();
+    let file = format!(
+        r#"
+name = "malformed"
+
+[sources.in]
+kind = "jetstream"
+stream = "IN"
+format = "json"
+schema = {{ id = "int64" }}
+meta = {{ kept = {{ header = "X-Kept" }}, seq = "sequence" }}
+on_error = "stop"
+{source}
+
+[sinks.out]
+kind = "jetstream"
+from = "in"
+stream = "OUT"
+subject = "out.all"
+on_error = "stop"
+"#
+    );
+    let registry = registry();
+    let loaded = load("malformed.toml", &file, &Options::new(&registry));
+    let graph = loaded.unwrap_or_else(|report| panic!("{report}")).graph;
+    // Counts connections, and loses nothing.
+    let proxy = LossyProxy::before(server.port()).await;
+    let launch = Launch::default().nats(ConnectOptions::to(proxy.url()));
+    let (stopper, metrics) = (launch.stopper(), launch.metrics());
+    let running = tokio::spawn(async move { launch.run_graph(&graph).await });
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while js.consumer("IN", "mill-malformed-in").await.is_err() {
+        assert!(Instant::now() < deadline && !running.is_finished(), "it does not begin");
+        sleep(Duration::from_millis(20)).await;
+    }
+    let total = publish_malformed(&server, &connection).await;
+    while js.stream("OUT").await.unwrap().state.messages < total {
+        assert!(!running.is_finished(), "{:?}", running.await);
+        assert!(Instant::now() < deadline, "{} of {total} came", js.stream("OUT").await.unwrap().state.messages);
+        sleep(Duration::from_millis(50)).await;
+    }
+    stopper.drain();
+    running.await.unwrap().unwrap();
+    let given = read_all(&connection, "OUT").await;
+    let mut ids: Vec<u64> = Vec::new();
+    let mut kept = 0;
+    for message in &given {
+        let row: Json = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(row["id"], row["seq"], "{row}");
+        ids.push(row["id"].as_u64().unwrap());
+        kept += u64::from(row["kept"] == "yes");
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids, (1..=total).collect::<Vec<_>>());
+    assert!(kept >= MALFORMED.len() as u64 - 1, "the legal headers of {kept} were kept");
+    println!(
+        "malformed headers, {retention:?}: {total} messages, {} rows, {} connections in all",
+        given.len(),
+        proxy.connections()
+    );
+    assert_eq!(metrics.restarts(), 0);
+    // The first is believed at the third break, each of the others at the first.
+    assert!(proxy.connections() <= 3 + 2 + MALFORMED.len() as u64, "{} connections", proxy.connections());
+    // The link of a shared source may break again when a message is delivered again.
+    if source.is_empty() {
+        assert_eq!(given.len() as u64, total, "nothing comes twice");
+    }
+}
+
+#[tokio::test]
+async fn headers_that_no_client_reads_are_gone_past_and_their_messages_kept() {
+    malformed_headers_are_gone_past("", Retention::Limits).await;
+}
+
+#[tokio::test]
+async fn headers_that_no_client_reads_are_gone_past_in_an_interest_stream() {
+    malformed_headers_are_gone_past("", Retention::Interest).await;
+}
+
+#[tokio::test]
+async fn headers_that_no_client_reads_are_gone_past_by_those_who_share_a_stream() {
+    malformed_headers_are_gone_past("share = { ack_wait = \"2s\" }", Retention::Limits).await;
 }

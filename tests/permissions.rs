@@ -72,7 +72,9 @@ async fn with_one_line_less_the_run_names_the_subject_and_where_to_add_it() {
         let (mut publish, subscribe) = needed(&name).await;
         let subject = publish.remove(number);
         // Not needed by a run that goes well on a server of today.
-        if ["$JS.API.INFO", "CONSUMER.DELETE", "CONSUMER.INFO", "$JS.ACK.*"].iter().any(|spare| subject.contains(spare))
+        if ["$JS.API.INFO", "CONSUMER.DELETE", "CONSUMER.INFO", "MSG.GET.IN", "$JS.ACK.*"]
+            .iter()
+            .any(|spare| subject.contains(spare))
         {
             continue;
         }

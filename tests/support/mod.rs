@@ -17,7 +17,7 @@ mod dice;
 mod proxy;
 mod stream;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
@@ -218,6 +218,8 @@ pub struct Output {
     pub messages: u64,
     /// Of those, how many differ from what must come of their order.
     pub wrong: u64,
+    /// The ids in the order of the stream, repeats included.
+    pub order: Vec<u64>,
 }
 
 impl Output {
@@ -228,6 +230,17 @@ impl Output {
 
     pub fn duplicates(&self) -> u64 {
         self.messages - self.times.len() as u64
+    }
+
+    /// How many messages repeat an earlier one, in each of the parts that begin behind so many messages.
+    pub fn repeats_behind(&self, marks: &[u64]) -> Vec<u64> {
+        let (mut seen, mut repeats) = (BTreeSet::new(), vec![0; marks.len() + 1]);
+        for (place, id) in self.order.iter().enumerate() {
+            if !seen.insert(id) {
+                repeats[marks.partition_point(|mark| *mark <= place as u64)] += 1;
+            }
+        }
+        repeats
     }
 }
 
@@ -262,6 +275,7 @@ pub async fn read_output(connection: &Connection) -> Output {
             let right = expected(id).is_some_and(|(to, body)| to == subject && body == text);
             output.wrong += u64::from(!right);
             output.messages += 1;
+            output.order.push(id);
             *output.times.entry(id).or_default() += 1;
         });
         match read.await {

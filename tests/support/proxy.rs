@@ -24,6 +24,7 @@ struct Shared {
     bytes: AtomicU64,
     swallowed: AtomicU64,
     cuts: AtomicU64,
+    connections: AtomicU64,
     // Bytes of deliveries still to be swallowed on links that stay.
     deliveries: AtomicU64,
     delay_millis: AtomicU64,
@@ -37,12 +38,18 @@ impl LossyProxy {
         let accepting = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                accepting.connections.fetch_add(1, Ordering::SeqCst);
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
                     tokio::spawn(forward(client, server, Arc::clone(&accepting)));
                 }
             }
         });
         LossyProxy { port, shared }
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     pub fn url(&self) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::nats::{NatsLink, Told};
+use super::nats::{Ear, NatsLink, Told};
 use super::{BrokerError, Connection, Secret, context};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
@@ -272,11 +272,12 @@ impl ConnectOptions {
     }
 
     async fn client_options(&self, told: Arc<Told>) -> Result<async_nats::ConnectOptions, BrokerError> {
+        let ear = Ear(told);
         let mut client = async_nats::ConnectOptions::new()
             .subscription_capacity(self.subscription_capacity.unwrap_or(1 << 18))
             .ping_interval(PING)
             .event_callback(move |event| {
-                told.note(&event);
+                ear.0.note(&event);
                 std::future::ready(())
             });
         if let Some(name) = &self.name {

@@ -210,6 +210,15 @@ impl Connection {
         }
     }
 
+    /// Whether the connection is closed for good: the client lost its own task, and its link will not come back.
+    pub fn is_closed(&self) -> bool {
+        match &self.0 {
+            #[cfg(feature = "jetstream")]
+            Inner::Nats(link) => link.is_closed(),
+            Inner::Embedded(_) => false,
+        }
+    }
+
     /// How often a message was dropped because a subscription was not read quickly enough. Over all subscriptions,
     /// and a lower bound: it is for people; loss is detected by sequences.
     pub fn dropped(&self) -> u64 {

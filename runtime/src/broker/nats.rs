@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ pub(super) struct NatsLink {
 pub(super) struct Told {
     state: watch::Sender<LinkState>,
     dropped: AtomicU64,
+    closed: AtomicBool,
     denials: Mutex<VecDeque<Denial>>,
     /// Counts denials, so that a waiting request looks when one comes.
     denied: watch::Sender<u64>,
@@ -41,11 +42,23 @@ struct Denial {
     action: DeniedAction,
 }
 
+/// Where the client tells its events. It goes with the client's own task, also when that panics, which it does at a
+/// message with a CR in a header: nothing else shows that the link will not come back.
+pub(super) struct Ear(pub(super) Arc<Told>);
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::Relaxed);
+        self.0.state.send_modify(|state| state.connected = false);
+    }
+}
+
 impl Default for Told {
     fn default() -> Self {
         Told {
             state: watch::Sender::new(LinkState::default()),
             dropped: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             denials: Mutex::default(),
             denied: watch::Sender::new(0),
         }
@@ -224,6 +237,10 @@ impl NatsLink {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.told.closed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn dropped(&self) -> u64 {
         self.told.dropped.load(Ordering::Relaxed)
     }
@@ -258,11 +275,14 @@ pub(super) fn incoming(message: async_nats::Message) -> Incoming {
             }
         }
     }
+    let reply = message.reply.map(Subject::from_nats);
+    // What a consumer delivers is a stored message, whatever status its publisher put on it.
+    let is_stored = reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."));
     Incoming {
         subject: Subject::from_nats(message.subject),
-        reply: message.reply.map(Subject::from_nats),
+        reply,
         headers,
-        status: message.status.map(|status| status.as_u16()),
+        status: message.status.filter(|_| !is_stored).map(|status| status.as_u16()),
         description: message.description.map(Into::into),
         payload: message.payload,
         wire_len: message.length,

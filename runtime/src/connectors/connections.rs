@@ -73,7 +73,7 @@ impl Connections {
     pub async fn get(&self, purpose: Purpose) -> Result<Connection, Fault> {
         let key = (std::thread::current().id(), purpose);
         let mut open = self.open.lock().await;
-        if let Some(connection) = open.get(&key) {
+        if let Some(connection) = open.get(&key).filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
         let connection = match &self.to {

@@ -59,6 +59,10 @@ impl SourceTask {
                         if barrier.then == Then::Finish {
                             self.router.control(|| Message::Watermark(Watermark::At(Timestamp::MAX))).await?;
                         }
+                        // What goes on beside the rows may have told it, and no batch follow.
+                        if let Some(lag) = self.source.lag() {
+                            self.metrics.set_lag(lag);
+                        }
                         let position = self.source.position().map_err(Stopped::Fault)?;
                         self.open_epochs.insert(barrier.epoch, position.clone());
                         self.router.control(|| Message::Barrier(barrier)).await?;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::types::{
     AccountInfo, ApiLevel, ConsumerConfig, ConsumerInfo, PubAck, Purge, StoredMessage, StreamConfig, StreamInfo,
 };
+use super::wire::read_headers;
 use super::{base64, codes};
 use crate::broker::{ApiError, BrokerError, Connection, Subject};
 
@@ -169,6 +170,19 @@ impl Js {
         self.get(stream, json!({ "last_by_subj": subject })).await
     }
 
+    /// Reads the first message at or after `seq` whose subject matches, from the stream's leader; `None` if there is none.
+    ///
+    /// # Errors
+    /// JetStream refuses.
+    pub async fn next_message(
+        &self,
+        stream: &str,
+        seq: u64,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, BrokerError> {
+        self.get(stream, json!({ "seq": seq, "next_by_subj": subject })).await
+    }
+
     async fn get(&self, stream: &str, what: Value) -> Result<Option<StoredMessage>, BrokerError> {
         #[derive(Deserialize)]
         struct Found {
@@ -190,10 +204,12 @@ impl Js {
         let protocol = |what: &str| BrokerError::Protocol { subject: self.subject(&call), what: what.to_owned() };
         let headers = base64::decode(&raw.hdrs).ok_or_else(|| protocol("headers are no base64"))?;
         let payload = base64::decode(&raw.data).ok_or_else(|| protocol("data is no base64"))?;
+        let (headers, flaws) = read_headers(&headers);
         Ok(Some(StoredMessage {
             subject: raw.subject.into(),
             seq: raw.seq,
-            headers: parse_headers(&headers),
+            headers,
+            flaws,
             payload: payload.into(),
             time: raw.time,
         }))
@@ -277,16 +293,4 @@ fn absent<T>(result: Result<T, BrokerError>, code: u16) -> Result<Option<T>, Bro
 /// Our own types become JSON without fail; if that were wrong, the server would refuse the empty body.
 fn encode(body: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(body).unwrap_or_default()
-}
-
-/// Headers as they are on the wire: `NATS/1.0`, then one line each.
-fn parse_headers(bytes: &[u8]) -> Headers {
-    let mut headers = Headers::NONE;
-    for line in String::from_utf8_lossy(bytes).split("\r\n").skip(1) {
-        if let Some((name, value)) = line.split_once(':') {
-            // What our headers refuse was not ours.
-            let _ = headers.push(name.trim(), value.trim());
-        }
-    }
-    headers
 }

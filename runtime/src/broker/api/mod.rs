@@ -8,6 +8,7 @@ pub mod codes;
 mod js;
 mod kv;
 mod types;
+mod wire;
 
 pub use js::Js;
 pub use kv::Entry;

@@ -344,12 +344,22 @@ pub struct StoredMessage {
     pub subject: Subject,
     /// Its sequence.
     pub seq: u64,
-    /// Its headers.
+    /// Its headers, as far as they are legal.
     pub headers: Headers,
+    /// What is wrong with those that are not, one sentence each: the client takes no delivery of such a message.
+    pub flaws: Vec<String>,
     /// Its content.
     pub payload: Bytes,
     /// When it was stored, RFC 3339.
     pub time: String,
+}
+
+impl StoredMessage {
+    /// When it was stored, in nanoseconds since the epoch; 0 where the server does not say it legibly.
+    pub fn stored_at(&self) -> i64 {
+        let time = chrono::DateTime::parse_from_rfc3339(&self.time).ok();
+        time.and_then(|time| time.timestamp_nanos_opt()).unwrap_or(0)
+    }
 }
 
 /// How new the server's JetStream is: 2.11 is 1, 2.12 is 2, 2.14 is 4; older ones have none.

@@ -93,6 +93,8 @@ fn read(graph: &Graph, node: &Node, stream: &str, from_time: bool, scope: &Scope
     for call in ["CREATE", "INFO", "RESET", "DELETE", "MSG.NEXT"] {
         all.push(format!("{api}.CONSUMER.{call}.{stream}.{consumer}"));
     }
+    // What the client cannot read is read by itself.
+    all.push(format!("{api}.STREAM.MSG.GET.{stream}"));
     if from_time && scope.create {
         all.push(format!("{api}.CONSUMER.CREATE.{stream}.{consumer}-start"));
         all.push(format!("{api}.CONSUMER.DELETE.{stream}.{consumer}-start"));
@@ -146,6 +148,7 @@ mod tests {
         for subject in [
             "$JS.API.CONSUMER.RESET.IN.mill-p-in",
             "$JS.ACK.IN.mill-p-in.>",
+            "$JS.API.STREAM.MSG.GET.IN",
             "$JS.API.STREAM.INFO.OUT",
             "out.all",
             "mill.dlq.p.*",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use millstream_operators::{Fault, FaultKind, Result};
 use millstream_pipelines::graph::Subtask;
 
+use super::jumps::Jumps;
 use super::position::{JetStreamPosition, Start};
 use super::pull::{HEARTBEAT, Pull, nanos};
 use super::read::JetStreamRead;
@@ -31,8 +32,8 @@ pub(super) struct Attached {
     pub(super) pull: Pull,
     /// Where it is set to.
     pub(super) sequence: u64,
-    /// Whether every sequence of the stream is a message that we read, so that a jump is a loss.
-    pub(super) contiguous: bool,
+    /// What it means that deliveries leave out sequences.
+    pub(super) jumps: Jumps,
 }
 
 impl Reader {
@@ -100,27 +101,21 @@ impl Reader {
         })
     }
 
-    /// Sets the consumer right behind `position` and opens an inbox for what it delivers.
+    /// Sets the consumer right behind `position` and opens an inbox for what it delivers. An interest stream lets go of
+    /// what its consumer is set behind; so there it is set behind `durable`, up to which a checkpoint covers everything,
+    /// and the source drops what it has read already.
     ///
     /// # Errors
     /// The stream no longer holds what follows, or a request failed: then it may be tried again.
-    pub(super) async fn attach(self: Arc<Self>, position: JetStreamPosition) -> Result<Attached> {
+    pub(super) async fn attach(self: Arc<Self>, position: JetStreamPosition, durable: u64) -> Result<Attached> {
         let js = self.connections.js(Purpose::Read).await?;
         let info = self.stream(&js, true).await?;
         let sequence = position.validate(&info, self.read.on_gap)?.unwrap_or(position.sequence);
         let generation = js.connection().generation();
-        self.reset(&js, sequence + 1).await?;
+        let behind = if is_interest(&info) { durable.min(sequence) } else { sequence };
+        self.reset(&js, &info, behind + 1).await?;
         let pull = Pull::open(js, &self.read.stream, &self.consumer, PULL, generation).await?;
-        Ok(Attached { pull, sequence, contiguous: self.is_contiguous(&info) })
-    }
-
-    fn is_contiguous(&self, info: &StreamInfo) -> bool {
-        let config = &info.config;
-        self.read.subjects.is_empty()
-            && config.max_msgs_per_subject <= 0
-            && !config.allow_msg_ttl
-            && !config.allow_rollup_hdrs
-            && config.deny_delete
+        Ok(Attached { pull, sequence, jumps: Jumps::of(&info.config, !self.read.subjects.is_empty()) })
     }
 
     /// Refuses a stream that one reader with a position cannot read.
@@ -139,34 +134,64 @@ impl Reader {
         Fault::new(FaultKind::Setup, words)
     }
 
-    /// Creates the consumer if there is none, and sets it to `next`.
-    async fn reset(&self, js: &Js, next: u64) -> Result {
+    /// Makes the interest of a pipeline that starts for the first time known to its stream, which keeps nothing for it
+    /// before.
+    pub(super) async fn show_interest(&self, js: &Js, info: StreamInfo) -> Result<StreamInfo> {
+        if !is_interest(&info) {
+            return Ok(info);
+        }
+        self.create(js, &info).await?;
+        self.stream(js, false).await
+    }
+
+    /// Creates the consumer if there is none.
+    async fn create(&self, js: &Js, info: &StreamInfo) -> Result {
         let stream = &self.read.stream;
         let config = self.consumer_config();
         let created = match js.create_consumer(stream, &config).await {
             // It exists and differs in what cannot be changed; our position is not in it, so it may go.
             Err(error) if matches!(error.api_code(), Some(codes::CONSUMER_CONFIG | codes::CONSUMER_EXISTS)) => {
                 self.check_is_ours(js).await?;
+                self.check_may_go(info)?;
                 js.delete_consumer(stream, &self.consumer).await.map_err(fault)?;
                 js.create_consumer(stream, &config).await
             }
             other => other,
         };
-        created.map_err(|error| match error.api_code() {
+        created.map(drop).map_err(|error| match error.api_code() {
             Some(codes::WORKQUEUE_NEEDS_EXPLICIT_ACK) => self.is_work_queue(),
             _ => fault(error),
-        })?;
+        })
+    }
+
+    /// Creates the consumer if there is none, and sets it to `next`.
+    async fn reset(&self, js: &Js, info: &StreamInfo, next: u64) -> Result {
+        self.create(js, info).await?;
+        let stream = &self.read.stream;
         match js.reset_consumer(stream, &self.consumer, Some(next)).await {
             Ok(_) => Ok(()),
             // Before 2.14 there is no reset: a new consumer that begins there.
             Err(BrokerError::NoResponders { .. } | BrokerError::Timeout { .. }) if self.is_old(js).await? => {
+                self.check_may_go(info)?;
                 js.delete_consumer(stream, &self.consumer).await.map_err(fault)?;
                 let deliver_policy = DeliverPolicy::ByStartSequence;
-                let config = ConsumerConfig { deliver_policy, opt_start_seq: next, ..config };
+                let config = ConsumerConfig { deliver_policy, opt_start_seq: next, ..self.consumer_config() };
                 js.create_consumer(stream, &config).await.map(drop).map_err(fault)
             }
             Err(error) => Err(fault(error)),
         }
+    }
+
+    /// Refuses to delete a consumer that is all that an interest stream keeps its messages for.
+    fn check_may_go(&self, info: &StreamInfo) -> Result {
+        if !is_interest(info) {
+            return Ok(());
+        }
+        let (stream, consumer) = (&self.read.stream, &self.consumer);
+        let words = format!(
+            "the consumer {consumer} cannot be set anew without being deleted, and {stream} is an interest stream, which would let go of what was not read yet: start under a new pipeline name, or delete the consumer by hand when nothing waits; with nats-server 2.14 and up it is only needed where its settings cannot be changed"
+        );
+        Err(Fault::new(FaultKind::Setup, words))
     }
 
     /// A consumer that processes share knows what they have done, and nothing else does.
@@ -198,6 +223,11 @@ impl Reader {
             ..ConsumerConfig::durable(&self.consumer)
         }
     }
+}
+
+/// Whether a stream keeps only what its consumers have not acknowledged.
+pub(super) fn is_interest(info: &StreamInfo) -> bool {
+    info.config.retention == Retention::Interest
 }
 
 /// A start at a sequence that the stream has not reached.

@@ -160,7 +160,7 @@ impl ReadFrom for JetStreamFrom {
                 let source = JetStreamSource::new(subtask, read.clone())?;
                 Ok(match subtask.resources.get::<RunMode>() {
                     Some(mode) if mode.until_end => {
-                        erase_source(UntilEnd::new(source, subtask, read.clone(), Connections::of(subtask)?))
+                        erase_source(UntilEnd::new(source, read.clone(), Connections::of(subtask)?))
                     }
                     _ => erase_source(source),
                 })

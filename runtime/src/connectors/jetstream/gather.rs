@@ -52,6 +52,11 @@ impl Gather {
         self.heard.drain(..max.min(self.heard.len()))
     }
 
+    /// Puts back what was taken and is not given yet.
+    pub(super) fn put_back(&mut self, messages: Vec<Incoming>) {
+        self.heard.splice(0..0, messages);
+    }
+
     /// Forgets what was heard.
     pub(super) fn clear(&mut self) {
         self.ready_at = None;

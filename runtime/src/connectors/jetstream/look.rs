@@ -44,6 +44,19 @@ impl Reader {
         }
     }
 
+    /// How the stream is; nothing if that cannot be known now.
+    ///
+    /// # Errors
+    /// As those of [`look`](Self::look).
+    pub(super) async fn stream_now(self: Arc<Self>) -> Result<Option<Box<StreamInfo>>> {
+        let js = self.connections.js(Purpose::Read).await?;
+        match js.find_stream(&self.read.stream).await {
+            Ok(Some(stream)) => Ok(Some(Box::new(stream))),
+            Ok(None) => Err(self.no_stream(true)),
+            Err(error) => self.unless_it_may_pass(error, Look::Away).map(|_| None),
+        }
+    }
+
     fn unless_it_may_pass(&self, error: BrokerError, look: Look) -> Result<Look> {
         if error.may_pass() {
             tracing::debug!(stream = self.read.stream, "how the stream and its consumer are is not known: {error}");

@@ -7,12 +7,14 @@
 
 mod answer;
 mod attach;
+mod beside;
 mod delivery;
 mod dsl;
 mod fast;
 mod gather;
 mod groups;
 mod ingest;
+mod jumps;
 mod letters;
 mod lint;
 mod look;
@@ -29,6 +31,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod until_end;
+mod watch;
 mod window;
 
 #[cfg(feature = "cli")]

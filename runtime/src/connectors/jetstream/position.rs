@@ -49,33 +49,67 @@ pub struct JetStreamPosition {
 impl JetStreamPosition {
     /// Whether a stream still holds all that follows; `Ok(Some(n))` is a position behind a gap that may be skipped.
     pub(super) fn validate(&self, info: &StreamInfo, on_gap: OnGap) -> Result<Option<u64>> {
-        let lost = |words: String| Err(Fault::new(FaultKind::SourceLost, words).retry_with(Retry::Never));
+        self.check_stream(info)?;
+        self.gap(info, None).map(|gap| gap.judged(on_gap)).transpose()
+    }
+
+    /// Refuses another stream of the same name, and one that ends before the position.
+    pub(super) fn check_stream(&self, info: &StreamInfo) -> Result {
         let stream = &info.config.name;
         if self.created != info.created {
-            return lost(format!(
+            return Err(lost(format!(
                 "stream {stream} was deleted and created again (at {}, the checkpoint knows the one of {}): its sequences mean other messages now; start under a new pipeline name, or remove the pipeline's checkpoint",
                 info.created, self.created
-            ));
+            )));
         }
         if info.state.last_seq < self.sequence {
-            return lost(format!(
+            return Err(lost(format!(
                 "stream {stream} ends at {}, but {} was read already: it was restored from an older copy, or lost what it had confirmed",
                 info.state.last_seq, self.sequence
-            ));
+            )));
         }
-        if info.state.first_seq > self.sequence + 1 && info.state.last_seq > self.sequence {
-            let (from, to) = (self.sequence + 1, info.state.first_seq - 1);
-            let words = format!(
-                "stream {stream} no longer has the messages {from} to {to}, which were not read yet: limits or a purge removed them"
-            );
-            if on_gap == OnGap::Fail {
-                return lost(format!("{words}; set on_gap = \"skip\" to go on behind them"));
-            }
-            tracing::warn!("{words}; going on behind them, as on_gap says");
-            return Ok(Some(to));
-        }
-        Ok(None)
+        Ok(())
     }
+
+    /// What the stream no longer has of what follows, if its beginning is behind that. Of a source that reads some
+    /// subjects, `least` of those messages are known to be its own.
+    pub(super) fn gap(&self, info: &StreamInfo, least: Option<u64>) -> Option<Gap> {
+        if info.state.first_seq <= self.sequence + 1 || info.state.last_seq <= self.sequence {
+            return None;
+        }
+        let (stream, from, to) = (&info.config.name, self.sequence + 1, info.state.first_seq - 1);
+        let words = match least {
+            None => format!("stream {stream} no longer has the messages {from} to {to}, which were not read yet"),
+            Some(least) => format!(
+                "stream {stream} no longer has the messages {from} to {to}: at least {least} of them are of the subjects that are read, and were not read yet"
+            ),
+        };
+        Some(Gap { to, words: format!("{words}: limits or a purge removed them") })
+    }
+}
+
+/// Messages that are gone and were not read.
+#[derive(Debug)]
+pub(super) struct Gap {
+    /// The last of them.
+    pub(super) to: u64,
+    /// What to say of them.
+    pub(super) words: String,
+}
+
+impl Gap {
+    /// The position behind it, if it may be skipped.
+    pub(super) fn judged(self, on_gap: OnGap) -> Result<u64> {
+        if on_gap == OnGap::Fail {
+            return Err(lost(format!("{}; set on_gap = \"skip\" to go on behind them", self.words)));
+        }
+        tracing::warn!("{}; going on behind them, as on_gap says", self.words);
+        Ok(self.to)
+    }
+}
+
+fn lost(words: String) -> Fault {
+    Fault::new(FaultKind::SourceLost, words).retry_with(Retry::Never)
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(super) enum Again {
     Gap { expected: u64, got: u64 },
     /// The link was made anew: what was on its way is lost.
     Link,
+    /// The connection is gone for good.
+    Closed,
     /// Neither message nor heartbeat came.
     Silence,
     /// The server ended the pull.
@@ -62,6 +64,10 @@ impl Pull {
 
     /// Asks for more when half of what was asked for has come, and there is room for `room` messages in all.
     pub(super) async fn ask(&mut self, room: u64) -> Result {
+        // What is asked for on another link than the inbox was made on is not looked for there.
+        if self.js.connection().generation() != self.generation {
+            return Ok(());
+        }
         let more = self.most.min(room.saturating_sub(self.asked));
         if self.asked > self.most / 2 || more == 0 {
             return Ok(());
@@ -85,14 +91,16 @@ impl Pull {
     /// The server refuses to be asked: nothing else would ever come.
     pub(super) async fn hear(&mut self, heard: &mut Vec<Incoming>, max: usize) -> Result<Option<Again>> {
         if self.js.connection().generation() != self.generation {
-            return Ok(Some(Again::Link));
+            // What had come before the link broke counts, as far as each is its consumer's next.
+            let came = self.subscription.drain(heard, max) > 0;
+            return Ok((!came).then_some(Again::Link));
         }
         let silent_at = self.heard_at + SILENT;
         let silence = tokio::select! {
             biased;
             count = self.subscription.next_many(heard, max) => {
                 self.heard_at = Instant::now();
-                return Ok((count == 0).then(|| Again::Ended("the connection is closed".into())));
+                return Ok((count == 0).then_some(Again::Closed));
             }
             _ = self.link.wait_for(|link| link.generation != self.generation) => return Ok(Some(Again::Link)),
             Ok(()) = self.denials.changed() => None,
@@ -101,6 +109,13 @@ impl Pull {
         match self.js.connection().denied(&self.next) {
             Some(denied) => Err(fault(denied)),
             None => Ok(silence),
+        }
+    }
+
+    /// Puts all that has come already behind those in `heard`: no more than was asked for.
+    pub(super) fn hear_now(&mut self, heard: &mut Vec<Incoming>) {
+        if self.subscription.drain(heard, usize::MAX) > 0 {
+            self.heard_at = Instant::now();
         }
     }
 
@@ -150,6 +165,11 @@ impl Pull {
 }
 
 impl Again {
+    /// Whether the link broke, which a message may do that the client cannot read.
+    pub(super) fn is_break(&self) -> bool {
+        matches!(self, Again::Link | Again::Closed)
+    }
+
     /// Says in the log that reading begins again.
     pub(super) fn log(&self, stream: &str) {
         match self {
@@ -160,6 +180,10 @@ impl Again {
                 );
             }
             Again::Link => tracing::info!(stream, "the connection was made anew: reading again from the last position"),
+            Again::Closed => tracing::warn!(
+                stream,
+                "the NATS client has closed the connection for good: connecting again, and reading from the last position"
+            ),
             Again::Silence => tracing::warn!(
                 stream,
                 "nothing was heard from the server for {SILENT:?}: reading again from the last position"

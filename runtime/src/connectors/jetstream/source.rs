@@ -9,16 +9,18 @@ use millstream_operators::{Batch, Fault, FaultKind, Headers, Place, Result, Retr
 use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
-use super::attach::{Attached, Reader};
+use super::attach::{Attached, Reader, is_interest};
+use super::beside::PATIENCE;
 use super::delivery::Delivery;
 use super::gather::Gather;
+use super::jumps::Jumps;
 use super::lint::{overdue, risks};
 use super::look::{LOOK_AGAIN, Look};
-use super::position::{JetStreamPosition, OnGap};
+use super::position::{Gap, JetStreamPosition, OnGap};
 use super::pull::{Again, HEARTBEAT, Pull};
 use super::read::JetStreamRead;
 use super::rows::{Given, Rows};
-use crate::broker::{BrokerError, StreamInfo};
+use crate::broker::{BrokerError, StoredMessage, StreamInfo};
 use crate::connectors::{Purpose, fault};
 use crate::engine::{Clock, Nudge};
 
@@ -31,28 +33,53 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// consumer's next one, or the consumer is reset and read again; what was read already is dropped; the acknowledgement
 /// of a position follows its checkpoint and is confirmed. Input that is gone is a fault, never skipped in silence.
 pub struct JetStreamSource {
-    reader: Arc<Reader>,
-    nudge: Option<Arc<Nudge>>,
-    clock: Option<Arc<Clock>>,
-    place: Arc<Place>,
-    position: JetStreamPosition,
-    pull: Option<Pull>,
+    pub(super) reader: Arc<Reader>,
+    pub(super) nudge: Option<Arc<Nudge>>,
+    pub(super) clock: Option<Arc<Clock>>,
+    pub(super) place: Arc<Place>,
+    pub(super) position: JetStreamPosition,
+    // Up to where a checkpoint covers everything.
+    pub(super) durable: u64,
+    pub(super) pull: Option<Pull>,
     // Kept between calls, because whoever waits for rows may stop waiting at any time: on a slow link both take longer
     // than a checkpoint interval.
-    attaching: Option<Doing<Attached>>,
-    looking: Option<Doing<Look>>,
-    attach_at: Instant,
-    look_at: Instant,
-    pause: Duration,
-    attachments: u64,
-    gather: Gather,
+    pub(super) attaching: Option<Doing<Attached>>,
+    pub(super) looking: Option<Doing<Look>>,
+    pub(super) attach_at: Instant,
+    pub(super) look_at: Instant,
+    pub(super) pause: Duration,
+    // When this attachment began, and how many in a row have ended since the last row came.
+    pub(super) attached_at: Instant,
+    pub(super) in_vain: u32,
+    // Whether the last one ended with its link, and how often in a row that may happen before the next message is read
+    // by itself.
+    pub(super) broke: bool,
+    pub(super) patience: u32,
+    pub(super) beside: Option<Doing<Vec<StoredMessage>>>,
+    // The last message that was read so.
+    pub(super) beside_upto: u64,
+    pub(super) lets_go: bool,
+    pub(super) attachments: u64,
+    pub(super) gather: Gather,
     // The number that the next delivery of this attachment must have, and how many of its deliveries are part of a
     // checkpoint.
-    expected: u64,
-    acked: u64,
-    nudged: bool,
-    lag: Option<u64>,
-    contiguous: bool,
+    pub(super) expected: u64,
+    pub(super) acked: u64,
+    pub(super) nudged: bool,
+    pub(super) lag: Option<u64>,
+    // Where the source stood when it began to look.
+    pub(super) looked_from: u64,
+    pub(super) jumps: Jumps,
+    // How many messages waited behind the last delivery of this attachment; 0 before the first.
+    pub(super) waiting: u64,
+    // What a look found to wait behind a delivery, where it is the last.
+    pub(super) seen: Option<(u64, u64)>,
+    // A jump between deliveries that were not given yet, the question how the stream is because of it, and its answer,
+    // which holds for all deliveries up to this one.
+    pub(super) in_doubt: bool,
+    pub(super) asking: Option<(u64, Doing<Option<Box<StreamInfo>>>)>,
+    pub(super) answer: Option<(u64, Box<StreamInfo>)>,
+    pub(super) released: bool,
 }
 
 /// Something that goes on while nobody waits for it.
@@ -68,6 +95,7 @@ impl JetStreamSource {
         let settings = subtask.resources.get::<Settings>().unwrap_or_default();
         Ok(JetStreamSource {
             position: JetStreamPosition { stream: read.stream.clone(), ..JetStreamPosition::default() },
+            durable: 0,
             reader: Arc::new(Reader::new(subtask, read)?),
             nudge: subtask.resources.get(),
             clock: subtask.resources.get(),
@@ -78,17 +106,31 @@ impl JetStreamSource {
             attach_at: Instant::now(),
             look_at: Instant::now(),
             pause: FIRST_PAUSE,
+            attached_at: Instant::now(),
+            in_vain: 0,
+            broke: false,
+            patience: PATIENCE,
+            beside: None,
+            beside_upto: 0,
+            lets_go: false,
             attachments: 0,
             gather: Gather::lingering(settings.linger),
             expected: 1,
             acked: 0,
             nudged: false,
             lag: None,
-            contiguous: false,
+            looked_from: 0,
+            jumps: Jumps::Untold,
+            waiting: 0,
+            seen: None,
+            in_doubt: false,
+            asking: None,
+            answer: None,
+            released: false,
         })
     }
 
-    fn read(&self) -> &JetStreamRead {
+    pub(super) fn read(&self) -> &JetStreamRead {
         &self.reader.read
     }
 
@@ -97,32 +139,40 @@ impl JetStreamSource {
         loop {
             let attached = self.attaching.get_or_insert_with(|| {
                 let (reader, position, at) = (Arc::clone(&self.reader), self.position.clone(), self.attach_at);
+                let durable = self.durable;
                 Box::pin(async move {
                     tokio::time::sleep_until(at).await;
-                    reader.attach(position).await
+                    reader.attach(position, durable).await
                 })
             });
             let attached = attached.await;
             self.attaching = None;
             match attached {
-                Ok(Attached { pull, sequence, contiguous }) => {
+                Ok(Attached { pull, sequence, jumps }) => {
                     self.position.sequence = sequence;
-                    self.contiguous = contiguous;
+                    (self.jumps, self.waiting, self.seen) = (jumps, 0, None);
                     self.attachments += 1;
+                    self.attached_at = Instant::now();
                     (self.expected, self.acked, self.nudged) = (1, 0, false);
                     self.look_at = Instant::now() + LOOK_AGAIN;
                     self.pull = Some(pull);
                     return Ok(());
                 }
-                Err(fault) if fault.kind() == FaultKind::Connection => {
-                    let (pause, stream) = (self.pause, &self.read().stream);
-                    tracing::warn!(stream, "cannot read yet, trying again in {pause:?}: {}", fault.chain());
-                    self.attach_at = Instant::now() + pause;
-                    self.pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(fault) => return Err(fault),
+                Err(fault) => self.later(fault)?,
             }
         }
+    }
+
+    /// Makes the next attempt later, if there is to be one.
+    pub(super) fn later(&mut self, fault: Fault) -> Result {
+        if fault.kind() != FaultKind::Connection {
+            return Err(fault);
+        }
+        let (pause, stream) = (self.pause, &self.read().stream);
+        tracing::warn!(stream, "cannot read yet, trying again in {pause:?}: {}", fault.chain());
+        self.attach_at = Instant::now() + pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Ok(())
     }
 
     /// Waits for a batch, and looks now and then how stream and consumer are. Cancel-safe.
@@ -140,51 +190,17 @@ impl JetStreamSource {
                         return Ok(Some(again));
                     }
                 }
-                () = tokio::time::sleep_until(look_at), if !looks => {
-                    self.looking = Some(Box::pin(Arc::clone(&self.reader).look()));
-                }
+                () = tokio::time::sleep_until(look_at), if !looks => self.look(),
             }
         }
-    }
-
-    /// Sees whether the stream throws away what was not read yet; moves the position of an idle source forward, so that
-    /// messages of other subjects that expire are not taken for a loss.
-    fn see(&mut self, look: Look) -> Result<Option<Again>> {
-        let (stream, consumer) = match look {
-            Look::Away => return Ok(None),
-            Look::Stream(stream) => (*stream, None),
-            Look::NoConsumer(stream) => {
-                self.validate(&stream)?;
-                return Ok(Some(Again::Ended("its consumer is gone".into())));
-            }
-            Look::Both(both) => (both.0, Some(both.1)),
-        };
-        // All that the consumer has delivered is given, and it had nothing more when it was asked, after the stream.
-        let idle = consumer.is_some_and(|consumer| {
-            consumer.num_pending == 0
-                && consumer.delivered.consumer_seq + 1 == self.expected
-                && self.gather.heard.is_empty()
-        });
-        if idle && self.position.created == stream.created {
-            self.position.sequence = self.position.sequence.max(stream.state.last_seq);
-            self.position.reached_at = self.clock.as_ref().map(|clock| clock.now());
-            return Ok(None);
-        }
-        self.validate(&stream).map(|()| None)
-    }
-
-    fn validate(&mut self, stream: &StreamInfo) -> Result {
-        if let Some(behind) = self.position.validate(stream, self.read().on_gap)? {
-            self.position.sequence = behind;
-        }
-        Ok(())
     }
 
     /// What was heard as rows, up to the first thing that is not as expected.
     fn rows(&mut self, max: usize) -> Result<(Given, Option<Again>)> {
         let Some(pull) = &mut self.pull else { return Ok((None, None)) };
         let (mut rows, mut again, mut last_reply) = (Rows::with_capacity(max.min(self.gather.heard.len())), None, None);
-        for mut message in self.gather.take(max) {
+        let (mut heard, mut doubted) = (self.gather.take(max), None);
+        for mut message in heard.by_ref() {
             if let Some(status) = message.status {
                 again = pull.told(status, &message)?;
                 if again.is_some() {
@@ -193,29 +209,50 @@ impl JetStreamSource {
                 continue;
             }
             let Some((reply, delivery)) = Delivery::of(&mut message) else { continue };
-            pull.came();
             if delivery.consumer_seq != self.expected {
                 again = Some(Again::Gap { expected: self.expected, got: delivery.consumer_seq });
                 break;
             }
+            let is_new = delivery.stream_seq > self.position.sequence;
+            if is_new && self.jumps.doubts(self.position.sequence, self.waiting, &delivery) {
+                let least = self.jumps.least(self.waiting, delivery.pending + 1);
+                match &self.answer {
+                    _ if self.jumps == Jumps::Losses => {
+                        jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq)?;
+                    }
+                    Some((upto, info)) if delivery.consumer_seq <= *upto => {
+                        if let Some(gap) = self.position.gap(info, least) {
+                            judge(gap, &mut self.jumps, self.reader.read.on_gap)?;
+                        }
+                    }
+                    _ => {
+                        message.reply = Some(reply);
+                        doubted = Some(message);
+                        break;
+                    }
+                }
+            }
+            pull.came();
             self.expected += 1;
             last_reply = Some(reply);
-            self.lag = Some(delivery.pending);
-            if delivery.stream_seq <= self.position.sequence {
-                continue;
+            self.waiting = delivery.pending;
+            if is_new {
+                self.position.sequence = delivery.stream_seq;
+                rows.push(&delivery, message);
             }
-            if self.contiguous && delivery.stream_seq != self.position.sequence + 1 {
-                jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq)?;
-            }
-            self.position.sequence = delivery.stream_seq;
-            rows.push(&delivery, message);
+        }
+        if let Some(doubted) = doubted {
+            let rest = std::iter::once(doubted).chain(heard).collect();
+            self.gather.put_back(rest);
+            self.in_doubt = true;
         }
         if let Some(reply) = last_reply {
+            self.lag = Some(self.waiting);
             self.position.ack = Some((self.attachments, reply.as_str().to_owned()));
         }
         if let Some(last) = rows.last_stored_at() {
             self.position.reached_at = Some(last);
-            self.pause = FIRST_PAUSE;
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
         }
         Ok((rows.into_batch(&self.place)?, again))
     }
@@ -231,12 +268,28 @@ impl JetStreamSource {
         }
     }
 
-    fn detach(&mut self, why: &Again) {
+    pub(super) fn detach(&mut self, why: &Again) {
         why.log(&self.read().stream);
         self.pull = None;
         self.gather.clear();
-        self.looking = None;
-        self.attach_at = Instant::now();
+        (self.looking, self.asking, self.answer, self.in_doubt) = (None, None, None, false);
+        self.broke = why.is_break();
+        let now = Instant::now();
+        if now - self.attached_at >= LOOK_AGAIN {
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
+        }
+        self.in_vain += 1;
+        self.attach_at = now;
+        if self.in_vain > 1 {
+            let (pause, stream, position) = (self.pause, &self.reader.read.stream, self.position.sequence);
+            tracing::warn!(
+                stream,
+                "reading broke off {} times in a row and brought nothing behind message {position}: again in {pause:?}",
+                self.in_vain
+            );
+            self.attach_at = now + pause;
+            self.pause = (pause * 2).min(LONGEST_PAUSE);
+        }
         // An acknowledgement of an earlier attachment means nothing to the next.
         self.position.ack = None;
     }
@@ -248,6 +301,17 @@ pub(super) async fn done<T>(doing: &mut Option<Doing<T>>) -> Result<T> {
         Some(doing) => doing.await,
         None => std::future::pending().await,
     }
+}
+
+/// What a gap means where jumps mean this.
+pub(super) fn judge(gap: Gap, jumps: &mut Jumps, on_gap: OnGap) -> Result<u64> {
+    if *jumps != Jumps::Compacted {
+        return gap.judged(on_gap);
+    }
+    // Once an attachment: such a stream does it all the time.
+    *jumps = Jumps::Untold;
+    tracing::warn!("{}; or later messages of the same subjects did (max_msgs_per_subject): going on", gap.words);
+    Ok(gap.to)
 }
 
 /// The stream went on behind messages that were not read.
@@ -269,16 +333,20 @@ impl Source for JetStreamSource {
 
     async fn open(&mut self, from: Option<JetStreamPosition>) -> Result {
         let js = self.reader.connections.js(Purpose::Read).await?;
-        let info = self.reader.stream(&js, from.is_some()).await?;
+        let mut info = self.reader.stream(&js, from.is_some()).await?;
         self.reader.check_retention(&info)?;
+        self.lets_go = is_interest(&info);
         match from {
             Some(from) => {
+                self.durable = from.sequence;
                 let behind = from.validate(&info, self.read().on_gap)?;
                 let sequence = behind.unwrap_or(from.sequence);
                 self.position = JetStreamPosition { sequence, ack: None, ..from };
             }
             None => {
+                info = self.reader.show_interest(&js, info).await?;
                 let sequence = self.reader.first_position(&js, &info).await?;
+                self.durable = sequence;
                 let (stream, created) = (self.read().stream.clone(), info.created.clone());
                 self.position = JetStreamPosition { stream, created, sequence, ..JetStreamPosition::default() };
             }
@@ -292,7 +360,23 @@ impl Source for JetStreamSource {
         let max_rows = max_rows.max(1);
         loop {
             if self.pull.is_none() {
+                if self.broke
+                    && self.in_vain >= self.patience
+                    && let Some(rows) = self.read_beside().await?
+                {
+                    return Ok(Some(rows));
+                }
+                // An interest stream delivers again what no checkpoint covers; behind that, it can be gone past.
+                if self.lets_go && self.beside_upto > self.durable {
+                    std::future::pending::<()>().await;
+                }
                 self.attach().await?;
+            }
+            if self.in_doubt
+                && let Some(why) = self.clear_up().await?
+            {
+                self.detach(&why);
+                continue;
             }
             if let Some(pull) = &mut self.pull {
                 pull.ask(u64::MAX).await?;
@@ -314,6 +398,7 @@ impl Source for JetStreamSource {
     }
 
     async fn commit(&mut self, upto: JetStreamPosition) -> Result {
+        self.durable = self.durable.max(upto.sequence);
         let Some((attachment, reply)) = upto.ack else { return Ok(()) };
         if attachment != self.attachments || self.pull.is_none() {
             return Ok(());
@@ -338,6 +423,16 @@ impl Source for JetStreamSource {
 
     fn lag(&self) -> Option<u64> {
         self.lag
+    }
+
+    async fn drive(&mut self) -> Result {
+        self.keep_looking().await
+    }
+
+    async fn release(&mut self) -> Result {
+        // What happens to the stream from now on is for the next start to find.
+        (self.released, self.looking) = (true, None);
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use millstream_pipelines::graph::{Resources, Settings, Subtask};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::broker::{Embedded, EmbeddedOptions, Fate, Hook, Incoming, Js, Outgoing, Retention, StreamConfig};
+use crate::broker::{Embedded, EmbeddedOptions, Fate, Hook, Incoming, Js, Outgoing, Purge, Retention, StreamConfig};
 use crate::connectors::Connections;
 use crate::engine::Clock;
 
@@ -161,7 +161,7 @@ async fn an_idle_source_follows_the_stream_past_subjects_that_it_does_not_read()
     }
     assert_eq!(source.position().sequence, 6);
     // So what expires of them is no loss.
-    world.js.purge("S", &crate::broker::Purge::default()).await.unwrap();
+    world.js.purge("S", &Purge::default()).await.unwrap();
     assert_eq!(rows(&mut source, 1, SECOND * 30).await, 0);
     world.publish("s.a", 1).await;
     assert_eq!((rows(&mut source, 1, SECOND).await, source.position().sequence), (1, 7));
@@ -179,4 +179,99 @@ async fn a_work_queue_is_refused_before_anything_is_read_with_both_ways_out() {
     assert_eq!(fault.kind(), FaultKind::Setup);
     let words = fault.to_string();
     assert!(words.contains("share = true") && words.contains("limits retention that sources Q"), "{words}");
+}
+
+/// A source that has taken four messages of many and may have no more in flight.
+async fn ahead_of(world: &World, read: JetStreamRead) -> JetStreamSource {
+    let read = JetStreamRead { max_ack_pending: 4, ..read };
+    let mut source = world.source(Duration::ZERO, read).await;
+    assert_eq!(rows(&mut source, 1_024, SECOND).await, 4);
+    source
+}
+
+async fn go_on(source: &mut JetStreamSource) -> millstream_operators::Result<Vec<u64>> {
+    source.commit(source.position()).await?;
+    let mut sequences = Vec::new();
+    while let Ok(batch) = timeout(SECOND, source.next(1_024)).await {
+        let batch = batch?.unwrap();
+        sequences.extend(batch.origins().unwrap().messages().iter().map(|origin| origin.sequence));
+    }
+    Ok(sequences)
+}
+
+/// Purges, and publishes one more: the broker looks for what it can deliver then.
+async fn purge_before(world: &World, seq: u64) {
+    world.js.purge("S", &Purge { seq, ..Purge::default() }).await.unwrap();
+    world.publish("s.a", 1).await;
+}
+
+async fn purge_all(world: &World) {
+    world.js.purge("S", &Purge::default()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_deleted_one_by_one_are_no_loss_and_a_purge_ahead_is() {
+    let world = World::new().await;
+    world.publish("s.a", 30).await;
+    let mut source = ahead_of(&world, JetStreamRead::of("S")).await;
+    for sequence in [5, 7, 8] {
+        world.js.delete_message("S", sequence).await.unwrap();
+    }
+    assert_eq!(go_on(&mut source).await.unwrap(), [6, 9, 10, 11]);
+    purge_before(&world, 21).await;
+    let fault = go_on(&mut source).await.unwrap_err();
+    assert_eq!((fault.kind(), source.position().sequence), (FaultKind::SourceLost, 11));
+    assert!(fault.to_string().contains("the messages 12 to 20"), "{fault}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_gap_may_be_skipped_reading_goes_on_behind_it_and_nothing_is_left_to_wait() {
+    let world = World::new().await;
+    world.publish("s.a", 30).await;
+    let mut source = ahead_of(&world, JetStreamRead { on_gap: OnGap::Skip, ..JetStreamRead::of("S") }).await;
+    purge_before(&world, 21).await;
+    assert_eq!(go_on(&mut source).await.unwrap(), [21, 22, 23, 24]);
+    purge_all(&world).await;
+    assert_eq!((rows(&mut source, 1, SECOND * 11).await, source.lag()), (0, Some(0)));
+    assert_eq!(source.position().sequence, 31);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_of_everything_is_a_loss_to_a_source_that_waits_and_to_one_that_is_not_asked() {
+    for asked in [true, false] {
+        let world = World::new().await;
+        world.publish("s.a", 30).await;
+        let mut source = ahead_of(&world, JetStreamRead::of("S")).await;
+        purge_all(&world).await;
+        let fault = match asked {
+            true => timeout(SECOND * 11, source.next(1)).await.unwrap().unwrap_err(),
+            false => timeout(SECOND * 11, source.drive()).await.unwrap().unwrap_err(),
+        };
+        assert!(fault.kind() == FaultKind::SourceLost && fault.to_string().contains("5 to 30"), "{fault}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_of_some_subjects_misses_its_own_messages_and_no_others() {
+    let read = || JetStreamRead { subjects: vec!["s.a".into()], ..JetStreamRead::of("S") };
+    let world = World::new().await;
+    for _ in 0..15 {
+        world.publish("s.b", 1).await;
+        world.publish("s.a", 1).await;
+    }
+    let mut source = ahead_of(&world, read()).await;
+    // Others go, up to the next that it reads.
+    purge_before(&world, 10).await;
+    assert_eq!(go_on(&mut source).await.unwrap(), [10, 12, 14, 16]);
+    // Four of its own; one has come since.
+    purge_before(&world, 25).await;
+    let fault = go_on(&mut source).await.unwrap_err();
+    assert!(fault.kind() == FaultKind::SourceLost && fault.to_string().contains("at least 3 of them"), "{fault}");
+
+    let world = World::new().await;
+    world.publish("s.a", 10).await;
+    let mut source = ahead_of(&world, read()).await;
+    purge_all(&world).await;
+    let fault = timeout(SECOND * 11, source.next(1)).await.unwrap().unwrap_err();
+    assert!(fault.kind() == FaultKind::SourceLost && fault.to_string().contains("at least 6 of them"), "{fault}");
 }

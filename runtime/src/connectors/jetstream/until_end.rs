@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::{Batch, Parts, Result, Source};
-use millstream_pipelines::graph::Subtask;
+use tokio::time::Instant;
 
-use super::attach::consumer_name;
 use super::{JetStreamPosition, JetStreamRead, JetStreamSource};
 use crate::connectors::{Connections, Purpose, fault};
 
@@ -19,43 +18,21 @@ const QUIET: Duration = Duration::from_millis(250);
 pub(super) struct UntilEnd {
     inner: JetStreamSource,
     read: JetStreamRead,
-    consumer: String,
     connections: Arc<Connections>,
     last: u64,
+    // When it will have been quiet long enough to look.
+    quiet_at: Option<Instant>,
     // Behind the end, where messages were cut off that came later.
     cut: Option<JetStreamPosition>,
 }
 
 impl UntilEnd {
-    pub(super) fn new(
-        inner: JetStreamSource,
-        subtask: &Subtask,
-        read: JetStreamRead,
-        connections: Arc<Connections>,
-    ) -> Self {
-        UntilEnd {
-            inner,
-            read,
-            consumer: consumer_name(&subtask.pipeline, &subtask.node),
-            connections,
-            last: 0,
-            cut: None,
-        }
+    pub(super) fn new(inner: JetStreamSource, read: JetStreamRead, connections: Arc<Connections>) -> Self {
+        UntilEnd { inner, read, connections, last: 0, quiet_at: None, cut: None }
     }
 
     fn is_over(&self) -> bool {
         self.cut.is_some() || self.inner.position().sequence >= self.last
-    }
-
-    /// Whether the server has nothing more behind `position` for the consumer.
-    async fn is_dry(connections: &Connections, read: &JetStreamRead, consumer: &str, position: u64) -> Result<bool> {
-        let js = connections.js(Purpose::Read).await?;
-        // While the server is away nothing is known; the source itself is there to complain.
-        let Ok(info) = js.consumer(&read.stream, consumer).await else { return Ok(false) };
-        // A consumer that a run with another filter left behind says nothing about ours.
-        let ours = info.config.filter_subjects == read.subjects
-            || (read.subjects.len() == 1 && read.subjects.first() == Some(&info.config.filter_subject));
-        Ok(ours && info.num_pending == 0 && info.delivered.stream_seq <= position)
     }
 
     /// The rows up to the end.
@@ -91,28 +68,25 @@ impl Source for UntilEnd {
     }
 
     async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<Bytes>>>> {
-        if self.is_over() {
-            return Ok(None);
-        }
-        let position = self.inner.position().sequence;
-        let rows = {
-            // One and the same future over all looks: a source that needs longer than one to attach must get there.
-            let mut next = Box::pin(self.inner.next(max_rows));
-            loop {
-                tokio::select! {
-                    biased;
-                    rows = &mut next => break rows?,
-                    () = tokio::time::sleep(QUIET) => {
-                        if UntilEnd::is_dry(&self.connections, &self.read, &self.consumer, position).await? {
-                            return Ok(None);
-                        }
-                    }
-                }
+        loop {
+            if self.is_over() {
+                return Ok(None);
             }
-        };
-        match rows {
-            Some(batch) => self.up_to_end(batch),
-            None => Ok(None),
+            let quiet_at = *self.quiet_at.get_or_insert_with(|| Instant::now() + QUIET);
+            tokio::select! {
+                biased;
+                rows = self.inner.next(max_rows) => {
+                    self.quiet_at = None;
+                    return match rows? {
+                        Some(batch) => self.up_to_end(batch),
+                        None => Ok(None),
+                    };
+                }
+                () = tokio::time::sleep_until(quiet_at) => {}
+            }
+            // Where nothing more waits, it moves the position to the end of the stream.
+            self.inner.look_now().await?;
+            self.quiet_at = None;
         }
     }
 
@@ -128,6 +102,14 @@ impl Source for UntilEnd {
         self.inner.lag()
     }
 
+    async fn drive(&mut self) -> Result {
+        self.inner.drive().await
+    }
+
+    async fn release(&mut self) -> Result {
+        self.inner.release().await
+    }
+
     async fn close(&mut self) -> Result {
         self.inner.close().await
     }
@@ -137,7 +119,7 @@ impl Source for UntilEnd {
 mod tests {
     use millstream_operators::Headers;
 
-    use millstream_pipelines::graph::Resources;
+    use millstream_pipelines::graph::{Resources, Subtask};
 
     use super::*;
     use crate::broker::{Embedded, Js, StreamConfig};
@@ -157,11 +139,14 @@ mod tests {
 
     fn source(connections: &Arc<Connections>, subjects: &[&str]) -> UntilEnd {
         let subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
-        let read = JetStreamRead { subjects, ..JetStreamRead::of("S") };
+        reading(connections, JetStreamRead { subjects, ..JetStreamRead::of("S") })
+    }
+
+    fn reading(connections: &Arc<Connections>, read: JetStreamRead) -> UntilEnd {
         let resources = Resources::default().with_shared(Arc::clone(connections));
         let subtask = Subtask { pipeline: "p".into(), node: "in".into(), index: 0, of: 1, resources };
         let inner = JetStreamSource::new(&subtask, read.clone()).unwrap();
-        UntilEnd::new(inner, &subtask, read, Arc::clone(connections))
+        UntilEnd::new(inner, read, Arc::clone(connections))
     }
 
     async fn all(source: &mut UntilEnd) -> usize {
@@ -196,5 +181,17 @@ mod tests {
         let mut empty = source(&connections, &["s.c"]);
         empty.open(None).await.unwrap();
         assert_eq!(all(&mut empty).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_purged_before_the_end_is_a_loss_and_no_end() {
+        let (connections, js) = stream().await;
+        publish(&js, "s.a", 10).await;
+        let mut source = reading(&connections, JetStreamRead { max_ack_pending: 4, ..JetStreamRead::of("S") });
+        source.open(None).await.unwrap();
+        assert_eq!(source.next(1_024).await.unwrap().unwrap().len(), 4);
+        js.purge("S", &crate::broker::Purge::default()).await.unwrap();
+        let fault = source.next(1_024).await.unwrap_err();
+        assert_eq!(fault.kind(), millstream_operators::FaultKind::SourceLost, "{fault}");
     }
 }

@@ -8,24 +8,49 @@ use super::super::attach::{Reader, beyond};
 use super::super::position::Start;
 use super::super::pull::{Pull, nanos};
 use super::super::read::Share;
-use crate::broker::{AckPolicy, BrokerError, ConsumerConfig, DeliverPolicy, Js, Retention, StreamInfo, codes};
+use crate::broker::{
+    AckPolicy, BrokerError, ConsumerConfig, ConsumerInfo, DeliverPolicy, Js, Retention, StoredMessage, StreamInfo,
+    codes,
+};
 use crate::connectors::{Purpose, fault};
 
 // Small, so that processes have equal shares of what waits; the server gives to those who ask in turn.
 const PULL: u64 = 500;
 
+/// An inbox on the shared consumer.
+pub(super) struct Joined {
+    pub(super) pull: Pull,
+    /// Up to where everything is acknowledged.
+    pub(super) done: u64,
+    /// What the consumer has delivered and the client cannot read.
+    pub(super) unread: Vec<StoredMessage>,
+}
+
 impl Reader {
     /// Sees to it that there is a consumer, and opens an inbox for what it delivers. One that was deleted begins again
     /// behind `done`, up to which everything is known to have been acknowledged.
-    pub(super) async fn join(self: Arc<Self>, share: Share, created: String, done: u64) -> Result<(Pull, u64)> {
+    /// Where the link `broke` and the last message that had come was this one, messages that the client cannot read are
+    /// looked for.
+    pub(super) async fn join(
+        self: Arc<Self>,
+        share: Share,
+        created: String,
+        done: u64,
+        broke: Option<u64>,
+    ) -> Result<Joined> {
         let js = self.connections.js(Purpose::Read).await?;
         let info = self.stream(&js, true).await?;
         self.check_is_same(&info, &created)?;
         let generation = js.connection().generation();
-        let done = self.consumer_to_share(&js, &info, &share, Some(done)).await?;
+        let consumer = self.consumer_to_share(&js, &info, &share, Some(done)).await?;
+        let done = consumer.ack_floor.stream_seq;
+        let unread = match broke {
+            Some(reached) => self.malformed(done, reached, consumer.delivered.stream_seq).await?,
+            None => Vec::new(),
+        };
         let most = PULL.min(u64::from(share.prefetch));
         let pull = Pull::open(js, &self.read.stream, &self.consumer, most, generation).await?;
-        Ok((pull, done))
+        Ok(Joined { pull, done, unread })
     }
 
     /// Refuses a stream that was made again under the same name.
@@ -40,15 +65,14 @@ impl Reader {
         Err(Fault::new(FaultKind::SourceLost, words))
     }
 
-    /// Creates the shared consumer, or adapts it to these settings, except for where it began. Tells up to where
-    /// everything is acknowledged.
+    /// Creates the shared consumer, or adapts it to these settings, except for where it began.
     pub(super) async fn consumer_to_share(
         &self,
         js: &Js,
         info: &StreamInfo,
         share: &Share,
         done: Option<u64>,
-    ) -> Result<u64> {
+    ) -> Result<ConsumerInfo> {
         let stream = &self.read.stream;
         // Another process may create it between our question and our creating; then the second question finds it.
         let mut again = true;
@@ -69,7 +93,7 @@ impl Reader {
                 None => self.begin(&mut config, info, done)?,
             }
             match js.create_consumer(stream, &config).await {
-                Ok(consumer) => return Ok(consumer.ack_floor.stream_seq),
+                Ok(consumer) => return Ok(consumer),
                 Err(error)
                     if again && matches!(error.api_code(), Some(codes::CONSUMER_CONFIG | codes::CONSUMER_EXISTS)) =>
                 {

@@ -9,6 +9,7 @@ use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
 use super::super::attach::{Reader, advisories_of};
+use super::super::beside::as_delivered;
 use super::super::delivery::Delivery;
 use super::super::gather::{Gather, wait_until};
 use super::super::lint::risks;
@@ -17,8 +18,9 @@ use super::super::pull::{Again, HEARTBEAT, Pull};
 use super::super::read::{JetStreamRead, Share};
 use super::super::rows::{Given, Rows};
 use super::super::source::{Doing, FIRST_PAUSE, LONGEST_PAUSE, done};
+use super::consumer::Joined;
 use super::settle::{Hand, Settlements, lock};
-use crate::broker::{BrokerError, Connection, Outgoing, Subscription};
+use crate::broker::{BrokerError, Connection, Outgoing, StoredMessage, Subject, Subscription};
 use crate::connectors::{Purpose, fault};
 use crate::engine::Nudge;
 
@@ -38,11 +40,17 @@ pub struct SharedSource {
     hand: Arc<Mutex<Hand>>,
     pull: Option<Pull>,
     // Kept between calls, as those of the other source are.
-    joining: Option<Doing<(Pull, u64)>>,
+    joining: Option<Doing<Joined>>,
     looking: Option<Doing<Look>>,
     join_at: Instant,
     look_at: Instant,
     pause: Duration,
+    // How many inboxes in a row ended since the last row came, and whether the last ended with its link.
+    in_vain: u32,
+    broke: bool,
+    // The last message of the stream that came, and those that the client cannot read.
+    reached: u64,
+    unread: Vec<StoredMessage>,
     gather: Gather,
     // When to show next that what is in hand is worked on.
     keep_at: Instant,
@@ -75,6 +83,10 @@ impl SharedSource {
             join_at: Instant::now(),
             look_at: Instant::now(),
             pause: FIRST_PAUSE,
+            in_vain: 0,
+            broke: false,
+            reached: 0,
+            unread: Vec::new(),
             gather: Gather::lingering(settings.linger),
             keep_at: Instant::now() + share.keep_every(),
             advisories: None,
@@ -96,16 +108,18 @@ impl SharedSource {
             let joined = self.joining.get_or_insert_with(|| {
                 let (reader, share, at) = (Arc::clone(&self.reader), self.share.clone(), self.join_at);
                 let (created, done) = (self.created.clone(), self.done);
+                let broke = self.broke.then_some(self.reached);
                 Box::pin(async move {
                     tokio::time::sleep_until(at).await;
-                    reader.join(share, created, done).await
+                    reader.join(share, created, done, broke).await
                 })
             });
             let joined = joined.await;
             self.joining = None;
             match joined {
-                Ok((pull, done)) => {
+                Ok(Joined { pull, done, unread }) => {
                     (self.pull, self.done) = (Some(pull), self.done.max(done));
+                    (self.broke, self.unread) = (false, unread);
                     self.look_at = Instant::now() + LOOK_AGAIN;
                     return Ok(());
                 }
@@ -260,6 +274,7 @@ impl SharedSource {
             let Some((reply, delivery)) = Delivery::of(&mut message) else { continue };
             pull.came();
             self.lag = Some(delivery.pending);
+            self.reached = self.reached.max(delivery.stream_seq);
             if hand.take(delivery.stream_seq, delivery.times > 1, reply, heard_at) {
                 rows.push(&delivery, message);
             }
@@ -267,17 +282,52 @@ impl SharedSource {
         drop(hand);
         let batch = rows.into_batch(&self.place)?;
         if batch.is_some() {
-            self.pause = FIRST_PAUSE;
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
         }
         Ok((batch, again))
     }
 
+    /// What the client cannot read as rows, in hand from now on. The consumer waits for their acknowledgements as for any
+    /// other.
+    fn unread(&mut self) -> Result<Given> {
+        let mut rows = Rows::with_capacity(self.unread.len());
+        let (stream, consumer) = (&self.reader.read.stream, &self.reader.consumer);
+        let mut hand = lock(&self.hand);
+        for message in self.unread.drain(..) {
+            let (sequence, stored_at) = (message.seq, message.stored_at());
+            let reply = Subject::from(format!("$JS.ACK.{stream}.{consumer}.1.{sequence}.{sequence}.{stored_at}.0"));
+            // It comes to nobody's hand but by the same search, which may find it again.
+            if hand.take(sequence, true, reply, Instant::now()) {
+                let (delivery, message) = as_delivered(stream, message);
+                rows.push(&delivery, message);
+            }
+        }
+        drop(hand);
+        rows.into_batch(&self.place)
+    }
+
     fn detach(&mut self, why: &Again) {
         why.log(self.stream());
+        self.broke = why.is_break();
+        // It may not have begun, if it was to begin later.
+        if Instant::now().saturating_duration_since(self.join_at) >= LOOK_AGAIN {
+            (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
+        }
+        self.in_vain += 1;
         (self.pull, self.looking) = (None, None);
         // Messages that came are ours as before; what the old pull said of itself is not the new one's.
         self.gather.heard.retain(|message| !message.is_status());
         self.join_at = Instant::now();
+        if self.in_vain > 1 {
+            let (pause, stream) = (self.pause, self.stream());
+            tracing::warn!(
+                stream,
+                "reading broke off {} times in a row and brought nothing: again in {pause:?}",
+                self.in_vain
+            );
+            self.join_at += pause;
+            self.pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     /// Settles everything given before message number `upto`; false if the server may not know all of it.
@@ -294,7 +344,7 @@ impl SharedSource {
     }
 }
 
-fn progress(reply: &crate::broker::Subject) -> Outgoing {
+fn progress(reply: &Subject) -> Outgoing {
     Outgoing::new(reply.clone(), "+WPI")
 }
 
@@ -332,7 +382,7 @@ impl Source for SharedSource {
         let js = self.reader.connections.js(Purpose::Read).await?;
         let info = self.reader.stream(&js, false).await?;
         self.created.clone_from(&info.created);
-        self.done = self.reader.consumer_to_share(&js, &info, &self.share, None).await?;
+        self.done = self.reader.consumer_to_share(&js, &info, &self.share, None).await?.ack_floor.stream_seq;
         let risks = risks(&info);
         if !risks.is_empty() {
             let stream = self.stream();
@@ -358,6 +408,11 @@ impl Source for SharedSource {
         loop {
             if self.pull.is_none() {
                 self.joined().await?;
+            }
+            if !self.unread.is_empty()
+                && let Some(rows) = self.unread()?
+            {
+                return Ok(Some(rows));
             }
             self.nudge_if_half();
             let room = self.room();

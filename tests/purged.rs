@@ -1,0 +1,210 @@
+//! Messages go before they are read, under a pipeline that runs: the loss is noticed, whether the pipeline stands still
+//! or goes on, and what was deleted one by one is not taken for it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "it is test code, though not all inside a test"
+)]
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use millstream::broker::{ConnectOptions, Connection, Discard, Js, NatsServer, Purge, StreamConfig};
+use millstream::connectors::{Connections, JetStreamRead, JetStreamSource};
+use millstream::operators::{Fault, FaultKind, Source};
+use millstream::pipelines::graph::{Resources, Subtask};
+use millstream_tests::support::*;
+use tokio::time::{Instant, sleep, timeout};
+
+const PUMP: &str = env!("CARGO_BIN_EXE_pump");
+const ORDERS: u64 = 20_000;
+/// How many orders the pipeline takes before the first of them are part of a checkpoint.
+const IN_FLIGHT: u64 = 2_000;
+
+/// A pipeline whose output is full, so that it has read `IN_FLIGHT` of the orders and no more.
+struct Stalled {
+    server: NatsServer,
+    connection: Connection,
+    js: Js,
+    full: StreamConfig,
+    pump: Running,
+}
+
+impl Stalled {
+    async fn start(pipeline: &str) -> Stalled {
+        let (server, connection) = server().await;
+        let js = Js::new(connection.clone());
+        let mut full = js.stream("OUT").await.unwrap().config;
+        full.discard = Discard::New;
+        full.max_msgs = 1;
+        js.update_stream(&full).await.unwrap();
+        feed(&connection, 0, ORDERS).await;
+        let pump = start(&server, pipeline);
+        let (consumer, deadline) = (format!("mill-{pipeline}-orders"), Instant::now() + Duration::from_secs(30));
+        while js.consumer("IN", &consumer).await.map_or(0, |info| info.num_ack_pending) < IN_FLIGHT {
+            assert!(Instant::now() < deadline, "it does not read");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Stalled { server, connection, js, full, pump }
+    }
+
+    /// Makes room in the output.
+    async fn go_on(&mut self) {
+        self.full.max_msgs = -1;
+        self.js.update_stream(&self.full).await.unwrap();
+    }
+
+    /// Waits until the pipeline ends because messages up to one of `last` are lost, and sees that nothing behind them was
+    /// read.
+    async fn lost(self, pipeline: &str, last: RangeInclusive<u64>) {
+        let said = self.pump.ended().await;
+        assert_eq!(said.code, Some(4), "{}", said.err);
+        let words = said.err.lines().last().unwrap_or_default();
+        let (Some(from), Some(to)) = (number_behind(words, "messages "), number_behind(words, " to ")) else {
+            panic!("{words}");
+        };
+        assert!(last.contains(&to), "{words}");
+        // Some checkpoints may have come before the output was full, and what goes while it is in flight makes room.
+        assert!(from > IN_FLIGHT && from < to, "{words}");
+        let output = read_output(&self.connection).await;
+        assert_eq!((output.wrong, output.times.range(from..).count()), (0, 0), "nothing behind the gap was read");
+        // No checkpoint stepped over it.
+        let (status, words) = Pump::words(PUMP, &[&self.server.url(), pipeline]);
+        assert_eq!(status.code(), Some(4), "at the next start, too: {words}");
+    }
+}
+
+fn start(server: &NatsServer, pipeline: &str) -> Running {
+    Running::start(PUMP, &[&server.url(), pipeline, &IN_FLIGHT.to_string()], &[])
+}
+
+/// The number right behind a word.
+fn number_behind(text: &str, word: &str) -> Option<u64> {
+    text.split(word).skip(1).find_map(|rest| {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    })
+}
+
+#[tokio::test]
+async fn a_purge_ahead_of_a_reader_that_waits_for_its_sink_stops_it_when_it_goes_on() {
+    let mut stalled = Stalled::start("purged").await;
+    stalled.js.purge("IN", &Purge { seq: 15_000, ..Purge::default() }).await.unwrap();
+    stalled.go_on().await;
+    stalled.lost("purged", 14_999..=14_999).await;
+}
+
+#[tokio::test]
+async fn a_purge_of_all_that_waits_stops_the_pipeline_when_it_goes_on() {
+    let mut stalled = Stalled::start("purged-all").await;
+    stalled.js.purge("IN", &Purge::default()).await.unwrap();
+    // Something comes later, so that the stream tells where it begins.
+    feed(&stalled.connection, ORDERS, ORDERS + 1).await;
+    stalled.go_on().await;
+    stalled.lost("purged-all", ORDERS..=ORDERS).await;
+}
+
+#[tokio::test]
+async fn a_purge_is_noticed_while_the_sink_stands_still() {
+    let stalled = Stalled::start("still").await;
+    stalled.js.purge("IN", &Purge::default()).await.unwrap();
+    stalled.lost("still", ORDERS..=ORDERS).await;
+}
+
+#[tokio::test]
+async fn a_limit_that_takes_messages_while_the_sink_stands_still_stops_the_pipeline() {
+    let stalled = Stalled::start("limited").await;
+    let mut input = stalled.js.stream("IN").await.unwrap().config;
+    input.max_msgs = 1_000;
+    stalled.js.update_stream(&input).await.unwrap();
+    // It may be noticed before all of them are gone.
+    stalled.lost("limited", 1..=ORDERS - 1_000).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_while_the_sink_stands_still_stops_the_pipeline() {
+    let stalled = Stalled::start("deleted").await;
+    stalled.js.delete_stream("IN").await.unwrap();
+    let said = stalled.pump.ended().await;
+    assert_eq!(said.code, Some(4), "{}", said.err);
+    assert!(said.err.contains("stream IN is gone"), "{}", said.err);
+}
+
+#[tokio::test]
+async fn messages_that_were_deleted_one_by_one_are_no_loss() {
+    let mut stalled = Stalled::start("holes").await;
+    // Single ones, and some in a row; none of them the first of the stream.
+    let deleted: Vec<u64> = (5_001..5_050).chain((6_001..=ORDERS).step_by(500)).collect();
+    for sequence in &deleted {
+        stalled.js.delete_message("IN", *sequence).await.unwrap();
+    }
+    stalled.go_on().await;
+    let wanted: Vec<u64> = (0..ORDERS).filter(|id| expected(*id).is_some() && !deleted.contains(&(id + 1))).collect();
+    until_out(&stalled.connection, wanted.len() as u64, Duration::from_secs(60)).await;
+    stalled.pump.signal("TERM");
+    let said = stalled.pump.ended().await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let output = read_output(&stalled.connection).await;
+    assert_eq!((output.wrong, output.times.into_keys().collect::<Vec<_>>()), (0, wanted));
+}
+
+/// A source of the subject `s.a` of a stream, which may have so many in flight.
+async fn source_of_some(server: &NatsServer, in_flight: u32) -> JetStreamSource {
+    let connections = Connections::to_nats(ConnectOptions::to(server.url())).unwrap();
+    let resources = Resources::default().with(connections);
+    let subtask = Subtask { pipeline: "p".into(), node: "in".into(), index: 0, of: 1, resources };
+    let read = JetStreamRead { subjects: vec!["s.a".into()], max_ack_pending: in_flight, ..JetStreamRead::of("S") };
+    let mut source = JetStreamSource::new(&subtask, read).unwrap();
+    source.open(None).await.unwrap();
+    source
+}
+
+/// Reads until so many rows have come.
+async fn read_rows(source: &mut JetStreamSource, rows: usize) -> Result<(), Fault> {
+    let mut read = 0;
+    while read < rows {
+        let next = timeout(Duration::from_secs(20), source.next(1_024)).await.expect("something comes");
+        read += next?.unwrap().len();
+    }
+    assert_eq!(read, rows);
+    source.commit(source.position()).await
+}
+
+#[tokio::test]
+async fn a_source_of_some_subjects_misses_its_own_messages_and_not_those_of_others() {
+    let (server, connection) = server().await;
+    let js = Js::new(connection.clone());
+    // Others push each other out, and the beginning of the stream far beyond what is read here.
+    let mut config = StreamConfig { max_msgs: 500, ..StreamConfig::new("S", ["s.>"]) };
+    js.create_stream(&config).await.unwrap();
+    let mut source = source_of_some(&server, 100).await;
+    // Its consumer is there from the first message that it gives.
+    publish_each(&connection, "s.a", &[b"own".to_vec()]).await;
+    read_rows(&mut source, 1).await.unwrap();
+    for _ in 0..20 {
+        publish_each(&connection, "s.b", &vec![b"other".to_vec(); 700]).await;
+        publish_each(&connection, "s.a", &vec![b"own".to_vec(); 3]).await;
+        read_rows(&mut source, 3).await.unwrap();
+    }
+    config.max_msgs = -1;
+    js.update_stream(&config).await.unwrap();
+    for _ in 0..500 {
+        publish_each(&connection, "s.b", &[b"other".to_vec()]).await;
+        publish_each(&connection, "s.a", &[b"own".to_vec()]).await;
+    }
+    read_rows(&mut source, 100).await.unwrap();
+    let last = js.stream("S").await.unwrap().state.last_seq;
+    js.purge("S", &Purge { seq: last - 99, ..Purge::default() }).await.unwrap();
+    // What was on its way comes; then what is missing is missed.
+    let lost = loop {
+        match timeout(Duration::from_secs(20), source.next(1_024)).await.expect("it is noticed") {
+            Ok(_) => source.commit(source.position()).await.unwrap(),
+            Err(fault) => break fault,
+        }
+    };
+    assert_eq!(lost.kind(), FaultKind::SourceLost, "{lost}");
+    let least = number_behind(&lost.to_string(), "at least ").unwrap();
+    assert!((1..=350).contains(&least), "{lost}");
+}
