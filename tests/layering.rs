@@ -76,3 +76,34 @@ fn no_file_is_longer_than_five_hundred_lines() {
         .collect();
     assert_eq!(long, []);
 }
+
+/// The folders and files of the runtime, each above those before it.
+const RUNTIME: [&[&str]; 6] =
+    [&["broker"], &["checkpoint"], &["engine"], &["connectors"], &["file", "launch", "testkit"], &["cli"]];
+
+#[test]
+fn the_folders_of_the_runtime_import_those_below_them_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("runtime/src");
+    let mut upward = Vec::new();
+    for (rank, folder) in
+        RUNTIME.iter().enumerate().flat_map(|(rank, all)| all.iter().map(move |folder| (rank, folder)))
+    {
+        let above: Vec<String> =
+            RUNTIME.iter().skip(rank + 1).flat_map(|all| all.iter()).map(|name| format!("crate::{name}")).collect();
+        let (mut files, alone) = (Vec::new(), root.join(format!("{folder}.rs")));
+        match alone.exists() {
+            true => files.push(alone),
+            false => sources(&root.join(folder), &mut files),
+        }
+        assert!(!files.is_empty(), "there is no {folder}");
+        for file in files.iter().filter(|file| !file.ends_with("tests.rs")) {
+            let text = std::fs::read_to_string(file).unwrap();
+            // What only tests import stands at the foot of a file.
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let wrong = lines.filter(|line| above.iter().any(|name| line.contains(name.as_str())));
+            upward.extend(wrong.map(|line| format!("{}: {}", file.display(), line.trim())));
+        }
+    }
+    assert_eq!(upward, [""; 0]);
+}

@@ -9,6 +9,7 @@ mod api;
 #[cfg(feature = "jetstream")]
 mod connect;
 mod connection;
+mod connections;
 #[cfg(feature = "jetstream")]
 mod context;
 mod embedded;
@@ -34,6 +35,8 @@ pub(crate) use connect::split_urls;
 #[cfg(feature = "jetstream")]
 pub use connect::{ConnectOptions, TlsOptions};
 pub use connection::{Connection, LinkState};
+pub(crate) use connections::stream_fault;
+pub use connections::{Connections, Purpose, fault};
 pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
 pub use error::{ApiError, BrokerError, DeniedAction};
 pub use message::{Incoming, Outgoing};

@@ -6,8 +6,7 @@ use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind};
 
 use super::store::{Revision, Store, StoreError, Stored};
-use crate::broker::{BrokerError, Js, codes};
-use crate::connectors::{Connections, Purpose, fault, stream_fault};
+use crate::broker::{BrokerError, Connections, Js, Purpose, codes, fault, stream_fault};
 
 /// A store that keeps the manifest of a pipeline under the key `ckpt` of the bucket `mill_<pipeline>`, changed by
 /// compare-and-set on the key's revision. The bucket is made when it is first needed.

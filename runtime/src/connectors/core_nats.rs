@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_operators::{Batch, Epoch, Fault, Origin, Origins, Place, Record, Result, Sink, Source};
 
-use super::connections::{Connections, Purpose, fault};
 use crate::broker::{Connection, Incoming, Outgoing, Subject, Subscription};
+use crate::broker::{Connections, Purpose, fault};
 use crate::engine::Clock;
 
 /// A source that listens on a subject. What is published while it does not listen is lost; a pipeline that promises

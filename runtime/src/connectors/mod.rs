@@ -1,7 +1,6 @@
 //! Connectors: where rows come from and where they go. Each is a [`Source`](millstream_operators::Source) of raw payloads
 //! or a [`Sink`](millstream_operators::Sink) of records; formats are operators beside them.
 
-mod connections;
 mod core_nats;
 mod file;
 #[cfg(feature = "columnar")]
@@ -12,8 +11,8 @@ mod kinds;
 mod memory;
 mod stdout;
 
-pub(crate) use connections::stream_fault;
-pub use connections::{Connections, Purpose, fault};
+pub(crate) use crate::broker::stream_fault;
+pub use crate::broker::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource, FileStart};
 #[cfg(feature = "columnar")]

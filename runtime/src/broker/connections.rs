@@ -10,8 +10,8 @@ use millstream_pipelines::graph::Subtask;
 use tokio::sync::Mutex;
 
 #[cfg(feature = "jetstream")]
-use crate::broker::ConnectOptions;
-use crate::broker::{BrokerError, Connection, Embedded, Js, codes};
+use super::ConnectOptions;
+use super::{BrokerError, Connection, Embedded, Js, codes};
 
 /// What a connection is for. They are kept apart so that acks and checkpoints never queue behind bulk data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
