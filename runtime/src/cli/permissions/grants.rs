@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millstream_pipelines::graph::{Access, Graph, Node};
+use millstream_pipelines::graph::{Access, Graph, Node, Role};
 
 use crate::connectors::{advisories_of, consumer_name};
 
@@ -41,6 +41,17 @@ impl Grants {
         let mut grants = Grants { subscribe: vec![format!("{}.>", scope.inbox)], ..Grants::default() };
         let mut seen = BTreeSet::new();
         for node in &graph.nodes {
+            // What is in no stream: core NATS.
+            for touch in node.touches.iter().filter(|touch| touch.system == "nats" && touch.stream.is_none()) {
+                match (&node.role, &touch.subject) {
+                    (Role::Source(_), Some(subject)) => grants.subscribe.push(subject.clone()),
+                    (Role::Sink(_), Some(subject)) => {
+                        grants.add(&mut seen, format!("{} publishes", node.name), vec![subject.clone()]);
+                    }
+                    (Role::Sink(_), None) => grants.unknown.push(node.name.clone()),
+                    _ => {}
+                }
+            }
             for access in &node.access {
                 let (what, subjects) = match access {
                     Access::Read { stream, from_time, advisories, .. } => {
@@ -183,6 +194,35 @@ mod tests {
         };
         assert_eq!(listens(None), ["_INBOX.>"]);
         assert_eq!(listens(Some(3)), ["_INBOX.>", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.IN.mill-p-in"]);
+    }
+
+    #[cfg(feature = "columnar")]
+    #[test]
+    fn core_nats_needs_its_subjects_and_nothing_else() {
+        let text = r#"
+            name = "p"
+            guarantee = "at-most-once"
+            accept_loss = true
+            [sources.in]
+            kind = "core_nats"
+            subject = "in.>"
+            format = "json"
+            schema = { id = "utf8" }
+            on_error = "drop"
+            [sinks.out]
+            kind = "core_nats"
+            from = "in"
+            subject = "out.{id}"
+            on_error = "drop"
+        "#;
+        let registry = crate::connectors::registry();
+        let options = millstream_pipelines::config::Options::new(&registry);
+        let graph = millstream_pipelines::config::load("p.toml", text, &options).unwrap().graph;
+        let grants = Grants::of(&graph, &Scope { checkpoints: false, ..scope() });
+        assert_eq!(
+            (grants.subscribe.clone(), subjects(&grants)),
+            (vec!["_INBOX.>".into(), "in.>".into()], vec!["out.*"])
+        );
     }
 
     #[test]
