@@ -81,11 +81,13 @@ impl TimeWindows {
     }
 
     /// How long a window is.
+    #[cfg(feature = "columnar")]
     pub(crate) fn size(&self) -> i64 {
         self.size
     }
 
     /// How long windows stay after their end.
+    #[cfg(feature = "columnar")]
     pub(crate) fn allowed_lateness_span(&self) -> Duration {
         self.allowed_lateness
     }

@@ -11,6 +11,7 @@ mod frame;
 mod joined;
 mod keyed;
 mod pipeline;
+#[cfg(feature = "columnar")]
 mod rejections;
 mod stream;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use frame::{Frame, KeyedFrame, WindowedFrame};
 pub use joined::{How, Join};
 pub use keyed::KeyedStream;
 pub use pipeline::Pipeline;
+#[cfg(feature = "columnar")]
 pub use rejections::{OnRejected, Outlet};
 pub use stream::{Added, Open, Stream, when};
 pub use windowed::WindowedStream;

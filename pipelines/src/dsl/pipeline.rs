@@ -107,6 +107,7 @@ impl Pipeline {
         }
     }
 
+    #[cfg(feature = "columnar")]
     pub(super) fn first_reader(&self, port: OutPort) -> Option<InPort> {
         self.lock().graph.readers(port).next().map(|edge| edge.to)
     }
@@ -117,6 +118,7 @@ impl Pipeline {
     }
 
     /// The node of this name, if there is one already.
+    #[cfg(feature = "columnar")]
     pub(super) fn node_named(&self, name: &str) -> Option<NodeId> {
         self.lock().graph.nodes.iter().position(|node| node.name == name).map(NodeId)
     }

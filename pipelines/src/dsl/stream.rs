@@ -67,6 +67,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.pipeline.name_of(self.port.node)
     }
 
+    #[cfg(feature = "columnar")]
     pub(super) fn port(&self) -> OutPort {
         self.port
     }

@@ -201,6 +201,7 @@ impl ConnectOptions {
 
     /// What these options leave open is as `others` have it: the servers, who to be, and each of the rest.
     #[must_use]
+    #[cfg(feature = "cli")]
     pub(crate) fn or(mut self, others: ConnectOptions) -> ConnectOptions {
         // A context and a URL may name a user too.
         if !self.authenticates() && self.context.is_none() && !self.urls.iter().any(|url| url.contains('@')) {
@@ -224,17 +225,20 @@ impl ConnectOptions {
     }
 
     /// Whether they say where the server is.
+    #[cfg(feature = "cli")]
     pub(crate) fn names_server(&self) -> bool {
         !self.urls.is_empty() || self.context.is_some()
     }
 
     /// The files that they name.
+    #[cfg(feature = "cli")]
     pub(crate) fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let TlsOptions { ca, cert, key, .. } = &mut self.tls;
         [&mut self.nkey_seed_file, &mut self.credentials_file, ca, cert, key].into_iter().flatten()
     }
 
     /// Nobody in particular, at the same server.
+    #[cfg(feature = "cli")]
     pub(crate) fn forget_user(&mut self) {
         (self.token, self.user, self.password) = (None, None, None);
         (self.nkey_seed_file, self.credentials_file) = (None, None);

@@ -5,6 +5,11 @@
 //! written once; it runs on a real server ([`ConnectOptions::connect`], feature `jetstream`) and on the
 //! embedded broker alike.
 
+#![cfg_attr(
+    not(feature = "jetstream"),
+    allow(clippy::unused_async, reason = "without a server nothing here has to wait")
+)]
+
 mod api;
 #[cfg(feature = "jetstream")]
 mod connect;

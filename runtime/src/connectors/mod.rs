@@ -25,6 +25,7 @@ pub use jetstream::{
 pub(crate) use jetstream::{advisories_of, consumer_name};
 #[cfg(feature = "columnar")]
 pub(crate) use kinds::output_file;
+#[cfg(feature = "columnar")]
 pub use kinds::{file_sink, file_source, registry};
 pub use memory::{CollectSink, Collected, ListSource};
 pub use stdout::StdoutSink;
