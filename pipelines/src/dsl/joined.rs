@@ -99,9 +99,10 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
         (KeyedStream::new(left, Arc::clone(&key)), right.hashed(key), self.late)
     }
 
-    fn operator<O, M>(self, name: &str, kind: &'static str, detail: String, make: M) -> Stream<Pair<L, R>>
+    fn operator<U, O, M>(self, name: &str, kind: &'static str, detail: String, make: M) -> Stream<U>
     where
-        O: Operator<In = Vec<Sided<L, R>>, Out = Vec<Pair<L, R>>>,
+        U: Send + 'static,
+        O: Operator<In = Vec<Sided<L, R>>, Out = Vec<U>>,
         M: Fn(KeyOf<Sided<L, R>, K>) -> O + Send + Sync + 'static,
     {
         let (left, right, late) = self.sided(name);
@@ -145,14 +146,8 @@ fn windowed<K: StateKey, L: StateValue, R: StateValue>(
     name: &str,
     once: bool,
 ) -> Stream<Pair<L, R>> {
-    let (left, right, late) = join.sided(name);
-    let key = Arc::clone(&left.key);
-    let make = move |_: &Subtask| Ok(windows.operator(Arc::clone(&key), Arc::new(Gathered::default())));
-    let node = left.rows().node(name, "window_join", make).detailed(windows.to_string());
-    right.enter(InPort { node: node.id, port: 0 });
-    if let Some(late) = late {
-        late(Stream::at(node.pipeline.clone(), OutPort { node: node.id, port: 1 }));
-    }
+    let make = move |key| windows.operator(key, Arc::new(Gathered::default()));
+    let gathered = join.operator(name, "window_join", windows.to_string(), make);
     let of_window = move |window: Windowed<K, Both<L, R>>| {
         let mut both = window.value;
         if once {
@@ -160,7 +155,7 @@ fn windowed<K: StateKey, L: StateValue, R: StateValue>(
         }
         both.pairs()
     };
-    node.main::<Windowed<K, Both<L, R>>>().flat_map(&format!("{name}/rows"), of_window).boxed()
+    gathered.flat_map(&format!("{name}/rows"), of_window).boxed()
 }
 
 macro_rules! in_windows {
