@@ -2,8 +2,10 @@
 
 mod check;
 mod constant;
+mod floats;
 mod functions;
 mod plan;
+mod quick;
 #[cfg(test)]
 mod tests;
 mod total;

@@ -20,8 +20,8 @@ use datafusion_sql::sqlparser::ast::{
 };
 
 use super::check::bytes;
-use super::constant::WithConstant;
 use super::functions::catalog;
+use super::quick::Quick;
 use super::{ExprError, total};
 use crate::columnar::schema::{self, describe_type};
 
@@ -172,7 +172,7 @@ fn physical(expr: &Expr, columns: &DFSchemaRef) -> DfResult<Arc<dyn PhysicalExpr
     let checked = planned.transform_up(|node| {
         let Some(binary) = node.downcast_ref::<BinaryExpr>() else { return Ok(Transformed::no(node)) };
         let checked = binary.clone().with_fail_on_overflow(true);
-        let ready: Arc<dyn PhysicalExpr> = match WithConstant::of(&checked)? {
+        let ready: Arc<dyn PhysicalExpr> = match Quick::of(&checked, columns.as_arrow())? {
             Some(ready) => Arc::new(ready),
             None => Arc::new(checked),
         };
