@@ -39,6 +39,10 @@ fn missing_and_repeated(handled: &Handled, orders: u64) -> (usize, u64) {
         *times.entry(*id).or_default() += count;
     }
     let missing = (0..orders).filter(|id| !times.contains_key(id)).count();
+    let mut repeated = times.iter().filter(|(_, count)| **count > 1).map(|(id, _)| id);
+    if let (Some(first), last) = (repeated.next(), repeated.next_back()) {
+        println!("the first that came again: {first}, the last: {last:?}");
+    }
     (missing, times.values().map(|count| count - 1).sum())
 }
 
@@ -214,4 +218,19 @@ async fn a_shared_consumer_that_is_deleted_is_made_again_behind_what_was_done() 
     until_done(&connection, 4_000, Duration::from_secs(30)).await;
     assert_eq!(process.terminate().await.code(), Some(0));
     assert_eq!(missing_and_repeated(&handled(&connection).await, 4_000), (0, 0));
+}
+
+#[tokio::test]
+async fn no_acknowledgement_waits_for_a_connection_that_is_not_made_yet() {
+    for settings in [["alone=0"], ["alone=1"]] {
+        let (server, connection) = server().await;
+        let proxy = LossyProxy::before(server.port()).await;
+        let mut process = start(&proxy.url(), "a", &settings);
+        until_pulled_by(&connection, 1).await;
+        proxy.refuse();
+        feed(&connection, 0, 3_000).await;
+        until_done(&connection, 3_000, Duration::from_secs(30)).await;
+        assert_eq!(process.terminate().await.code(), Some(0));
+        assert_eq!(missing_and_repeated(&handled(&connection).await, 3_000), (0, 0), "{settings:?}");
+    }
 }

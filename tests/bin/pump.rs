@@ -38,6 +38,7 @@ fn declare(name: &str, in_flight: u32) -> Pipeline {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [urls, name, numbers @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
     let number = |place: usize| numbers.get(place).and_then(|text| text.parse::<u32>().ok());

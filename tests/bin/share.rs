@@ -47,6 +47,7 @@ fn declare(name: &str, process: &str, setting: impl Fn(&str, u64) -> u64) -> Pip
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [url, name, process, settings @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
     let setting = |name: &str, default| {

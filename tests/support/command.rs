@@ -24,13 +24,13 @@ pub struct Running {
 }
 
 /// What comes from a pipe, read as it comes.
-struct Reader {
+pub(super) struct Reader {
     text: Arc<Mutex<String>>,
     thread: JoinHandle<()>,
 }
 
 impl Reader {
-    fn of(mut pipe: impl Read + Send + 'static) -> Reader {
+    pub(super) fn of(mut pipe: impl Read + Send + 'static) -> Reader {
         let text = Arc::<Mutex<String>>::default();
         let shared = Arc::clone(&text);
         let thread = std::thread::spawn(move || {
@@ -42,7 +42,7 @@ impl Reader {
         Reader { text, thread }
     }
 
-    fn so_far(&self) -> String {
+    pub(super) fn so_far(&self) -> String {
         self.text.lock().unwrap().clone()
     }
 

@@ -19,7 +19,7 @@ mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -30,6 +30,7 @@ use millstream::broker::{
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use command::Reader;
 pub use command::{Running, Said, call};
 pub use dice::Dice;
 pub use proxy::LossyProxy;
@@ -139,9 +140,10 @@ impl Feeder {
     }
 }
 
-/// The pipeline in a process of its own.
+/// The pipeline in a process of its own. What it logs is shown where the test fails.
 pub struct Pump {
     child: Child,
+    log: Reader,
 }
 
 impl Pump {
@@ -150,8 +152,10 @@ impl Pump {
     }
 
     pub fn start_with(program: &str, arguments: &[&str]) -> Pump {
-        let child = Command::new(program).args(arguments).env("RUST_BACKTRACE", "0").spawn().unwrap();
-        Pump { child }
+        let mut command = Command::new(program);
+        let mut child = command.args(arguments).env("RUST_BACKTRACE", "0").stderr(Stdio::piped()).spawn().unwrap();
+        let log = Reader::of(child.stderr.take().unwrap());
+        Pump { child, log }
     }
 
     /// Runs a program that ends by itself; its status and what it said.
@@ -206,6 +210,9 @@ impl Pump {
 impl Drop for Pump {
     fn drop(&mut self) {
         self.kill_9();
+        if std::thread::panicking() {
+            println!("what process {} logged:\n{}", self.child.id(), self.log.so_far());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! [`LossyProxy`]: a TCP proxy that does to connections what a bad network does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -24,10 +24,14 @@ struct Shared {
     bytes: AtomicU64,
     swallowed: AtomicU64,
     cuts: AtomicU64,
+    delivery_cuts: AtomicU64,
+    // Connections that are open and have pulled.
+    pulling: AtomicU64,
     connections: AtomicU64,
     // Bytes of deliveries still to be swallowed on links that stay.
     deliveries: AtomicU64,
     delay_millis: AtomicU64,
+    refuses: AtomicBool,
 }
 
 impl LossyProxy {
@@ -38,6 +42,9 @@ impl LossyProxy {
         let accepting = Arc::clone(&shared);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                if accepting.refuses.load(Ordering::SeqCst) {
+                    continue;
+                }
                 accepting.connections.fetch_add(1, Ordering::SeqCst);
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
                     tokio::spawn(forward(client, server, Arc::clone(&accepting)));
@@ -45,6 +52,11 @@ impl LossyProxy {
             }
         });
         LossyProxy { port, shared }
+    }
+
+    /// From now on no other connection is made.
+    pub fn refuse(&self) {
+        self.shared.refuses.store(true, Ordering::SeqCst);
     }
 
     /// How many connections were made.
@@ -57,7 +69,7 @@ impl LossyProxy {
     }
 
     /// Swallows the next `bytes` from the server on every connection that is open, and cuts each then, or half a second
-    /// after the first.
+    /// after the first; of a connection that pulls, after the first delivery.
     pub fn lose(&self, bytes: u64) {
         self.shared.bytes.store(bytes, Ordering::SeqCst);
         self.shared.orders.fetch_add(1, Ordering::SeqCst);
@@ -79,9 +91,19 @@ impl LossyProxy {
         self.shared.delay_millis.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    /// How many connections were cut after they had swallowed as much as they were told.
+    /// How many connections have ended that had swallowed something.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
+    }
+
+    /// Of the [`cuts`](Self::cuts), those that lost deliveries.
+    pub fn delivery_cuts(&self) -> u64 {
+        self.shared.delivery_cuts.load(Ordering::SeqCst)
+    }
+
+    /// How many of the connections that are open have pulled messages of a consumer.
+    pub fn pulling(&self) -> u64 {
+        self.shared.pulling.load(Ordering::SeqCst)
     }
 
     /// How many bytes were swallowed.
@@ -93,11 +115,16 @@ impl LossyProxy {
 async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
     let (mut from_client, to_client) = client.into_split();
     let (mut from_server, to_server) = server.into_split();
+    let pulls = Arc::new(AtomicBool::new(false));
     let up = tokio::spawn({
-        let to_server = delayed(to_server, Arc::clone(&shared));
+        let (to_server, pulls, shared) =
+            (delayed(to_server, Arc::clone(&shared)), Arc::clone(&pulls), Arc::clone(&shared));
         async move {
             let mut buffer = vec![0; 16 << 10];
             while let Some(read) = read_some(&mut from_client, &mut buffer).await {
+                if has(&read, b".CONSUMER.MSG.NEXT.") && !pulls.swap(true, Ordering::SeqCst) {
+                    shared.pulling.fetch_add(1, Ordering::SeqCst);
+                }
                 if to_server.send((Instant::now(), read)).await.is_err() {
                     break;
                 }
@@ -107,7 +134,7 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
     let to_client = delayed(to_client, Arc::clone(&shared));
     let seen = shared.orders.load(Ordering::SeqCst);
     let (mut buffer, mut swallowed) = (vec![0; 16 << 10], 0);
-    let (mut cut_at, mut frames) = (None, Vec::new());
+    let (mut cut_at, mut frames, mut delivered) = (None, Vec::new(), false);
     loop {
         // A connection with little to lose does not stay half dead for ever.
         let deadline = async {
@@ -123,10 +150,12 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
         let Some(read) = read else { break };
         if shared.orders.load(Ordering::SeqCst) > seen {
             swallowed += read.len() as u64;
-            cut_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(500));
             shared.swallowed.fetch_add(read.len() as u64, Ordering::SeqCst);
+            delivered |= has(&read, b" $JS.ACK.");
+            if delivered || !pulls.load(Ordering::SeqCst) {
+                cut_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(500));
+            }
             if swallowed >= shared.bytes.load(Ordering::SeqCst) {
-                shared.cuts.fetch_add(1, Ordering::SeqCst);
                 break;
             }
             continue;
@@ -137,6 +166,15 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
         }
     }
     up.abort();
+    // Only when that has ended is it clear whether it has counted this one.
+    let _ = up.await;
+    shared.pulling.fetch_sub(u64::from(pulls.load(Ordering::SeqCst)), Ordering::SeqCst);
+    shared.cuts.fetch_add(u64::from(swallowed > 0), Ordering::SeqCst);
+    shared.delivery_cuts.fetch_add(u64::from(delivered), Ordering::SeqCst);
+}
+
+fn has(bytes: &[u8], words: &[u8]) -> bool {
+    bytes.windows(words.len()).any(|window| window == words)
 }
 
 async fn read_some(from: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Option<Vec<u8>> {

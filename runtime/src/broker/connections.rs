@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
 use millstream_operators::{Fault, FaultKind};
 use millstream_pipelines::graph::Subtask;
-use tokio::sync::Mutex;
 
 #[cfg(feature = "jetstream")]
 use super::ConnectOptions;
@@ -28,13 +27,20 @@ pub enum Purpose {
 /// connection share a thread.
 pub struct Connections {
     to: Broker,
-    open: Mutex<HashMap<(ThreadId, Purpose), Connection>>,
+    open: Mutex<Open>,
 }
+
+type Key = (ThreadId, Purpose);
+type Open = HashMap<Key, Connection>;
 
 enum Broker {
     #[cfg(feature = "jetstream")]
     Nats(Box<ConnectOptions>),
     Embedded(Embedded),
+}
+
+fn opened(open: &Open, key: Key) -> Option<Connection> {
+    open.get(&key).filter(|connection| !connection.is_closed()).cloned()
 }
 
 impl Connections {
@@ -72,9 +78,8 @@ impl Connections {
     /// A fault that names the server and what to try.
     pub async fn get(&self, purpose: Purpose) -> Result<Connection, Fault> {
         let key = (std::thread::current().id(), purpose);
-        let mut open = self.open.lock().await;
-        if let Some(connection) = open.get(&key).filter(|connection| !connection.is_closed()) {
-            return Ok(connection.clone());
+        if let Some(connection) = opened(&self.open(), key) {
+            return Ok(connection);
         }
         let connection = match &self.to {
             #[cfg(feature = "jetstream")]
@@ -85,8 +90,18 @@ impl Connections {
             }
             Broker::Embedded(broker) => broker.connect(),
         };
+        // Nobody waited for that who wants another; whoever wanted the same may have been quicker.
+        let mut open = self.open();
+        if let Some(connection) = opened(&open, key) {
+            return Ok(connection);
+        }
         open.insert(key, connection.clone());
         Ok(connection)
+    }
+
+    /// Nothing that is done under this lock can stop half-way.
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The JetStream API over the connection for a purpose.

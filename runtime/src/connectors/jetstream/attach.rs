@@ -53,6 +53,18 @@ impl Reader {
         self.connections.get(Purpose::Control).await
     }
 
+    /// As [`control`](Self::control); none while there is no way to a server, for what can be said later as well.
+    pub(super) async fn control_now(&self) -> Result<Option<Connection>> {
+        match self.control().await {
+            Ok(connection) => Ok(Some(connection)),
+            Err(fault) if fault.kind() == FaultKind::Connection => {
+                tracing::warn!(stream = self.read.stream, "acknowledgements have to wait: {}", fault.chain());
+                Ok(None)
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
     pub(super) async fn stream(&self, js: &Js, known: bool) -> Result<StreamInfo> {
         let found = js.find_stream(&self.read.stream).await.map_err(fault)?;
         found.ok_or_else(|| self.no_stream(known))

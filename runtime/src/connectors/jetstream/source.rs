@@ -333,6 +333,8 @@ impl Source for JetStreamSource {
 
     async fn open(&mut self, from: Option<JetStreamPosition>) -> Result {
         let js = self.reader.connections.js(Purpose::Read).await?;
+        // Here, and not when there is something to acknowledge: to try again costs nothing yet.
+        self.reader.control().await?;
         let mut info = self.reader.stream(&js, from.is_some()).await?;
         self.reader.check_retention(&info)?;
         self.lets_go = is_interest(&info);
@@ -407,7 +409,7 @@ impl Source for JetStreamSource {
         if acked <= self.acked {
             return Ok(());
         }
-        let connection = self.reader.control().await?;
+        let Some(connection) = self.reader.control_now().await? else { return Ok(()) };
         let confirmed = connection.request(reply, Headers::NONE, "+ACK", HEARTBEAT).await;
         match confirmed {
             Ok(_) => {

@@ -15,6 +15,7 @@ mod settle;
 mod source;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use settle::Settlements;
 pub use source::SharedSource;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Batch, FaultKind, Headers, Place, Result, Source};
+use millstream_operators::{Batch, FaultKind, Place, Result, Source};
 use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
@@ -20,7 +20,8 @@ use super::super::rows::{Given, Rows};
 use super::super::source::{Doing, FIRST_PAUSE, LONGEST_PAUSE, done};
 use super::consumer::Joined;
 use super::settle::{Hand, Settlements, lock};
-use crate::broker::{BrokerError, Connection, Outgoing, StoredMessage, Subject, Subscription};
+use super::words::{progress, say};
+use crate::broker::{Outgoing, StoredMessage, Subject, Subscription};
 use crate::connectors::{Purpose, fault};
 use crate::engine::Nudge;
 
@@ -251,12 +252,13 @@ impl SharedSource {
         let given: Vec<_> = lock(&self.hand).silent(since).map(progress).collect();
         let heard = self.gather.heard.iter().filter(|message| !message.is_status());
         let heard: Vec<_> = heard.filter_map(|message| message.reply.as_ref()).map(progress).collect();
-        if !given.is_empty() || !heard.is_empty() {
-            let connection = self.reader.control().await?;
+        self.keep_at = now + every;
+        if (!given.is_empty() || !heard.is_empty())
+            && let Some(connection) = self.reader.control_now().await?
+        {
             connection.publish_all(given.into_iter().chain(heard)).await.map_err(fault)?;
             lock(&self.hand).touch(since, now);
         }
-        self.keep_at = now + every;
         Ok(())
     }
 
@@ -314,8 +316,11 @@ impl SharedSource {
             (self.pause, self.in_vain) = (FIRST_PAUSE, 0);
         }
         self.in_vain += 1;
-        (self.pull, self.looking) = (None, None);
         // Messages that came are ours as before; what the old pull said of itself is not the new one's.
+        if let Some(pull) = &mut self.pull {
+            pull.hear_now(&mut self.gather.heard);
+        }
+        (self.pull, self.looking) = (None, None);
         self.gather.heard.retain(|message| !message.is_status());
         self.join_at = Instant::now();
         if self.in_vain > 1 {
@@ -334,34 +339,16 @@ impl SharedSource {
     async fn settle(&mut self, upto: u64) -> Result<bool> {
         let mut words = lock(&self.hand).words(upto);
         let count = words.len();
-        let connection = self.reader.control().await?;
+        if count == 0 {
+            return Ok(true);
+        }
+        let Some(connection) = self.reader.control_now().await? else { return Ok(false) };
         let known = say(&connection, &mut words, HEARTBEAT).await?;
         if known {
             lock(&self.hand).settle(count);
             self.nudged = false;
         }
         Ok(known)
-    }
-}
-
-fn progress(reply: &Subject) -> Outgoing {
-    Outgoing::new(reply.clone(), "+WPI")
-}
-
-/// Says all this to the server, and waits for the answer to the last, which follows the others on one link. False if
-/// some of it may not have arrived.
-async fn say(connection: &Connection, words: &mut Vec<Outgoing>, within: Duration) -> Result<bool> {
-    let Some(last) = words.pop() else { return Ok(true) };
-    let generation = connection.generation();
-    connection.publish_all(words.drain(..)).await.map_err(fault)?;
-    match connection.request(last.subject, Headers::NONE, last.payload, within).await {
-        // On another link than the first of them: those may be lost.
-        Ok(_) => Ok(connection.generation() == generation),
-        Err(error @ BrokerError::Permission { .. }) => Err(fault(error)),
-        Err(error) => {
-            tracing::debug!("what was said of messages in hand is not confirmed: {error}");
-            Ok(false)
-        }
     }
 }
 
@@ -380,6 +367,8 @@ impl Source for SharedSource {
 
     async fn open(&mut self, _: Option<u64>) -> Result {
         let js = self.reader.connections.js(Purpose::Read).await?;
+        // Here, and not when there is something to acknowledge: to try again costs nothing yet.
+        let control = self.reader.control().await?;
         let info = self.reader.stream(&js, false).await?;
         self.created.clone_from(&info.created);
         self.done = self.reader.consumer_to_share(&js, &info, &self.share, None).await?.ack_floor.stream_seq;
@@ -396,8 +385,7 @@ impl Source for SharedSource {
         let mut left = lock(&self.hand).drop_all();
         if !left.is_empty() {
             tracing::info!(stream = self.stream(), "{} messages of the run that failed are given back", left.len());
-            let connection = self.reader.control().await?;
-            say(&connection, &mut left, HEARTBEAT).await?;
+            say(&control, &mut left, HEARTBEAT).await?;
         }
         (self.pull, self.joining) = (None, None);
         Ok(())
@@ -462,9 +450,11 @@ impl Source for SharedSource {
             return Ok(());
         }
         tracing::info!(stream = self.stream(), "{} messages that were not begun are given back", back.len());
-        let connection = self.reader.control().await?;
         // If that does not arrive, they come again when their time is over.
-        say(&connection, &mut back, LAST_WORDS).await.map(drop)
+        match self.reader.control_now().await? {
+            Some(connection) => say(&connection, &mut back, LAST_WORDS).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn close(&mut self) -> Result {
@@ -474,6 +464,21 @@ impl Source for SharedSource {
             tracing::warn!(stream, "{left} acknowledgements are not confirmed: what they are for may be done again");
         }
         Ok(())
+    }
+}
+
+impl Drop for SharedSource {
+    /// What came and was not given goes back with the rest when the next run opens.
+    fn drop(&mut self) {
+        if let Some(pull) = &mut self.pull {
+            pull.hear_now(&mut self.gather.heard);
+        }
+        let mut hand = lock(&self.hand);
+        for mut message in self.gather.take(usize::MAX).filter(|message| !message.is_status()) {
+            if let Some((reply, delivery)) = Delivery::of(&mut message) {
+                hand.take(delivery.stream_seq, delivery.times > 1, reply, Instant::now());
+            }
+        }
     }
 }
 

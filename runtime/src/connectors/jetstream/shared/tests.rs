@@ -138,6 +138,23 @@ async fn what_nobody_can_do_is_given_up_in_the_end_and_stays_in_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_before_a_fault_and_was_not_given_goes_back_too() {
+    let world = World::new().await;
+    let settlements = Settlements::default();
+    let mut source = world.open(&settlements, Share::default()).await;
+    world.publish(1).await;
+    assert_eq!(next(&mut source, SECOND).await, [1]);
+    // The source has asked for more than this.
+    world.publish(4).await;
+    assert_eq!(world.consumer().await.num_ack_pending, 5);
+    drop(source);
+    let mut source = world.open(&settlements, Share::default()).await;
+    let mut given = next(&mut source, SECOND).await;
+    given.sort_unstable();
+    assert_eq!(given, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_run_after_a_fault_gives_back_what_the_last_had_and_does_not_wait() {
     let world = World::new().await;
     let settlements = Settlements::default();
