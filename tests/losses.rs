@@ -35,28 +35,30 @@ async fn until_it_waits_for_more(connection: &Connection, consumer: &str, proxy:
 async fn deliveries_that_the_network_swallows_are_read_again() {
     let (server, connection) = server().await;
     let proxy = LossyProxy::before(server.port()).await;
-    let orders = 60_000;
     let mut pump = Pump::start(PUMP, &proxy.url(), "lossy");
-    // Fed in parts, so that every loss hits deliveries that are on their way.
-    let rounds = 20;
-    for round in 0..rounds {
-        let before = proxy.delivery_cuts();
-        let upto = orders * (round + 1) / rounds - 500;
-        feed(&connection, orders * round / rounds, upto).await;
+    // Fed in parts, so that losses hit deliveries that are on their way. Where the source is about to read again, what
+    // the network swallows is an answer, and such a part does not count.
+    let (mut orders, mut parts) = (0, 0);
+    while proxy.delivery_cuts() < 20 {
+        parts += 1;
+        assert!(parts <= 100, "of {parts} losses only {} hit deliveries", proxy.delivery_cuts());
+        let before = proxy.pull_cuts();
+        feed(&connection, orders, orders + 2_500).await;
         // It reads, so the next deliveries go over a connection that can be cut.
         until_it_waits_for_more(&connection, "mill-lossy-orders", &proxy).await;
         proxy.lose(20_000);
-        feed(&connection, upto, upto + 500).await;
+        feed(&connection, orders + 2_500, orders + 3_000).await;
+        orders += 3_000;
         let deadline = Instant::now() + Duration::from_secs(20);
-        while proxy.delivery_cuts() == before {
-            assert!(Instant::now() < deadline, "no delivery was lost in round {round}");
+        while proxy.pull_cuts() == before {
+            assert!(Instant::now() < deadline, "no connection was cut in part {parts}");
             sleep(Duration::from_millis(20)).await;
         }
     }
     let output = until_complete(&connection, 0..orders, Duration::from_secs(60)).await;
     assert!(pump.terminate().await.success());
     println!(
-        "lossy network: {} connections cut, {} of them with deliveries, {} bytes swallowed, {} orders in, {} distinct out, {} duplicates, {} missing",
+        "lossy network: {} connections cut in {parts} parts, {} of them with deliveries, {} bytes swallowed, {} orders in, {} distinct out, {} duplicates, {} missing",
         proxy.cuts(),
         proxy.delivery_cuts(),
         proxy.swallowed(),

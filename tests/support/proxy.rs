@@ -24,6 +24,7 @@ struct Shared {
     bytes: AtomicU64,
     swallowed: AtomicU64,
     cuts: AtomicU64,
+    pull_cuts: AtomicU64,
     delivery_cuts: AtomicU64,
     // Connections that are open and have pulled.
     pulling: AtomicU64,
@@ -69,7 +70,7 @@ impl LossyProxy {
     }
 
     /// Swallows the next `bytes` from the server on every connection that is open, and cuts each then, or half a second
-    /// after the first; of a connection that pulls, after the first delivery.
+    /// after the first.
     pub fn lose(&self, bytes: u64) {
         self.shared.bytes.store(bytes, Ordering::SeqCst);
         self.shared.orders.fetch_add(1, Ordering::SeqCst);
@@ -96,7 +97,12 @@ impl LossyProxy {
         self.shared.cuts.load(Ordering::SeqCst)
     }
 
-    /// Of the [`cuts`](Self::cuts), those that lost deliveries.
+    /// Of the [`cuts`](Self::cuts), those of connections that had pulled.
+    pub fn pull_cuts(&self) -> u64 {
+        self.shared.pull_cuts.load(Ordering::SeqCst)
+    }
+
+    /// Of the [`pull_cuts`](Self::pull_cuts), those that lost deliveries.
     pub fn delivery_cuts(&self) -> u64 {
         self.shared.delivery_cuts.load(Ordering::SeqCst)
     }
@@ -152,9 +158,7 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
             swallowed += read.len() as u64;
             shared.swallowed.fetch_add(read.len() as u64, Ordering::SeqCst);
             delivered |= has(&read, b" $JS.ACK.");
-            if delivered || !pulls.load(Ordering::SeqCst) {
-                cut_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(500));
-            }
+            cut_at.get_or_insert_with(|| Instant::now() + Duration::from_millis(500));
             if swallowed >= shared.bytes.load(Ordering::SeqCst) {
                 break;
             }
@@ -168,9 +172,11 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
     up.abort();
     // Only when that has ended is it clear whether it has counted this one.
     let _ = up.await;
-    shared.pulling.fetch_sub(u64::from(pulls.load(Ordering::SeqCst)), Ordering::SeqCst);
-    shared.cuts.fetch_add(u64::from(swallowed > 0), Ordering::SeqCst);
+    let (pulled, cut) = (pulls.load(Ordering::SeqCst), swallowed > 0);
+    shared.pulling.fetch_sub(u64::from(pulled), Ordering::SeqCst);
     shared.delivery_cuts.fetch_add(u64::from(delivered), Ordering::SeqCst);
+    shared.cuts.fetch_add(u64::from(cut), Ordering::SeqCst);
+    shared.pull_cuts.fetch_add(u64::from(cut && pulled), Ordering::SeqCst);
 }
 
 fn has(bytes: &[u8], words: &[u8]) -> bool {
