@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::print_stdout,
     clippy::missing_panics_doc,
     clippy::disallowed_methods,
     missing_docs,
