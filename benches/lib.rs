@@ -5,19 +5,27 @@
 /// # Errors
 /// The command line has something else, or something that is not a number.
 pub fn rounds(usual: usize) -> Result<usize, String> {
-    rounds_of(std::env::args().skip(1), usual)
+    number_of(std::env::args().skip(1), "--rounds", usual)
 }
 
-fn rounds_of(mut arguments: impl Iterator<Item = String>, usual: usize) -> Result<usize, String> {
-    let mut rounds = usual;
+/// How many keys a benchmark has: `usual`, or what `--keys` says.
+///
+/// # Errors
+/// The command line has something else, or something that is not a number.
+pub fn keys(usual: usize) -> Result<usize, String> {
+    number_of(std::env::args().skip(1), "--keys", usual)
+}
+
+fn number_of(mut arguments: impl Iterator<Item = String>, known: &str, usual: usize) -> Result<usize, String> {
+    let mut number = usual;
     while let Some(name) = arguments.next() {
-        if name != "--rounds" {
-            return Err(format!("{name} is not known: use --rounds with a number"));
+        if name != known {
+            return Err(format!("{name} is not known: use {known} with a number"));
         }
-        let value = arguments.next().ok_or("--rounds needs a number")?;
-        rounds = value.parse().map_err(|_| format!("--rounds needs a number, not {value:?}"))?;
+        let value = arguments.next().ok_or_else(|| format!("{known} needs a number"))?;
+        number = value.parse().map_err(|_| format!("{known} needs a number, not {value:?}"))?;
     }
-    Ok(rounds.max(1))
+    Ok(number.max(1))
 }
 
 #[cfg(test)]
@@ -25,7 +33,7 @@ mod tests {
     use super::*;
 
     fn given(words: &str) -> Result<usize, String> {
-        rounds_of(words.split_whitespace().map(str::to_owned), 7)
+        number_of(words.split_whitespace().map(str::to_owned), "--rounds", 7)
     }
 
     #[test]

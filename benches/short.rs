@@ -31,3 +31,9 @@ fn every_message_of_a_stream_comes_into_the_other() {
     let table = printed(env!("CARGO_BIN_EXE_jetstream"), &["--rounds", "1", "--messages", "20000"]);
     assert!(table.contains("by hand, fast ingest") && table.contains("Millstream, fast ingest"), "{table}");
 }
+
+#[test]
+fn state_comes_back_as_it_was_from_segments_and_from_other_numbers_of_subtasks() {
+    let table = printed(env!("CARGO_BIN_EXE_state"), &["--keys", "20000"]);
+    assert!(table.contains("pause at a barrier") && table.contains("of a whole one"), "{table}");
+}

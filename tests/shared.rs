@@ -39,10 +39,6 @@ fn missing_and_repeated(handled: &Handled, orders: u64) -> (usize, u64) {
         *times.entry(*id).or_default() += count;
     }
     let missing = (0..orders).filter(|id| !times.contains_key(id)).count();
-    let mut repeated = times.iter().filter(|(_, count)| **count > 1).map(|(id, _)| id);
-    if let (Some(first), last) = (repeated.next(), repeated.next_back()) {
-        println!("the first that came again: {first}, the last: {last:?}");
-    }
     (missing, times.values().map(|count| count - 1).sum())
 }
 

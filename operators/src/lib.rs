@@ -45,6 +45,8 @@ pub use port::{PortType, Side};
 pub use problem::{BuildError, Problem};
 pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
-pub use state::{Keyed, Saved, StateKey, StateValue, StateVisitor, Timers, Unsplittable};
+pub use state::{
+    Frozen, Keyed, PaneGroups, Pieces, Run, Saved, Snapshot, StateKey, StateValue, StateVisitor, Timers, Unsplittable,
+};
 pub use template::{InvalidTemplate, Template, check_subject, check_token};
 pub use time::Timestamp;

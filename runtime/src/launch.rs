@@ -25,6 +25,7 @@ pub struct Launch {
     replicas: usize,
     workers: usize,
     mode: RunMode,
+    savepoint: Option<String>,
     drain_within: Option<Duration>,
     stopper: Stopper,
     metrics: Metrics,
@@ -159,6 +160,13 @@ impl Launch {
         self
     }
 
+    /// Starts from the savepoint of this name, in place of the newest checkpoint: what was read since is read again.
+    #[must_use]
+    pub fn from_savepoint(mut self, name: impl Into<String>) -> Self {
+        self.savepoint = Some(name.into());
+        self
+    }
+
     /// Ends the run when everything that its sources have now is processed.
     #[must_use]
     pub fn until_end(mut self) -> Self {
@@ -226,6 +234,7 @@ impl Launch {
         };
         let mut environment = Environment::new(store, Workers::threads(self.workers)?);
         environment.stopper = self.stopper.clone();
+        environment.savepoint = self.savepoint;
         environment =
             environment.counting(self.metrics).with_shared(connections).with(self.mode).with(Settlements::default());
         let mut signals = Signals::listen()?;

@@ -2,11 +2,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Aggregate;
-use crate::Timestamp;
+use crate::{StateValue, Timestamp};
 
 /// The least value; see [`min`].
 #[derive(Clone, Copy)]
@@ -42,7 +39,7 @@ macro_rules! extreme {
     ($($name:ident $compare:tt),*) => {$(
         impl<T, V, F> Aggregate<T> for $name<F>
         where
-            V: PartialOrd + Clone + Serialize + DeserializeOwned + Send + 'static,
+            V: PartialOrd + StateValue,
             F: Fn(&T) -> V + Send + Sync + 'static,
         {
             type State = Option<V>;

@@ -20,10 +20,7 @@ pub use mean::{Mean, Variance, mean, variance};
 pub use quantile::{Quantile, quantile};
 pub use sum::{Number, Sum, sum};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::Timestamp;
+use crate::{StateValue, Timestamp};
 
 /// What is computed of rows, piece by piece: a state that takes rows in, can be put together with another, and gives a
 /// result at any time.
@@ -51,7 +48,7 @@ use crate::Timestamp;
 /// ```
 pub trait Aggregate<T>: Send + Sync + 'static {
     /// What is kept between rows, and saved with a checkpoint.
-    type State: Clone + Serialize + DeserializeOwned + Send + 'static;
+    type State: StateValue;
     /// What comes of it.
     type Out: Send + 'static;
 

@@ -2,14 +2,11 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Aggregate;
-use crate::Timestamp;
+use crate::{StateValue, Timestamp};
 
 /// A number that can be added up. Whole numbers stop at the ends of their type rather than wrap around.
-pub trait Number: Copy + Default + Serialize + DeserializeOwned + Send + 'static {
+pub trait Number: Copy + Default + StateValue {
     /// The sum of both.
     #[must_use]
     fn plus(self, other: Self) -> Self;

@@ -3,10 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
-use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateVisitor, Turn};
+use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateValue, StateVisitor, Turn};
 
 /// Keeps a value for each key; every row changes that of its key, and the key with its new value goes on.
 ///
@@ -35,7 +32,7 @@ impl<T, K, S, KF, F> Operator for Fold<T, K, S, KF, F>
 where
     T: Send + 'static,
     K: StateKey,
-    S: Clone + Serialize + DeserializeOwned + Send + 'static,
+    S: StateValue,
     KF: Fn(&T) -> K + Send + Sync + 'static,
     F: Fn(&mut S, T) + Send + Sync + 'static,
 {

@@ -68,7 +68,7 @@ pub struct Process<T, K, S, R, W> {
     timers: Timers<K>,
 }
 
-impl<T, K: StateKey, S, R, W> Process<T, K, S, R, W> {
+impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
     /// The operator that finds keys with `key`.
     pub fn new(key: KeyOf<T, K>, on_row: Arc<R>, on_timer: Arc<W>) -> Self {
         Process { key, on_row, on_timer, state: Keyed::default(), timers: Timers::default() }
@@ -81,11 +81,8 @@ impl<T, K: StateKey, S, R, W> Process<T, K, S, R, W> {
         out: &mut Outbox<'_, Vec<U>>,
         call: impl FnOnce(&mut Visit<'_, '_, K, S, U>),
     ) {
-        let mut state = self.state.remove(&key);
-        call(&mut Visit { key: &key, time, state: &mut state, timers: &mut self.timers, out });
-        if let Some(state) = state {
-            self.state.insert(key, state);
-        }
+        let timers = &mut self.timers;
+        self.state.update(key, |key, state| call(&mut Visit { key, time, state, timers, out }));
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::Run;
 use crate::{KeyGroup, Timestamp};
 
 /// The saved state of one operator, by the names under which it lists it.
@@ -20,9 +21,9 @@ pub struct Saved {
     /// How far event time has come, by name and by what was told apart.
     #[serde(default)]
     pub(super) times: BTreeMap<String, BTreeMap<String, Timestamp>>,
-    /// Entries of keyed state, encoded, by name and key group.
+    /// The runs of keyed state, by name: to be played one behind the other.
     #[serde(default)]
-    pub(super) groups: BTreeMap<String, BTreeMap<u32, Bytes>>,
+    pub(super) runs: BTreeMap<String, Vec<Run>>,
 }
 
 /// State that belongs to a subtask as a whole, of which another number of subtasks cannot each have a part.
@@ -45,18 +46,30 @@ impl Saved {
     pub fn weight(&self) -> usize {
         let values = self.values.iter().map(|(name, value)| name.len() + value.len());
         let times = self.times.values().flatten().map(|(of, _)| of.len() + size_of::<Timestamp>());
-        let groups = self.groups.values().flatten().map(|(_, entries)| entries.len());
-        values.sum::<usize>() + times.sum::<usize>() + groups.sum::<usize>()
+        let runs = self.runs.values().flatten().map(Run::weight);
+        values.sum::<usize>() + times.sum::<usize>() + runs.sum::<usize>()
     }
 
     /// Whether the operator keeps no state.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.times.is_empty() && self.groups.is_empty()
+        self.values.is_empty() && self.times.is_empty() && self.runs.is_empty()
+    }
+
+    /// Takes the runs of keyed state out.
+    pub fn take_runs(&mut self) -> BTreeMap<String, Vec<Run>> {
+        std::mem::take(&mut self.runs)
+    }
+
+    /// Puts the runs of keyed state back.
+    #[must_use]
+    pub fn with_runs(mut self, runs: BTreeMap<String, Vec<Run>>) -> Self {
+        self.runs = runs;
+        self
     }
 
     /// The names of what is saved.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().chain(self.times.keys()).chain(self.groups.keys()).map(String::as_str)
+        self.values.keys().chain(self.times.keys()).chain(self.runs.keys()).map(String::as_str)
     }
 
     /// What subtask `index` of `of` gets of the state that all subtasks of the node had before, when they were another
@@ -82,10 +95,11 @@ impl Saved {
                     *kept = (*kept).min(*time);
                 }
             }
-            for (name, groups) in &saved.groups {
-                let mine = groups.iter().filter(|(group, _)| KeyGroup(**group).owner(key_groups, of) == index);
-                let entries = mine.map(|(group, entries)| (*group, entries.clone()));
-                share.groups.entry(name.clone()).or_default().extend(entries);
+            for (name, runs) in &saved.runs {
+                // No two of them have had a key group in common, so their runs may follow each other.
+                let mine = |group| KeyGroup(group).owner(key_groups, of) == index;
+                let runs = runs.iter().map(|run| run.only(mine));
+                share.runs.entry(name.clone()).or_default().extend(runs);
             }
         }
         Ok(share)
@@ -95,18 +109,18 @@ impl Saved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Keyed, StateVisitor};
+    use crate::{Frozen, Keyed, StateVisitor};
 
     fn saved(keys: impl IntoIterator<Item = u64>, now: i64) -> Saved {
         let mut counts = Keyed::default();
         for key in keys {
             counts.insert(key, key * 10);
         }
-        let (mut saved, mut now) = (Saved::default(), Timestamp::from_micros(now));
-        let mut visit = StateVisitor::save(&mut saved, 128);
+        let (mut frozen, mut now) = (Frozen::default(), Timestamp::from_micros(now));
+        let mut visit = StateVisitor::freeze(&mut frozen);
         visit.keyed("counts", &mut counts).unwrap();
         visit.time("now", &mut now).unwrap();
-        saved
+        frozen.encode(128).unwrap()
     }
 
     fn restored(saved: &Saved) -> (Vec<u64>, Timestamp) {
@@ -132,15 +146,15 @@ mod tests {
         }
         all.sort_unstable();
         assert_eq!(all, (0..500).collect::<Vec<_>>());
-        let one = Saved::share(&two, 128, 0, 1).unwrap();
-        assert_eq!(one, saved(0..500, 50), "what is saved does not depend on who held it");
+        let one = restored(&Saved::share(&two, 128, 0, 1).unwrap());
+        assert_eq!(one, restored(&saved(0..500, 50)));
     }
 
     #[test]
     fn what_belongs_to_a_subtask_as_a_whole_is_not_shared_out() {
-        let mut saved = Saved::default();
-        StateVisitor::save(&mut saved, 128).value("next", &mut 7u64).unwrap();
-        let error = Saved::share([&saved], 128, 0, 2).unwrap_err();
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).value("next", &mut 7u64).unwrap();
+        let error = Saved::share([&frozen.encode(128).unwrap()], 128, 0, 2).unwrap_err();
         assert_eq!(error.to_string(), "state `next` belongs to a subtask as a whole and cannot be split");
     }
 }

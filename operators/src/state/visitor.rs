@@ -7,14 +7,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Keyed, Saved, StateKey, Timers};
-use crate::{Fault, FaultKind, KeyGroup, Result, Timestamp};
+use super::run::unreadable;
+use super::{Frozen, Keyed, Run, Saved, Snapshot, StateKey, StateValue, Timers};
+use crate::{Fault, FaultKind, Result, Timestamp};
 
 /// Visits each piece of an operator's state, to save it or to put it back. The name of a piece finds it again after a
 /// restart, so it must stay as it is.
 ///
 /// ```
-/// use millstream_operators::{Keyed, Result, Saved, StateVisitor};
+/// use millstream_operators::{Frozen, Keyed, Result, StateVisitor};
 /// #[derive(Default)]
 /// struct Counts { total: u64, of_key: Keyed<String, u64> }
 /// impl Counts {
@@ -23,24 +24,30 @@ use crate::{Fault, FaultKind, KeyGroup, Result, Timestamp};
 ///         visit.keyed("of_key", &mut self.of_key)
 ///     }
 /// }
-/// let (mut counts, mut saved) = (Counts::default(), Saved::default());
+/// let (mut counts, mut frozen) = (Counts::default(), Frozen::default());
 /// counts.of_key.insert("a".to_owned(), 7);
-/// counts.state(&mut StateVisitor::save(&mut saved, 128)).unwrap();
+/// counts.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
+/// // It goes on while its state of then is encoded.
+/// counts.of_key.insert("a".to_owned(), 8);
+/// let saved = frozen.encode(128).unwrap();
 /// let mut restored = Counts::default();
 /// restored.state(&mut StateVisitor::restore(&saved)).unwrap();
 /// assert_eq!(restored.of_key.get(&"a".to_owned()), Some(&7));
 /// ```
 pub struct StateVisitor<'a>(Mode<'a>);
 
+/// What was saved of panes, by pane.
+pub type PaneGroups = Vec<(i64, Vec<Bytes>)>;
+
 enum Mode<'a> {
-    Save(&'a mut Saved, u32),
+    Freeze(&'a mut Frozen),
     Restore(&'a Saved),
 }
 
 impl<'a> StateVisitor<'a> {
-    /// Saves what is visited; keyed state is shared out in so many key groups.
-    pub fn save(to: &'a mut Saved, key_groups: u32) -> Self {
-        StateVisitor(Mode::Save(to, key_groups))
+    /// Notes what is visited as it is now.
+    pub fn freeze(to: &'a mut Frozen) -> Self {
+        StateVisitor(Mode::Freeze(to))
     }
 
     /// Puts what was saved back into what is visited; what was not saved is left as it is.
@@ -54,8 +61,8 @@ impl<'a> StateVisitor<'a> {
     /// A checkpoint fault when the value cannot be encoded, or when what was saved does not decode as an `S`.
     pub fn value<S: Serialize + DeserializeOwned>(&mut self, name: &str, value: &mut S) -> Result {
         match &mut self.0 {
-            Mode::Save(saved, _) => {
-                saved.values.insert(name.to_owned(), encoded(name, value)?);
+            Mode::Freeze(frozen) => {
+                frozen.small.values.insert(name.to_owned(), encoded(name, value)?);
             }
             Mode::Restore(saved) => {
                 if let Some(bytes) = saved.values.get(name) {
@@ -85,8 +92,8 @@ impl<'a> StateVisitor<'a> {
     /// None today.
     pub fn times(&mut self, name: &str, times: &mut BTreeMap<String, Timestamp>) -> Result {
         match &mut self.0 {
-            Mode::Save(saved, _) => {
-                saved.times.insert(name.to_owned(), times.clone());
+            Mode::Freeze(frozen) => {
+                frozen.small.times.insert(name.to_owned(), times.clone());
             }
             Mode::Restore(saved) => {
                 if let Some(saved) = saved.times.get(name) {
@@ -101,14 +108,36 @@ impl<'a> StateVisitor<'a> {
     ///
     /// # Errors
     /// As [`value`](StateVisitor::value).
-    pub fn keyed<K: StateKey, S: Serialize + DeserializeOwned>(
-        &mut self,
-        name: &str,
-        keyed: &mut Keyed<K, S>,
-    ) -> Result {
-        let entries = matches!(self.0, Mode::Save(..)).then(|| keyed.sorted());
-        if let Some(restored) = self.entries(name, entries.into_iter().flatten())? {
-            *keyed = restored.into_iter().collect();
+    pub fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str, keyed: &mut Keyed<K, S>) -> Result {
+        match &mut self.0 {
+            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), keyed.freeze())),
+            Mode::Restore(saved) => {
+                if let Some(runs) = saved.runs.get(name) {
+                    *keyed = Keyed::replayed(name, runs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits a value for each key in each of some panes, which come and go: `name/<pane>` in what is saved.
+    ///
+    /// # Errors
+    /// As [`value`](StateVisitor::value).
+    pub fn panes<K: StateKey, S: StateValue>(&mut self, name: &str, panes: &mut BTreeMap<i64, Keyed<K, S>>) -> Result {
+        match &mut self.0 {
+            Mode::Freeze(frozen) => {
+                let frozen_panes = panes.iter_mut().map(|(pane, keyed)| (format!("{name}/{pane}"), keyed.freeze()));
+                frozen.keyed.extend(frozen_panes);
+            }
+            Mode::Restore(saved) => {
+                panes.clear();
+                for (whole_name, runs) in &saved.runs {
+                    if let Some(pane) = pane_of(name, whole_name) {
+                        panes.insert(pane, Keyed::replayed(whole_name, runs)?);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -118,73 +147,94 @@ impl<'a> StateVisitor<'a> {
     /// # Errors
     /// As [`value`](StateVisitor::value).
     pub fn timers<K: StateKey>(&mut self, name: &str, timers: &mut Timers<K>) -> Result {
-        let entries = matches!(self.0, Mode::Save(..)).then(|| timers.sorted());
-        if let Some(restored) = self.entries::<K, Timestamp, _>(name, entries.into_iter().flatten())? {
-            *timers = restored.into_iter().map(|(key, at)| (at, key)).collect();
+        match &mut self.0 {
+            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), timers.freeze())),
+            Mode::Restore(saved) => {
+                if let Some(runs) = saved.runs.get(name) {
+                    *timers = Timers::replayed(name, runs)?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// Visits state that an operator encodes by itself: `save` gives the bytes of each key group when there is something to
-    /// save; otherwise those that were saved come back.
+    /// Visits keyed state that an operator encodes by itself: `freeze` gives how many entries there are, and what makes
+    /// the bytes of each key group of them, later and elsewhere. Otherwise those that were saved come back.
     ///
     /// # Errors
-    /// What `save` says.
-    pub fn groups(
-        &mut self,
-        name: &str,
-        save: impl FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>>,
-    ) -> Result<Option<Vec<Bytes>>> {
-        match &mut self.0 {
-            Mode::Save(saved, key_groups) => {
-                let groups = save(*key_groups)?;
-                let groups = groups.into_iter().map(|(group, bytes)| (group, Bytes::from(bytes))).collect();
-                saved.groups.insert(name.to_owned(), groups);
-                Ok(None)
-            }
-            Mode::Restore(saved) => Ok(saved.groups.get(name).map(|groups| groups.values().cloned().collect())),
-        }
-    }
-
-    /// Visits whatever an operator keeps as entries with a key each: saves those that it is given, which must be in an
-    /// order that depends on what they are alone, or gives those that were saved.
-    ///
-    /// # Errors
-    /// As [`value`](StateVisitor::value).
-    pub fn entries<K: StateKey, S, B>(
-        &mut self,
-        name: &str,
-        entries: impl IntoIterator<Item = (K, B)>,
-    ) -> Result<Option<Vec<(K, S)>>>
+    /// What `freeze` says.
+    pub fn groups<F>(&mut self, name: &str, freeze: impl FnOnce() -> Result<(usize, F)>) -> Result<Option<Vec<Bytes>>>
     where
-        S: Serialize + DeserializeOwned,
-        B: Serialize,
+        F: FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send + 'static,
     {
         match &mut self.0 {
-            Mode::Save(saved, key_groups) => {
-                let mut groups: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-                for (key, value) in entries {
-                    let group = groups.entry(KeyGroup::of(&key, *key_groups).0).or_default();
-                    // Entries one behind the other: none has to be held twice before it is encoded.
-                    rmp_serde::encode::write(group, &(key, value)).map_err(|error| wrong("saved", name, error))?;
-                }
-                let groups = groups.into_iter().map(|(group, entries)| (group, Bytes::from(entries))).collect();
-                saved.groups.insert(name.to_owned(), groups);
+            Mode::Freeze(frozen) => {
+                frozen.keyed.push((name.to_owned(), encoder(freeze()?)));
                 Ok(None)
             }
             Mode::Restore(saved) => {
-                let Some(groups) = saved.groups.get(name) else { return Ok(None) };
-                let mut entries = Vec::new();
-                for bytes in groups.values() {
-                    let mut rest: &[u8] = bytes;
-                    while !rest.is_empty() {
-                        let entry = rmp_serde::from_read(&mut rest);
-                        entries.push(entry.map_err(|error| unreadable(name, error))?);
-                    }
-                }
-                Ok(Some(entries))
+                let runs = saved.runs.get(name);
+                Ok(runs.map(|runs| runs.iter().flat_map(Run::put).cloned().collect()))
             }
         }
+    }
+
+    /// As [`groups`](StateVisitor::groups), of each of some panes, which come and go: `name/<pane>` in what is saved.
+    ///
+    /// # Errors
+    /// What `freeze` says.
+    pub fn pane_groups<F>(
+        &mut self,
+        name: &str,
+        panes: impl IntoIterator<Item = i64>,
+        mut freeze: impl FnMut(i64) -> Result<(usize, F)>,
+    ) -> Result<Option<PaneGroups>>
+    where
+        F: FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send + 'static,
+    {
+        match &mut self.0 {
+            Mode::Freeze(frozen) => {
+                for pane in panes {
+                    frozen.keyed.push((format!("{name}/{pane}"), encoder(freeze(pane)?)));
+                }
+                Ok(None)
+            }
+            Mode::Restore(saved) => {
+                let panes = saved.runs.iter().filter_map(|(whole_name, runs)| Some((pane_of(name, whole_name)?, runs)));
+                let bytes = |runs: &Vec<Run>| runs.iter().flat_map(Run::put).cloned().collect();
+                Ok(Some(panes.map(|(pane, runs)| (pane, bytes(runs))).collect()))
+            }
+        }
+    }
+}
+
+/// The pane in `name/<pane>`.
+fn pane_of(name: &str, whole_name: &str) -> Option<i64> {
+    whole_name.strip_prefix(name)?.strip_prefix('/')?.parse().ok()
+}
+
+/// What makes the bytes of each key group.
+type Encode = Box<dyn FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send>;
+
+struct Encoder {
+    entries: usize,
+    encode: Encode,
+}
+
+fn encoder<F>((entries, encode): (usize, F)) -> Box<dyn Snapshot>
+where
+    F: FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send + 'static,
+{
+    Box::new(Encoder { entries, encode: Box::new(encode) })
+}
+
+impl Snapshot for Encoder {
+    fn len(&self) -> usize {
+        self.entries
+    }
+
+    fn encode(self: Box<Self>, key_groups: u32, _: bool) -> Result<Run> {
+        Ok(Run::whole_of((self.encode)(key_groups)?))
     }
 }
 
@@ -196,10 +246,6 @@ fn decoded<S: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<S> {
     rmp_serde::from_slice(bytes).map_err(|error| unreadable(name, error))
 }
 
-fn unreadable(name: &str, error: rmp_serde::decode::Error) -> Fault {
-    wrong("restored", name, error).retry_with(crate::Retry::Never)
-}
-
 fn wrong(done: &str, name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Fault {
     Fault::new(FaultKind::Checkpoint, format!("state `{name}` cannot be {done}")).because(error)
 }
@@ -207,7 +253,7 @@ fn wrong(done: &str, name: &str, error: impl std::error::Error + Send + Sync + '
 impl fmt::Debug for StateVisitor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Mode::Save(..) => "StateVisitor(save)",
+            Mode::Freeze(_) => "StateVisitor(freeze)",
             Mode::Restore(_) => "StateVisitor(restore)",
         })
     }
@@ -226,17 +272,19 @@ mod tests {
 
     #[test]
     fn a_value_of_another_type_is_a_fault_that_names_it() {
-        let mut saved = Saved::default();
-        StateVisitor::save(&mut saved, 128).value("n", &mut String::from("seven")).unwrap();
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).value("n", &mut String::from("seven")).unwrap();
+        let saved = frozen.encode(128).unwrap();
         let fault = StateVisitor::restore(&saved).value("n", &mut 0u64).unwrap_err();
         assert_eq!((fault.kind(), fault.to_string().contains("`n`")), (FaultKind::Checkpoint, true));
     }
 
     #[test]
     fn keyed_state_of_another_type_is_a_fault_that_names_it() {
-        let mut saved = Saved::default();
+        let mut frozen = Frozen::default();
         let mut words: Keyed<u64, String> = [(1, "one".to_owned())].into_iter().collect();
-        StateVisitor::save(&mut saved, 128).keyed("words", &mut words).unwrap();
+        StateVisitor::freeze(&mut frozen).keyed("words", &mut words).unwrap();
+        let saved = frozen.encode(128).unwrap();
         let fault = StateVisitor::restore(&saved).keyed("words", &mut Keyed::<u64, u64>::default()).unwrap_err();
         assert!(fault.to_string().contains("`words`"), "{fault}");
     }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::{
-    AnyBatch, Batch, Emit, Fault, KeyGroup, Operator, Outbox, Result, Saved, StateVisitor, Timestamp, Turn, Watermark,
+    AnyBatch, Batch, Emit, Fault, Frozen, KeyGroup, Operator, Outbox, Result, Saved, StateVisitor, Timestamp, Turn,
+    Watermark,
 };
 
 /// Drives one operator as the engine would: batches, watermarks, wakes, the end, a restart; and shows what it gave.
@@ -136,9 +137,9 @@ impl<O: Operator> Bench<O> {
 
     /// Saves its state.
     pub fn save(&mut self) -> Saved {
-        let mut saved = Saved::default();
-        unwrap(self.operator.state(&mut StateVisitor::save(&mut saved, KeyGroup::DEFAULT_COUNT)));
-        saved
+        let mut frozen = Frozen::default();
+        unwrap(self.operator.state(&mut StateVisitor::freeze(&mut frozen)));
+        unwrap(frozen.encode(KeyGroup::DEFAULT_COUNT))
     }
 
     /// The batches at port 0 since the last look.

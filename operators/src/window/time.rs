@@ -216,16 +216,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
-        let panes = self.panes.iter();
-        let entries =
-            panes.flat_map(|(pane, keyed)| keyed.sorted().into_iter().map(|(key, state)| (key, (*pane, state))));
-        if let Some(restored) = visit.entries::<K, (i64, A::State), _>("panes", entries)? {
-            self.panes.clear();
-            for (key, (pane, state)) in restored {
-                self.panes.entry(pane).or_default().insert(key, state);
-            }
-        }
-        Ok(())
+        visit.panes("panes", &mut self.panes)
     }
 
     fn sides(&self) -> Vec<PortType> {

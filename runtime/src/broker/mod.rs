@@ -32,8 +32,8 @@ mod subject;
 mod subscription;
 
 pub use api::{
-    AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, PubAck, Purge,
-    Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,
+    AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, ObjectInfo,
+    PubAck, Purge, Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,
 };
 #[cfg(feature = "cli")]
 pub(crate) use connect::split_urls;

@@ -1,15 +1,18 @@
-//! [`KvStore`]: manifests in a JetStream key-value bucket of the pipeline.
+//! [`KvStore`]: checkpoints in a JetStream key-value bucket and an object bucket of the pipeline.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind};
+use millstream_operators::{Fault, FaultKind, Timestamp};
 
-use super::store::{Revision, Store, StoreError, Stored};
-use crate::broker::{BrokerError, Connections, Js, Purpose, codes, fault, stream_fault};
+use super::segment::BlobId;
+use super::store::{Blob, Revision, Store, StoreError, Stored};
+use crate::broker::{BrokerError, Connections, Entry, Js, ObjectInfo, Purpose, codes, fault, stream_fault};
 
 /// A store that keeps the manifest of a pipeline under the key `ckpt` of the bucket `mill_<pipeline>`, changed by
-/// compare-and-set on the key's revision. The bucket is made when it is first needed.
+/// compare-and-set on the key's revision, savepoints under `save.<name>`, and what manifests speak of as objects of the
+/// object bucket of the same name. Each bucket is made when it is first needed.
 #[derive(Debug)]
 pub struct KvStore {
     connections: Arc<Connections>,
@@ -17,6 +20,9 @@ pub struct KvStore {
 }
 
 const KEY: &str = "ckpt";
+const SAVED: &str = "save.";
+/// So many manifests are kept.
+const MANIFESTS: u8 = 3;
 
 impl KvStore {
     /// A store over these connections; a bucket that it makes has `replicas` copies.
@@ -37,11 +43,11 @@ fn stored_fault(error: BrokerError) -> StoreError {
     if error.may_pass() { StoreError::Unknown(fault(error)) } else { StoreError::Failed(fault(error)) }
 }
 
-fn not_made(error: BrokerError, bucket: &str) -> StoreError {
+fn not_made(error: BrokerError, stream: &str, subjects: &str) -> StoreError {
     if error.may_pass() {
         return StoreError::Unknown(fault(error));
     }
-    StoreError::Failed(stream_fault(error, &format!("KV_{bucket}"), &[format!("$KV.{bucket}.>")]))
+    StoreError::Failed(stream_fault(error, stream, &[subjects.to_owned()]))
 }
 
 impl Store for KvStore {
@@ -71,7 +77,9 @@ impl Store for KvStore {
                 // Where the bucket is there already, the user needs no right to make one.
                 Revision(0) => match js.kv_create(&bucket, KEY, manifest.clone()).await {
                     Err(BrokerError::NoResponders { .. }) => {
-                        js.create_bucket(&bucket, self.replicas).await.map_err(|error| not_made(error, &bucket))?;
+                        js.create_bucket(&bucket, self.replicas, MANIFESTS)
+                            .await
+                            .map_err(|error| not_made(error, &format!("KV_{bucket}"), &format!("$KV.{bucket}.>")))?;
                         js.kv_create(&bucket, KEY, manifest).await
                     }
                     other => other,
@@ -90,13 +98,92 @@ impl Store for KvStore {
         })
     }
 
+    fn history<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(Revision, Bytes)>> {
+        Box::pin(async move {
+            let entries = self.js().await?.kv_entries(&bucket(pipeline), KEY).await.map_err(stored_fault)?;
+            Ok(entries.into_iter().rev().map(|(_, entry)| (Revision(entry.revision), entry.value)).collect())
+        })
+    }
+
+    fn put<'a>(&'a self, pipeline: &'a str, id: BlobId, bytes: Bytes) -> Stored<'a, ()> {
+        Box::pin(async move {
+            let (js, bucket, name) = (self.js().await?, bucket(pipeline), id.to_string());
+            match js.object_put(&bucket, &name, bytes.clone(), id.as_bytes()).await {
+                // Where the bucket is there already, the user needs no right to make one.
+                Err(BrokerError::NoResponders { .. }) => {
+                    let made = js.create_object_bucket(&bucket, self.replicas).await;
+                    made.map_err(|error| not_made(error, &format!("OBJ_{bucket}"), &format!("$O.{bucket}.>")))?;
+                    js.object_put(&bucket, &name, bytes, id.as_bytes()).await.map_err(stored_fault)
+                }
+                other => other.map_err(stored_fault),
+            }
+        })
+    }
+
+    fn get<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, Option<Bytes>> {
+        Box::pin(
+            async move { self.js().await?.object_get(&bucket(pipeline), &id.to_string()).await.map_err(stored_fault) },
+        )
+    }
+
+    fn blobs<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<Blob>> {
+        Box::pin(async move {
+            let objects = self.js().await?.objects(&bucket(pipeline)).await.map_err(stored_fault)?;
+            let blob = |object: ObjectInfo| {
+                let stored_at = Timestamp::from_micros(object.stored_at / 1_000);
+                Some(Blob { id: object.name.parse().ok()?, size: object.size, stored_at })
+            };
+            Ok(objects.into_iter().filter_map(blob).collect())
+        })
+    }
+
+    fn forget<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, ()> {
+        Box::pin(async move {
+            self.js().await?.object_delete(&bucket(pipeline), &id.to_string()).await.map_err(stored_fault)
+        })
+    }
+
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
+        Box::pin(async move {
+            let key = format!("{SAVED}{name}");
+            self.js().await?.kv_put(&bucket(pipeline), &key, manifest).await.map(drop).map_err(stored_fault)
+        })
+    }
+
+    fn saved<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(String, Bytes)>> {
+        Box::pin(async move {
+            let keys = format!("{SAVED}*");
+            let entries = self.js().await?.kv_entries(&bucket(pipeline), &keys).await.map_err(stored_fault)?;
+            // Of those of one name the last counts.
+            let named = |(key, entry): (String, Entry)| Some((key.strip_prefix(SAVED)?.to_owned(), entry.value));
+            let newest: BTreeMap<String, Bytes> = entries.into_iter().filter_map(named).collect();
+            Ok(newest.into_iter().collect())
+        })
+    }
+
+    fn unsave<'a>(&'a self, pipeline: &'a str, name: &'a str) -> Stored<'a, bool> {
+        Box::pin(async move {
+            let there = self.saved(pipeline).await?.iter().any(|(other, _)| other == name);
+            if there {
+                let key = format!("{SAVED}{name}");
+                self.js().await?.kv_purge(&bucket(pipeline), &key).await.map_err(stored_fault)?;
+            }
+            Ok(there)
+        })
+    }
+
     fn remove<'a>(&'a self, pipeline: &'a str) -> Stored<'a, ()> {
         Box::pin(async move {
-            match self.js().await?.delete_stream(&format!("KV_{}", bucket(pipeline))).await {
-                Ok(()) => Ok(()),
-                Err(error) if error.api_code() == Some(codes::STREAM_NOT_FOUND) => Ok(()),
-                Err(error) => Err(stored_fault(error)),
+            let bucket = bucket(pipeline);
+            // Manifests first: what they speak of is then of no use to anybody.
+            for stream in [format!("KV_{bucket}"), format!("OBJ_{bucket}")] {
+                match self.js().await?.delete_stream(&stream).await {
+                    Ok(()) => {}
+                    Err(error) if error.api_code() == Some(codes::STREAM_NOT_FOUND) => {}
+                    Err(error) => return Err(stored_fault(error)),
+                }
             }
+            Ok(())
         })
     }
 

@@ -7,10 +7,13 @@ use millstream_operators::{Epoch, Fault, FaultKind, Result, Retry, Saved, Timest
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::segment::Segment;
+
 /// Everything that a run needs to go on: where each source stood and what each operator held, at one barrier.
 ///
-/// On the wire it is a line that says what follows, with its length and SHA-256, and then JSON; state is MessagePack in
-/// base 64 inside. A manifest is checked against that line, its format, and the pipeline's name before it is believed.
+/// On the wire it is a line that says what follows, with its length and SHA-256, and then JSON. Small state is MessagePack in
+/// base 64 inside; of keyed state it names the segments. A manifest is checked against that line, its format, and the
+/// pipeline's name before it is believed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -48,14 +51,23 @@ pub struct NodeState {
     pub subtask: u32,
     /// How many subtasks there were.
     pub of: u32,
-    /// The values, encoded.
+    /// What is not keyed, encoded.
     #[serde(with = "base64_saved")]
-    pub saved: Saved,
+    pub small: Saved,
+    /// Keyed state, by name: runs to be played one behind the other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keyed: BTreeMap<String, Vec<Segment>>,
 }
 
-const MAGIC: &str = "millstream-checkpoint 1";
+const MAGIC: &str = "millstream-checkpoint 2";
 
 impl Manifest {
+    /// The segments whose bytes are not in it.
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        let states = self.operators.values().flatten();
+        states.flat_map(|state| state.keyed.values()).flatten().filter(|segment| segment.inline.is_none())
+    }
+
     /// The bytes to store.
     ///
     /// # Errors
@@ -131,13 +143,14 @@ mod base64_saved {
 
 #[cfg(test)]
 mod tests {
-    use millstream_operators::StateVisitor;
+    use millstream_operators::{Frozen, StateVisitor};
 
     use super::*;
 
     fn sample() -> Manifest {
-        let mut saved = Saved::default();
-        StateVisitor::save(&mut saved, 128).value("count", &mut 7u64).unwrap();
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).value("count", &mut 7u64).unwrap();
+        let small = frozen.encode(128).unwrap();
         Manifest {
             pipeline: "orders".into(),
             epoch: Epoch(3),
@@ -148,7 +161,7 @@ mod tests {
                 vec![SourcePosition { subtask: 0, of: 1, position: serde_json::json!({"seq": 9}) }],
             )]
             .into(),
-            operators: [("count".into(), vec![NodeState { subtask: 0, of: 1, saved }])].into(),
+            operators: [("count".into(), vec![NodeState { subtask: 0, of: 1, small, keyed: BTreeMap::new() }])].into(),
             ..Manifest::default()
         }
     }

@@ -1,13 +1,21 @@
-//! Checkpoints: what a complete one is ([`Manifest`]), and where it is kept ([`Store`]).
+//! Checkpoints: what a complete one is ([`Manifest`], which names its [`Segment`]s), and where it is kept ([`Store`]).
 
 mod kv;
+mod load;
 mod local;
 mod manifest;
 mod memory;
+mod retention;
+mod segment;
 mod store;
 
 pub use kv::KvStore;
+pub(crate) use load::{Restored, as_stored, newest, savepoint};
+#[cfg(feature = "cli")]
+pub(crate) use load::{load, read_manifest};
 pub use local::LocalStore;
 pub use manifest::{Manifest, NodeState, SourcePosition};
 pub use memory::MemoryStore;
-pub use store::{Revision, Store, StoreError, Stored};
+pub(crate) use retention::Retention;
+pub use segment::{BlobId, Segment};
+pub use store::{Blob, Revision, Store, StoreError, Stored};

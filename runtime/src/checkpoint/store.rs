@@ -5,7 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use millstream_operators::Fault;
+use millstream_operators::{Fault, Timestamp};
+
+use super::segment::BlobId;
 
 /// The version of what a store holds; 0 when it holds nothing yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,16 +46,52 @@ impl std::error::Error for StoreError {
 /// A future of a store.
 pub type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Where the newest manifest of a pipeline is kept.
+/// Bytes that a store keeps under their id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// What they are.
+    pub id: BlobId,
+    /// How many.
+    pub size: u64,
+    /// When they were stored; the end of time where nobody knows.
+    pub stored_at: Timestamp,
+}
+
+/// Where the checkpoints of a pipeline are kept: manifests, of which the newest changes by compare-and-set, and the bytes
+/// that manifests speak of, which never change.
 ///
-/// A write takes effect whole or not at all, and only if nobody has written since the revision that it names. When it
-/// returns, the manifest survives a crash of the process, and as much more as the store promises.
+/// A write takes effect whole or not at all, and that of a manifest only if nobody has written since the revision that it
+/// names. When it returns, what was written survives a crash of the process, and as much more as the store promises.
 pub trait Store: Send + Sync + fmt::Debug {
     /// The newest manifest and its revision, read where writes are decided; `None` when there is none.
     fn read<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<(Revision, Bytes)>>;
 
     /// Replaces the manifest of revision `expected`, 0 for none; gives the new revision.
     fn write<'a>(&'a self, pipeline: &'a str, expected: Revision, manifest: Bytes) -> Stored<'a, Revision>;
+
+    /// The newest manifest and those before it that are still there, the newest first.
+    fn history<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(Revision, Bytes)>>;
+
+    /// Keeps bytes under their id; nothing happens if they are there.
+    fn put<'a>(&'a self, pipeline: &'a str, id: BlobId, bytes: Bytes) -> Stored<'a, ()>;
+
+    /// The bytes with this id, unchecked; `None` if they are not there.
+    fn get<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, Option<Bytes>>;
+
+    /// All bytes that are kept under an id.
+    fn blobs<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<Blob>>;
+
+    /// Forgets bytes; it is no error if they are not there.
+    fn forget<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, ()>;
+
+    /// Keeps a manifest under a name, in place of one that has it.
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()>;
+
+    /// The manifests that have names.
+    fn saved<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(String, Bytes)>>;
+
+    /// Forgets a manifest that has a name; false if there is none.
+    fn unsave<'a>(&'a self, pipeline: &'a str, name: &'a str) -> Stored<'a, bool>;
 
     /// Removes all that is kept for the pipeline.
     fn remove<'a>(&'a self, pipeline: &'a str) -> Stored<'a, ()>;

@@ -64,6 +64,8 @@ pub(super) enum Command {
     Dev(Dev),
     Doctor(Doctor),
     Permissions(Permissions),
+    Checkpoint(super::checkpoint::Checkpoint),
+    Savepoint(super::checkpoint::Savepoint),
     Remove(Remove),
 }
 
@@ -101,6 +103,9 @@ pub(super) struct Run {
     /// Write this file of lines in place of a sink; checkpoints stay in memory
     #[arg(long, value_name = "NODE=FILE", value_parser = node_and_file)]
     pub(super) output: Vec<(String, PathBuf)>,
+    /// Start from this savepoint, not from the newest checkpoint: what came since is read and written again
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["input", "output"])]
+    pub(super) from: Option<String>,
     /// End when everything that the sources have now is processed
     #[arg(long)]
     pub(super) until_end: bool,

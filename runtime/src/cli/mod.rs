@@ -1,7 +1,8 @@
 //! The `millstream` command line.
 //!
 //! ```text
-//! args -> settings -> a command: run | check | explain | test | schema | demo | dev | doctor | permissions | remove
+//! args -> settings -> a command: run | check | explain | test | schema | demo | dev | doctor | permissions | checkpoint | savepoint
+//!                         | remove
 //! ```
 //!
 //! [`main`] is the whole binary. A program of your own has the same commands for pipelines that are written in Rust:
@@ -24,6 +25,7 @@
 
 mod args;
 mod check;
+mod checkpoint;
 mod demo;
 mod dev;
 mod doctor;

@@ -14,7 +14,8 @@ use super::file::{Ends, File, Report};
 use super::live::Screen;
 use super::settings::Settings;
 use super::{
-    Failure, check, demo, dev, doctor, ends, explain, file, logging, output, permissions, remove, run, schema, test,
+    Failure, check, checkpoint, demo, dev, doctor, ends, explain, file, logging, output, permissions, remove, run,
+    schema, test,
 };
 
 type Declare = Arc<dyn Fn() -> Pipeline + Send + Sync>;
@@ -93,6 +94,8 @@ impl Program {
             Command::Dev(args) => Box::pin(dev::dev(args)).await,
             Command::Doctor(args) => Box::pin(doctor::doctor(self, args, settings)).await,
             Command::Permissions(args) => permissions::permissions(self, &args, &settings),
+            Command::Checkpoint(args) => Box::pin(checkpoint::checkpoint(self, args, settings)).await,
+            Command::Savepoint(args) => Box::pin(checkpoint::savepoint(self, args, settings)).await,
             Command::Remove(args) => Box::pin(remove::remove(self, args, settings)).await,
         }
     }

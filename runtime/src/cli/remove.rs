@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use millstream_pipelines::graph::{Access, Graph};
 
@@ -11,7 +10,7 @@ use super::file::Ends;
 use super::settings::Settings;
 use super::{Failure, Program, output};
 use crate::broker::{Js, codes};
-use crate::checkpoint::{KvStore, LocalStore, Manifest, Store};
+use crate::checkpoint::{Store, read_manifest};
 use crate::connectors::{Connections, Purpose, consumer_name};
 
 /// Something that goes.
@@ -36,11 +35,8 @@ pub(super) async fn remove(program: &Program, args: Remove, settings: Settings) 
         return Err(Failure::usage("nobody can be asked here: add --yes to remove without asking"));
     }
     let setup = |fault: millstream_operators::Fault| Failure::fault(fault.chain());
-    let connections = Arc::new(Connections::to_nats(settings.connect_options(file.nats.clone())).map_err(setup)?);
-    let store: Box<dyn Store> = match settings.checkpoints() {
-        Some(directory) => Box::new(LocalStore::new(directory)),
-        None => Box::new(KvStore::new(Arc::clone(&connections), settings.replicas())),
-    };
+    let connections = Connections::to_nats(settings.connect_options(file.nats.clone())).map_err(setup)?;
+    let store = settings.store(file.nats.clone())?;
     let js = connections.js(Purpose::Control).await.map_err(setup)?;
     let (graph, name) = (&file.graph, file.graph.name.as_str());
     let mut left = consumers(&js, graph).await?;
@@ -109,9 +105,9 @@ async fn checkpoints(store: &dyn Store, js: &Js, name: &str, on_server: bool) ->
     let mut words = match &found {
         Some((_, bytes)) => {
             // What cannot be read can be removed all the same: that may be why it is.
-            let held = Manifest::decode(bytes, name, &place).map_or_else(
-                |fault| format!("unreadable: {fault}"),
-                |manifest| format!("checkpoint {} of {}", manifest.epoch, manifest.at),
+            let held = read_manifest(store, name, bytes).await.map_or_else(
+                |error| format!("unreadable: {}", told(&error)),
+                |(manifest, _)| format!("checkpoint {} of {}", manifest.epoch, manifest.at),
             );
             format!("checkpoints, {place}: {held}, {}", output::bytes(bytes.len() as u64))
         }

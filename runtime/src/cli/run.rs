@@ -32,6 +32,9 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
         Some(directory) => launch = launch.checkpoints_in(directory),
         None => {}
     }
+    if let Some(name) = args.from {
+        launch = launch.from_savepoint(name);
+    }
     if args.until_end {
         launch = launch.until_end();
     }

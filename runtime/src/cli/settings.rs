@@ -4,6 +4,7 @@
 //! `millstream.toml`: a file is written for a place, and whoever starts it there has the last word.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
 use serde::Deserialize;
@@ -11,6 +12,8 @@ use serde::Deserialize;
 use super::Failure;
 use super::args::{Common, LogFormat, Server};
 use crate::broker::{ConnectOptions, split_urls};
+use crate::checkpoint::{KvStore, LocalStore, Store};
+use crate::connectors::Connections;
 
 const DEFAULT_FILE: &str = "millstream.toml";
 
@@ -124,6 +127,19 @@ impl Settings {
         self.here.checkpoints = directory.cloned().or(self.here.checkpoints);
         self.here.replicas = replicas.or(self.here.replicas);
         self
+    }
+
+    /// Where checkpoints are kept, of a pipeline whose file says `nats` of the server.
+    ///
+    /// # Errors
+    /// The options of the connection contradict each other.
+    pub(super) fn store(&self, nats: Option<ConnectOptions>) -> Result<Box<dyn Store>, Failure> {
+        if let Some(directory) = self.checkpoints() {
+            return Ok(Box::new(LocalStore::new(directory)));
+        }
+        let connections = Connections::to_nats(self.connect_options(nats));
+        let connections = connections.map_err(|fault| Failure::fault(fault.chain()))?;
+        Ok(Box::new(KvStore::new(Arc::new(connections), self.replicas())))
     }
 
     /// The same settings with what a flag says of workers.

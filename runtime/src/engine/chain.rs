@@ -5,7 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_operators::{AnyBatch, Emit, Fault, FaultKind, Result, Saved, StateVisitor, Timestamp, Turn, Watermark};
+use millstream_operators::{
+    AnyBatch, Emit, Fault, FaultKind, Frozen, Result, Saved, StateVisitor, Timestamp, Turn, Watermark,
+};
 use millstream_pipelines::graph::DynOperator;
 
 use super::metrics::NodeMetrics;
@@ -161,15 +163,15 @@ impl Chain {
         std::mem::take(&mut self.wakes)
     }
 
-    /// Saves the state of each link, by node.
-    pub(crate) fn save(&mut self, key_groups: u32) -> Result<Vec<(Arc<str>, Saved)>> {
+    /// The state of each link as it is now, by node.
+    pub(crate) fn freeze(&mut self) -> Result<Vec<(Arc<str>, Frozen)>> {
         let mut all = Vec::new();
         for link in &mut self.links {
-            let mut saved = Saved::default();
-            let visit = &mut StateVisitor::save(&mut saved, key_groups);
+            let mut frozen = Frozen::default();
+            let visit = &mut StateVisitor::freeze(&mut frozen);
             link.spec.operator.state(visit).map_err(|fault| fault.at(&link.spec.node))?;
-            if !saved.is_empty() {
-                all.push((Arc::clone(&link.spec.node), saved));
+            if !frozen.is_empty() {
+                all.push((Arc::clone(&link.spec.node), frozen));
             }
         }
         Ok(all)

@@ -14,7 +14,7 @@ use super::metrics::Metrics;
 use super::report::{Command, Report, TaskId};
 use super::round::{Member, Round};
 use super::stop::Stop;
-use crate::checkpoint::{Manifest, Revision, Store, StoreError};
+use crate::checkpoint::{BlobId, Manifest, Retention, Revision, Store, StoreError, as_stored};
 
 /// How a run that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub(crate) struct Coordinator {
     pub(crate) revision: Revision,
     /// What the run starts from; from then on what the newest durable checkpoint holds.
     pub(crate) manifest: Manifest,
+    pub(crate) retention: Retention,
+    /// Bytes of segments that a checkpoint which failed did not store.
+    pub(crate) unwritten: BTreeMap<BlobId, Bytes>,
     pub(crate) tasks: BTreeMap<TaskId, Member>,
     pub(crate) sources: BTreeMap<TaskId, mpsc::Sender<Command>>,
     pub(crate) sinks: BTreeMap<TaskId, mpsc::Sender<Command>>,
@@ -48,6 +51,8 @@ pub(crate) struct Coordinator {
 
 // So many checkpoints in a row may fail before the run does.
 const FAILURES: u32 = 10;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl Coordinator {
     /// Runs until the last checkpoint is durable.
@@ -159,12 +164,17 @@ impl Coordinator {
             }
         }
         round.operators = self.manifest.operators.clone();
-        self.commit(round, started).await.map(|()| true)
+        let has_segments = self.manifest.segments().next().is_some();
+        self.commit(round, started).await?;
+        if has_segments {
+            self.retention.sweep_orphans(self.clock.now());
+        }
+        Ok(true)
     }
 
     async fn commit(&mut self, round: Round, started: Instant) -> Result {
         let at = self.clock.now();
-        let Round { barrier, sources, operators, .. } = round;
+        let Round { barrier, sources, operators, blobs, .. } = round;
         let manifest = Manifest {
             pipeline: self.pipeline.to_string(),
             epoch: barrier.epoch,
@@ -174,12 +184,48 @@ impl Coordinator {
             sources,
             operators,
         };
-        let bytes = manifest.encode()?;
-        let size = bytes.len();
+        self.unwritten.extend(blobs);
+        let mut ids: BTreeSet<BlobId> = manifest.segments().map(|segment| segment.sha256).collect();
+        self.unwritten.retain(|id, _| ids.contains(id));
+        let (bytes, beside) = as_stored(manifest.encode()?);
+        ids.extend(beside.iter().map(|(id, _)| *id));
+        self.unwritten.extend(beside);
+        let size = bytes.len() + self.put_blobs().await?;
         self.write(bytes).await?;
         self.manifest = manifest;
+        self.retention.committed(ids);
         self.checkpointed(barrier.epoch, at, started.elapsed(), size);
         Ok(())
+    }
+
+    /// Stores what the manifest names and is not stored yet; how many bytes that was.
+    async fn put_blobs(&mut self) -> Result<usize> {
+        let mut written = 0;
+        while let Some((id, bytes)) = self.unwritten.first_key_value().map(|(id, bytes)| (*id, bytes.clone())) {
+            if !self.retention.has(id) {
+                self.retention.settled().await;
+                written += bytes.len();
+                self.put(id, bytes).await?;
+            }
+            self.unwritten.remove(&id);
+        }
+        Ok(written)
+    }
+
+    async fn put(&self, id: BlobId, bytes: Bytes) -> Result {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.store.put(&self.pipeline, id, bytes.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(StoreError::Failed(fault)) => return Err(fault),
+                Err(StoreError::Fenced) => return Err(self.fenced()),
+                Err(StoreError::Unknown(fault)) => {
+                    tracing::warn!(pipeline = %self.pipeline, "state is not stored, trying again in {pause:?}: {}", fault.chain());
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
     }
 
     fn checkpointed(&self, epoch: Epoch, at: Timestamp, took: Duration, bytes: usize) {
@@ -190,7 +236,7 @@ impl Coordinator {
     /// Writes until it is known whether the manifest is durable. While the store is away the pipeline waits: sources
     /// stall when they have as much in flight as they may.
     async fn write(&mut self, bytes: Bytes) -> Result {
-        let mut pause = Duration::from_millis(50);
+        let mut pause = FIRST_PAUSE;
         let mut unknown = false;
         loop {
             match self.store.write(&self.pipeline, self.revision, bytes.clone()).await {
@@ -205,7 +251,7 @@ impl Coordinator {
                     unknown = true;
                     tracing::warn!(pipeline = %self.pipeline, "a checkpoint is not confirmed, looking again in {pause:?}: {}", fault.chain());
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(5));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
             match self.store.read(&self.pipeline).await {

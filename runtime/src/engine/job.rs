@@ -20,17 +20,18 @@ use super::report::{Command, Line, TaskId};
 use super::round::Member;
 use super::router::{Lane, Router};
 use super::run::Environment;
+use super::snapshots::Snapshots;
 use super::stage::StageTask;
 use super::stop::Stop;
 use super::throttle::{Pace, ThrottleTask};
-use crate::checkpoint::{Manifest, Revision};
+use crate::checkpoint::{Manifest, Restored, Retention, Revision};
 
 /// One run of a graph.
 pub(crate) struct Job<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) plan: &'a Plan,
     pub(crate) environment: &'a Environment,
-    pub(crate) manifest: Manifest,
+    pub(crate) from: Restored,
     pub(crate) revision: Revision,
 }
 
@@ -43,7 +44,7 @@ struct Inlet {
 impl Job<'_> {
     /// Runs until everything has ended. What the newest durable checkpoint is comes back in any case.
     pub(crate) async fn run(self, stop: watch::Receiver<Stop>) -> (Manifest, Result<Ended>) {
-        let before = self.manifest.clone();
+        let before = self.from.manifest.clone();
         let mut tasks = JoinSet::new();
         let mut coordinator = match self.start(&mut tasks, stop.clone()) {
             Ok(coordinator) => coordinator,
@@ -59,6 +60,7 @@ impl Job<'_> {
         let Environment { store, clock, metrics, workers, nudge, .. } = self.environment;
         let settings = &self.graph.settings;
         let (reports, inbound) = mpsc::channel(1_024);
+        let named = self.from.manifest.segments().map(|segment| segment.sha256).collect();
         let mut coordinator = Coordinator {
             pipeline: self.graph.name.as_str().into(),
             key_groups: settings.key_groups,
@@ -66,7 +68,9 @@ impl Job<'_> {
             timeout: settings.checkpoint_timeout,
             store: Arc::clone(store),
             revision: self.revision,
-            manifest: self.manifest.clone(),
+            manifest: self.from.manifest.clone(),
+            retention: Retention::new(Arc::clone(store), self.graph.name.as_str().into(), named),
+            unwritten: BTreeMap::new(),
             tasks: BTreeMap::new(),
             sources: BTreeMap::new(),
             sinks: BTreeMap::new(),
@@ -209,9 +213,10 @@ impl Job<'_> {
             Role::Operator(_) => {
                 let mut chain = self.chain(stage, subtask)?;
                 self.may_keep_state(&mut chain)?;
-                self.restore(&mut chain, stage, subtask)?;
-                let key_groups = self.graph.settings.key_groups;
-                let task = StageTask { inbox, chain, router, clock, key_groups, line, timers: BinaryHeap::new() };
+                let snapshots = Snapshots::new(self.graph.settings.key_groups);
+                self.restore(&mut chain, &snapshots, stage, subtask)?;
+                let timers = BinaryHeap::new();
+                let task = StageTask { inbox, chain, router, clock, snapshots, line, timers, saving: None };
                 workers.spawn(subtask, tasks, task.run());
             }
         }
@@ -258,7 +263,7 @@ impl Job<'_> {
         if !self.graph.is_shared() {
             return Ok(());
         }
-        match chain.save(self.graph.settings.key_groups)?.into_iter().next() {
+        match chain.freeze()?.into_iter().next() {
             None => Ok(()),
             Some((node, _)) => {
                 let words = "it keeps state, which a pipeline with shared sources cannot: read without `share`, or keep the state in a second pipeline behind this one";
@@ -267,20 +272,24 @@ impl Job<'_> {
         }
     }
 
-    fn restore(&self, chain: &mut Chain, stage: &Stage, subtask: u32) -> Result {
-        let of = stage.parallelism;
+    fn restore(&self, chain: &mut Chain, snapshots: &Snapshots, stage: &Stage, subtask: u32) -> Result {
+        let (of, Restored { manifest, states }) = (stage.parallelism, &self.from);
         chain.restore(|node| {
-            let Some(all) = self.manifest.operators.get(node) else { return Ok(None) };
+            let (Some(all), Some(saved)) = (manifest.operators.get(node), states.get(node)) else { return Ok(None) };
             let Some(other) = all.iter().find(|state| state.of != of) else {
-                return Ok(all.iter().find(|state| state.subtask == subtask).map(|state| state.saved.clone()));
+                let mine = all.iter().zip(saved).find(|(state, _)| state.subtask == subtask);
+                return Ok(mine.map(|(state, (_, saved))| {
+                    snapshots.resume(node, state);
+                    saved.clone()
+                }));
             };
-            let share = Saved::share(all.iter().map(|state| &state.saved), self.manifest.key_groups, subtask, of);
+            let share = Saved::share(saved.iter().map(|(_, saved)| saved), manifest.key_groups, subtask, of);
             share.map(Some).map_err(|unsplittable| rescaled(node, other.of, of).because(unsplittable))
         })
     }
 
     fn position(&self, node: &str, subtask: u32, of: u32) -> Result<Option<Bytes>> {
-        let Some(all) = self.manifest.sources.get(node) else { return Ok(None) };
+        let Some(all) = self.from.manifest.sources.get(node) else { return Ok(None) };
         if let Some(other) = all.iter().find(|position| position.of != of) {
             return Err(rescaled(node, other.of, of));
         }

@@ -20,6 +20,7 @@ mod report;
 mod round;
 mod router;
 mod run;
+mod snapshots;
 mod stage;
 mod stop;
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! What tasks tell the coordinator, and what it tells them.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use millstream_operators::{Barrier, Epoch, Saved};
+use millstream_operators::{Barrier, Epoch};
 use tokio::sync::mpsc;
+
+use super::snapshots::All;
 
 /// A subtask of a node or stage, by its number in the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,7 +27,7 @@ pub(crate) enum Part {
     /// A source stood here.
     Position(Bytes),
     /// The operators of a stage held this.
-    State(Vec<(Arc<str>, Saved)>),
+    State(All),
     /// A sink has stored everything.
     Flushed,
 }

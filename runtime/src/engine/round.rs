@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Barrier, Fault, Result, Saved};
+use millstream_operators::{Barrier, Fault, Result};
 
 use super::report::{Part, TaskId};
-use crate::checkpoint::{NodeState, SourcePosition};
+use super::snapshots::Snapshot;
+use crate::checkpoint::{BlobId, NodeState, SourcePosition};
 
 /// Which subtask of how many a task is, and of which node if it is a source.
 #[derive(Clone, Debug)]
@@ -24,13 +25,15 @@ pub(crate) struct Round {
     missing: BTreeSet<TaskId>,
     pub(crate) sources: BTreeMap<String, Vec<SourcePosition>>,
     pub(crate) operators: BTreeMap<String, Vec<NodeState>>,
+    /// What the operators' segments hold, where that may not be stored yet.
+    pub(crate) blobs: BTreeMap<BlobId, Bytes>,
 }
 
 impl Round {
     /// A round that all these tasks take part in.
     pub(crate) fn new(barrier: Barrier, tasks: impl IntoIterator<Item = TaskId>) -> Self {
         let missing = tasks.into_iter().collect();
-        Round { barrier, missing, sources: BTreeMap::new(), operators: BTreeMap::new() }
+        Round { barrier, missing, sources: BTreeMap::new(), operators: BTreeMap::new(), blobs: BTreeMap::new() }
     }
 
     /// Takes a task's part.
@@ -44,8 +47,8 @@ impl Round {
         match part {
             Part::Position(position) => self.position(member, &position)?,
             Part::State(all) => {
-                for (node, saved) in all {
-                    self.state(member, &node, saved);
+                for (node, snapshot) in all {
+                    self.state(member, &node, snapshot);
                 }
             }
             Part::Flushed => {}
@@ -64,9 +67,11 @@ impl Round {
         Ok(())
     }
 
-    fn state(&mut self, member: &Member, node: &str, saved: Saved) {
+    fn state(&mut self, member: &Member, node: &str, snapshot: Snapshot) {
+        let Snapshot { small, keyed, blobs } = snapshot;
+        self.blobs.extend(blobs);
         let all = self.operators.entry(node.to_owned()).or_default();
-        all.push(NodeState { subtask: member.subtask, of: member.of, saved });
+        all.push(NodeState { subtask: member.subtask, of: member.of, small, keyed });
         all.sort_by_key(|state| state.subtask);
     }
 

@@ -13,7 +13,7 @@ use super::job::Job;
 use super::metrics::Metrics;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
-use crate::checkpoint::{Manifest, MemoryStore, Revision, Store, StoreError};
+use crate::checkpoint::{self, Manifest, MemoryStore, Restored, Revision, Store, StoreError};
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Environment {
     pub workers: Workers,
     /// How the run is asked to end.
     pub stopper: Stopper,
+    /// The savepoint to start from, in place of the newest checkpoint.
+    pub savepoint: Option<String>,
     /// Asks for a checkpoint before the interval is over; sources find it among the resources.
     pub(crate) nudge: Arc<Notify>,
 }
@@ -42,7 +44,7 @@ impl Environment {
         let (metrics, clock) = (Metrics::default(), Clock::system());
         let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
         let resources = resources.with(Now(Arc::new(move || clock.now())));
-        Environment { resources, store, metrics, clock, workers, stopper: Stopper::default(), nudge }
+        Environment { resources, store, metrics, clock, workers, stopper: Stopper::default(), savepoint: None, nudge }
     }
 
     /// The same environment, which counts in `metrics`.
@@ -130,10 +132,14 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let plan = plan(graph);
     let mut environment = environment.clone();
     if graph.is_shared() {
-        let (_, Some(before)) = newest(graph, &environment, &mut environment.stopper.watch()).await? else {
+        let (_, Some(before)) = newest(graph, &environment, None, &mut environment.stopper.watch()).await? else {
             return Ok(Ended::Stopped);
         };
-        check_nothing_kept(graph, &before, &environment)?;
+        check_nothing_kept(graph, &before.manifest, &environment)?;
+        if environment.savepoint.is_some() {
+            let words = format!("the pipeline {} shares its sources: it has no savepoints to start from", graph.name);
+            return Err(Fault::new(FaultKind::Setup, words));
+        }
         // Nothing is restored and any number of processes may run: each has checkpoints of its own, which only say how
         // far its outputs are confirmed.
         environment.store = Arc::new(MemoryStore::default());
@@ -141,15 +147,19 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let environment = &environment;
     let mut pause = FIRST_PAUSE;
     let mut last: Option<(String, Manifest, u32)> = None;
+    let mut savepoint = environment.savepoint.as_deref();
     loop {
         let mut stop = environment.stopper.watch();
-        let (revision, manifest) = newest(graph, environment, &mut stop).await?;
-        let Some(manifest) = manifest else { return Ok(Ended::Stopped) };
+        let (revision, from) = newest(graph, environment, savepoint, &mut stop).await?;
+        let Some(from) = from else { return Ok(Ended::Stopped) };
         // Nothing is written before the first checkpoint is there.
-        let begin = Begin { anew: revision == Revision(0), shared: graph.is_shared() };
+        let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
         let environment = &environment.clone().with(begin);
-        let job = Job { graph, plan: &plan, environment, manifest, revision };
+        let first = from.manifest.epoch;
+        let job = Job { graph, plan: &plan, environment, from, revision };
         let (reached, ended) = job.run(stop.clone()).await;
+        // From its first checkpoint on, the newest goes on from the savepoint.
+        savepoint = savepoint.filter(|_| reached.epoch == first);
         let fault = match ended {
             Ok(ended) => return Ok(ended),
             Err(fault) if fault.retry() == Retry::Never => return Err(fault),
@@ -178,28 +188,32 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     }
 }
 
-/// The newest manifest, or a first one; `None` when the run is asked to stop while the store is away.
+/// The newest checkpoint, or the savepoint of this name, or a first one; `None` when the run is asked to stop while the store is away.
 async fn newest(
     graph: &Graph,
     environment: &Environment,
+    savepoint: Option<&str>,
     stop: &mut watch::Receiver<Stop>,
-) -> Result<(Revision, Option<Manifest>)> {
+) -> Result<(Revision, Option<Restored>)> {
     let store = &environment.store;
     let mut pause = FIRST_PAUSE;
     loop {
-        match store.read(&graph.name).await {
+        let found = match savepoint {
+            Some(name) => checkpoint::savepoint(&**store, &graph.name, name).await.map(Some),
+            None => checkpoint::newest(&**store, &graph.name).await,
+        };
+        match found {
             Ok(None) => {
                 let first = Manifest {
                     pipeline: graph.name.clone(),
                     key_groups: graph.settings.key_groups,
                     ..Manifest::default()
                 };
-                return Ok((Revision(0), Some(first)));
+                return Ok((Revision(0), Some(Restored { manifest: first, ..Restored::default() })));
             }
-            Ok(Some((revision, bytes))) => {
-                let manifest = Manifest::decode(&bytes, &graph.name, &store.describe(&graph.name))?;
-                check_fits(graph, &manifest)?;
-                return Ok((revision, Some(manifest)));
+            Ok(Some((revision, restored))) => {
+                check_fits(graph, &restored.manifest)?;
+                return Ok((revision, Some(restored)));
             }
             Err(StoreError::Failed(fault)) => return Err(fault),
             Err(StoreError::Unknown(fault)) => {

@@ -2,8 +2,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::pin::Pin;
 
-use millstream_operators::{Message, Result, Then};
+use millstream_operators::{Epoch, Message, Result, Then};
 use tokio::time::Instant;
 
 use super::chain::{Chain, Item, Output};
@@ -11,6 +12,7 @@ use super::clock::Clock;
 use super::inbox::{Event, Inbox};
 use super::report::{Line, Part};
 use super::router::{Router, Stopped};
+use super::snapshots::{All, Snapshots};
 
 /// One subtask of a stage.
 pub(crate) struct StageTask {
@@ -18,10 +20,14 @@ pub(crate) struct StageTask {
     pub(crate) chain: Chain,
     pub(crate) router: Router,
     pub(crate) clock: Clock,
-    pub(crate) key_groups: u32,
+    pub(crate) snapshots: Snapshots,
     pub(crate) line: Line,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// The state of a checkpoint that is being encoded.
+    pub(crate) saving: Option<(Epoch, Saving)>,
 }
+
+pub(crate) type Saving = Pin<Box<dyn Future<Output = Result<All>> + Send>>;
 
 impl StageTask {
     /// Runs until the stream ends, something goes wrong, or a task downstream is gone.
@@ -42,6 +48,7 @@ impl StageTask {
             let timer = self.timers.peek().map(|Reverse((at, _))| *at);
             tokio::select! {
                 biased;
+                saved = done(&mut self.saving) => self.saved(saved).await?,
                 () = until(timer) => self.wake().await?,
                 event = self.inbox.next() => match event {
                     Some(event) => if self.take(event.map_err(Stopped::Fault)?).await? { return Ok(()) },
@@ -70,10 +77,13 @@ impl StageTask {
                     self.chain.push(0, Item::End);
                     self.drain().await?;
                 }
-                let saved = self.chain.save(self.key_groups).map_err(Stopped::Fault)?;
+                let frozen = self.chain.freeze().map_err(Stopped::Fault)?;
                 self.router.control(|| Message::Barrier(barrier)).await?;
-                self.line.passed(barrier.epoch, Part::State(saved)).await;
+                self.all_saved().await?;
+                let snapshots = self.snapshots.clone();
+                self.saving = Some((barrier.epoch, Box::pin(async move { snapshots.take(frozen).await })));
                 if barrier.then != Then::GoOn {
+                    self.all_saved().await?;
                     self.router.control(|| Message::End).await?;
                     return Ok(true);
                 }
@@ -86,6 +96,21 @@ impl StageTask {
             }
         }
         Ok(false)
+    }
+
+    /// Reports the state of a checkpoint, which is encoded.
+    async fn saved(&mut self, (epoch, saved): (Epoch, Result<All>)) -> Result<(), Stopped> {
+        self.saving = None;
+        self.line.passed(epoch, Part::State(saved.map_err(Stopped::Fault)?)).await;
+        Ok(())
+    }
+
+    async fn all_saved(&mut self) -> Result<(), Stopped> {
+        if self.saving.is_none() {
+            return Ok(());
+        }
+        let saved = done(&mut self.saving).await;
+        self.saved(saved).await
     }
 
     async fn wake(&mut self) -> Result<(), Stopped> {
@@ -120,6 +145,14 @@ impl StageTask {
             self.timers.push(Reverse((Instant::now() + wake.after, wake.link)));
         }
         Ok(())
+    }
+}
+
+/// Waits for what is being encoded, for ever if nothing is. Cancel-safe.
+async fn done(saving: &mut Option<(Epoch, Saving)>) -> (Epoch, Result<All>) {
+    match saving {
+        Some((epoch, saving)) => (*epoch, saving.await),
+        None => std::future::pending().await,
     }
 }
 

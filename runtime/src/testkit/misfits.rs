@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Result, Sink};
 use tokio::sync::watch;
 
-use crate::checkpoint::{MemoryStore, Revision, Store, StoreError, Stored};
+use crate::checkpoint::{Blob, BlobId, MemoryStore, Revision, Store, StoreError, Stored};
 use crate::connectors::Collected;
 
 /// Opens and shuts what waits behind it.
@@ -99,6 +99,38 @@ impl Store for FailingStore {
             }
             Ok(revision)
         })
+    }
+
+    fn history<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(Revision, Bytes)>> {
+        self.inner.history(pipeline)
+    }
+
+    fn put<'a>(&'a self, pipeline: &'a str, id: BlobId, bytes: Bytes) -> Stored<'a, ()> {
+        self.inner.put(pipeline, id, bytes)
+    }
+
+    fn get<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, Option<Bytes>> {
+        self.inner.get(pipeline, id)
+    }
+
+    fn blobs<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<Blob>> {
+        self.inner.blobs(pipeline)
+    }
+
+    fn forget<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, ()> {
+        self.inner.forget(pipeline, id)
+    }
+
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
+        self.inner.save(pipeline, name, manifest)
+    }
+
+    fn saved<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(String, Bytes)>> {
+        self.inner.saved(pipeline)
+    }
+
+    fn unsave<'a>(&'a self, pipeline: &'a str, name: &'a str) -> Stored<'a, bool> {
+        self.inner.unsave(pipeline, name)
     }
 
     fn remove<'a>(&'a self, pipeline: &'a str) -> Stored<'a, ()> {

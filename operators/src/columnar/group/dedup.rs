@@ -19,7 +19,7 @@ use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Tur
 pub struct Dedup {
     keys: KeyColumns,
     within: Duration,
-    codec: KeyCodec,
+    codec: Arc<KeyCodec>,
     first: HashMap<KeyBytes, Timestamp, FixedState>,
     timers: BTreeSet<(Timestamp, KeyBytes)>,
 }
@@ -31,7 +31,7 @@ impl Dedup {
     /// None that [`KeyColumns`] have not found.
     pub fn new(input: &SchemaRef, keys: KeyColumns, within: Duration) -> Result<Self> {
         let fields: Vec<Field> = keys.places().iter().map(|place| input.field(*place).clone()).collect();
-        let codec = KeyCodec::new(&fields, vec![Field::new("first", DataType::Int64, false)])?;
+        let codec = Arc::new(KeyCodec::new(&fields, vec![Field::new("first", DataType::Int64, false)])?);
         let first = HashMap::with_hasher(FixedState::with_seed(0));
         Ok(Dedup { keys, within, codec, first, timers: BTreeSet::new() })
     }
@@ -80,12 +80,16 @@ impl Operator for Dedup {
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         let (codec, first) = (&self.codec, &self.first);
-        let restored = visit.groups("first", |key_groups| {
-            let mut all: Vec<(&KeyBytes, &Timestamp)> = first.iter().collect();
-            all.sort_unstable();
-            let times: ArrayRef = Arc::new(all.iter().map(|(_, time)| time.as_micros()).collect::<Int64Array>());
-            let keys: Vec<KeyBytes> = all.into_iter().map(|(key, _)| key.clone()).collect();
-            codec.save(&[codec.rows(&keys, [times])?], key_groups)
+        let restored = visit.groups("first", || {
+            let codec = Arc::clone(codec);
+            let mut all: Vec<(KeyBytes, Timestamp)> = first.iter().map(|(key, time)| (key.clone(), *time)).collect();
+            let save = move |key_groups| {
+                all.sort_unstable();
+                let times: ArrayRef = Arc::new(all.iter().map(|(_, time)| time.as_micros()).collect::<Int64Array>());
+                let keys: Vec<KeyBytes> = all.into_iter().map(|(key, _)| key).collect();
+                codec.save(&[codec.rows(&keys, [times])?], key_groups)
+            };
+            Ok((first.len(), save))
         })?;
         for bytes in restored.into_iter().flatten() {
             for (keys, columns) in self.codec.restore(&bytes)? {

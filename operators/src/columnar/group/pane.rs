@@ -3,26 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
-use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::array::ArrayRef;
+use arrow::datatypes::Field;
+use bytes::Bytes;
 
 use super::calls::Aggregates;
 use super::codec::{KeyBytes, KeyCodec, RowKeys};
 use super::groups::{Arriving, Frozen, Groups};
-use crate::{Fault, Result, Timestamp};
+use crate::{Result, Timestamp};
 
 /// The groups of a piece of time: those that take rows in, and those that were saved and not needed since.
 #[derive(Default)]
 struct Pane {
     live: Option<Groups>,
-    frozen: Vec<Frozen>,
+    frozen: Vec<Arc<Frozen>>,
 }
+
+/// What makes bytes of groups, by key group.
+type Save = Box<dyn FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send>;
 
 /// The groups of all pieces of time that are open, by where these begin.
 pub(super) struct Panes {
     aggregates: Aggregates,
-    codec: KeyCodec,
+    codec: Arc<KeyCodec>,
     panes: BTreeMap<i64, Pane>,
 }
 
@@ -30,8 +33,7 @@ impl Panes {
     pub(super) fn new(aggregates: Aggregates, keys: &[Field]) -> Result<Self> {
         let states = aggregates.state_fields()?.into_iter().flatten().enumerate();
         let states = states.map(|(n, field)| field.as_ref().clone().with_name(format!("state{n}")).with_nullable(true));
-        let state = std::iter::once(Field::new("pane", DataType::Int64, false)).chain(states).collect();
-        Ok(Panes { codec: KeyCodec::new(keys, state)?, aggregates, panes: BTreeMap::new() })
+        Ok(Panes { codec: Arc::new(KeyCodec::new(keys, states.collect())?), aggregates, panes: BTreeMap::new() })
     }
 
     /// The keys of rows with these columns.
@@ -101,43 +103,40 @@ impl Panes {
         Ok((self.codec.columns(keys)?, self.aggregates.outputs(given, now)?))
     }
 
-    /// Everything, as bytes by key group.
-    pub(super) fn save(&mut self, key_groups: u32) -> Result<BTreeMap<u32, Vec<u8>>> {
-        self.panes.values_mut().try_for_each(Pane::freeze)?;
-        let all = self.panes.iter().flat_map(|(start, pane)| pane.frozen.iter().map(move |frozen| (*start, frozen)));
-        let rows = all.map(|(start, frozen)| {
-            let pane: ArrayRef = Arc::new(Int64Array::from_value(start, frozen.keys.len()));
-            self.codec.rows(&frozen.keys, std::iter::once(pane).chain(frozen.states.iter().flatten().cloned()))
+    /// The groups of a pane as they are now: how many, and what makes bytes of them by key group.
+    pub(super) fn freeze(&mut self, pane: i64) -> Result<(usize, Save)> {
+        let codec = Arc::clone(&self.codec);
+        let pane = self.panes.entry(pane).or_default();
+        pane.freeze()?;
+        let all = pane.frozen.clone();
+        let count = all.iter().map(|frozen| frozen.keys.len()).sum();
+        let save: Save = Box::new(move |key_groups| {
+            let rows = all.iter().map(|frozen| codec.rows(&frozen.keys, frozen.states.iter().flatten().cloned()));
+            codec.save(&rows.collect::<Result<Vec<_>>>()?, key_groups)
         });
-        self.codec.save(&rows.collect::<Result<Vec<_>>>()?, key_groups)
+        Ok((count, save))
     }
 
-    /// Puts back what was saved.
-    pub(super) fn restore<'a>(&mut self, saved: impl Iterator<Item = &'a [u8]>) -> Result {
+    /// Where all panes begin.
+    pub(super) fn starts(&self) -> Vec<i64> {
+        self.panes.keys().copied().collect()
+    }
+
+    /// Puts back the panes that were saved.
+    pub(super) fn restore(&mut self, saved: Vec<(i64, Vec<Bytes>)>) -> Result {
         self.panes.clear();
         let counts: Vec<usize> = self.aggregates.state_fields()?.iter().map(Vec::len).collect();
-        for bytes in saved {
-            for (keys, columns) in self.codec.restore(bytes)? {
-                self.restore_rows(&keys, &columns, &counts)?;
+        for (pane, groups) in saved {
+            let pane = self.panes.entry(pane).or_default();
+            for bytes in groups {
+                for (keys, columns) in self.codec.restore(&bytes)? {
+                    let rows = columns.first().map_or(0, |column| column.len());
+                    let keys = (0..rows).map(|row| keys.get(row).into()).collect();
+                    let mut columns = columns.into_iter();
+                    let states = counts.iter().map(|count| columns.by_ref().take(*count).collect()).collect();
+                    pane.frozen.push(Arc::new(Frozen { keys, states }));
+                }
             }
-        }
-        Ok(())
-    }
-
-    fn restore_rows(&mut self, keys: &RowKeys, columns: &[ArrayRef], counts: &[usize]) -> Result {
-        let starts = columns.first().and_then(|starts| starts.as_primitive_opt::<Int64Type>());
-        let starts = starts.ok_or_else(|| Fault::bug("saved panes do not say where they begin"))?;
-        let mut of_pane: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
-        for (row, start) in (0..).zip(starts.values()) {
-            of_pane.entry(*start).or_default().push(row);
-        }
-        for (start, rows) in of_pane {
-            let keys = rows.iter().map(|row| keys.get(*row as usize).into()).collect();
-            let rows = UInt32Array::from(rows);
-            let mut columns = columns.iter().skip(1).map(|column| take(column, &rows, None));
-            let states = counts.iter().map(|count| columns.by_ref().take(*count).collect::<Result<_, _>>());
-            let states = states.collect::<Result<_, _>>().map_err(|error| Fault::bug("cannot take").because(error))?;
-            self.panes.entry(start).or_default().frozen.push(Frozen { keys, states });
         }
         Ok(())
     }
@@ -159,7 +158,7 @@ impl Pane {
 
     fn freeze(&mut self) -> Result {
         if let Some(groups) = self.live.take().filter(|groups| !groups.is_empty()) {
-            self.frozen.push(groups.freeze()?);
+            self.frozen.push(Arc::new(groups.freeze()?));
         }
         Ok(())
     }

@@ -209,11 +209,8 @@ impl Operator for WindowAggregate {
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
         let panes = &mut self.panes;
-        let restored = visit.groups("panes", |key_groups| panes.save(key_groups))?;
-        if let Some(restored) = restored {
-            self.panes.restore(restored.iter().map(AsRef::as_ref))?;
-        }
-        Ok(())
+        let restored = visit.pane_groups("panes", panes.starts(), |pane| panes.freeze(pane))?;
+        restored.map_or(Ok(()), |restored| self.panes.restore(restored))
     }
 
     fn sides(&self) -> Vec<PortType> {

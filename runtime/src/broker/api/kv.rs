@@ -16,13 +16,14 @@ pub struct Entry {
 }
 
 impl Js {
-    /// Creates the bucket's stream, as the `nats` tool would; it is no error if it is there.
+    /// Creates the bucket's stream, as the `nats` tool would, which keeps the last `history` values of each key; it is no
+    /// error if it is there.
     ///
     /// # Errors
     /// JetStream refuses.
-    pub async fn create_bucket(&self, bucket: &str, replicas: usize) -> Result<StreamInfo, BrokerError> {
+    pub async fn create_bucket(&self, bucket: &str, replicas: usize, history: u8) -> Result<StreamInfo, BrokerError> {
         let config = StreamConfig {
-            max_msgs_per_subject: 1,
+            max_msgs_per_subject: history.into(),
             discard: super::Discard::New,
             allow_rollup_hdrs: true,
             allow_direct: true,
@@ -51,6 +52,41 @@ impl Js {
         Ok(found
             .filter(|message| !is_gone(&message.headers))
             .map(|message| Entry { value: message.payload, revision: message.seq }))
+    }
+
+    /// The values of the keys that match `keys` (such as `a.*`), with all that there is of their history, the oldest
+    /// first; none if there is no bucket. A key that was deleted has those since.
+    ///
+    /// # Errors
+    /// JetStream refuses or does not answer.
+    pub async fn kv_entries(&self, bucket: &str, keys: &str) -> Result<Vec<(String, Entry)>, BrokerError> {
+        let (mut entries, mut next) = (Vec::<(String, Entry)>::new(), 1);
+        let prefix = format!("$KV.{bucket}.");
+        loop {
+            let found = self.next_message(&format!("KV_{bucket}"), next, &format!("{prefix}{keys}")).await;
+            let message = match found {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(entries),
+                Err(error) if error.api_code() == Some(codes::STREAM_NOT_FOUND) => return Ok(entries),
+                Err(error) => return Err(error),
+            };
+            next = message.seq + 1;
+            let key = message.subject.as_str();
+            let key = key.strip_prefix(&prefix).unwrap_or(key).to_owned();
+            if is_gone(&message.headers) {
+                entries.retain(|(other, _)| *other != key);
+            } else {
+                entries.push((key, Entry { value: message.payload, revision: message.seq }));
+            }
+        }
+    }
+
+    /// Sets a key to a value, whatever it had.
+    ///
+    /// # Errors
+    /// JetStream refuses or does not answer.
+    pub async fn kv_put(&self, bucket: &str, key: &str, value: impl Into<Bytes>) -> Result<u64, BrokerError> {
+        self.publish(self.key_subject(bucket, key), Headers::NONE, value).await.map(|ack| ack.seq)
     }
 
     /// Sets a key that has no value; `None` if it has one.

@@ -1,4 +1,5 @@
-//! The JetStream API as typed calls: streams, consumers, messages, key-value entries.
+//! The JetStream API as typed calls: streams, consumers, messages, key-value entries,
+//! objects.
 //!
 //! Every call is one request on a `$JS.API.*` subject through a [`Connection`](super::Connection), so the same
 //! code speaks to a real server and to the embedded broker.
@@ -7,11 +8,13 @@ pub(super) mod base64;
 pub mod codes;
 mod js;
 mod kv;
+mod object;
 mod types;
 mod wire;
 
 pub use js::Js;
 pub use kv::Entry;
+pub use object::ObjectInfo;
 pub use types::{
     AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, PubAck, Purge, Retention,
     SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState,

@@ -231,7 +231,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keys_change_by_compare_and_set() {
         let js = js(&Embedded::default());
-        js.create_bucket("b", 1).await.unwrap();
+        js.create_bucket("b", 1, 1).await.unwrap();
         assert_eq!(js.kv_create("b", "k", "1").await.unwrap(), Some(1));
         assert_eq!(js.kv_create("b", "k", "2").await.unwrap(), None);
         assert_eq!(js.kv_update("b", "k", "3", 1).await.unwrap(), Some(2));

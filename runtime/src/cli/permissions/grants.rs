@@ -118,13 +118,17 @@ fn read(graph: &Graph, node: &Node, stream: &str, from_time: bool, scope: &Scope
 
 fn checkpoints(pipeline: &str, scope: &Scope) -> Vec<String> {
     let (api, bucket) = (&scope.api, format!("mill_{pipeline}"));
-    let key = match api.as_str() {
-        "$JS.API" => format!("$KV.{bucket}.ckpt"),
-        prefix => format!("{prefix}.$KV.{bucket}.ckpt"),
-    };
-    let mut all = vec![format!("{api}.STREAM.MSG.GET.KV_{bucket}"), key];
+    let before = if api == "$JS.API" { String::new() } else { format!("{api}.") };
+    let mut all = vec![
+        format!("{api}.STREAM.MSG.GET.KV_{bucket}"),
+        format!("{before}$KV.{bucket}.ckpt"),
+        // State that is more than a few bytes, which goes when no checkpoint needs it any more.
+        format!("{api}.STREAM.MSG.GET.OBJ_{bucket}"),
+        format!("{api}.STREAM.PURGE.OBJ_{bucket}"),
+        format!("{before}$O.{bucket}.*.*"),
+    ];
     if scope.create {
-        all.push(format!("{api}.STREAM.CREATE.KV_{bucket}"));
+        all.extend(["KV", "OBJ"].map(|kind| format!("{api}.STREAM.CREATE.{kind}_{bucket}")));
     }
     all
 }

@@ -1,0 +1,116 @@
+//! [`Run`]: keyed state as it was at a barrier, or what has changed of it since the one before, as bytes by key group.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Fault, FaultKind, Result, Retry};
+
+/// Entries of keyed state, encoded, by key group, so that another number of subtasks shares them out without decoding any.
+///
+/// Keyed state is saved as runs, one behind the other: a whole one, and for each later barrier what has changed since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Whether it is everything there was.
+    pub whole: bool,
+    pub(super) groups: BTreeMap<u32, Entries>,
+}
+
+/// The entries of a key group: first some are taken out, then others put in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entries {
+    gone: Bytes,
+    put: Bytes,
+}
+
+impl Run {
+    /// Everything there is, in whatever form its operator gives it.
+    pub fn whole_of(groups: BTreeMap<u32, Vec<u8>>) -> Run {
+        let entries = |bytes: Vec<u8>| Entries { gone: Bytes::new(), put: bytes.into() };
+        Run { whole: true, groups: groups.into_iter().map(|(group, bytes)| (group, entries(bytes))).collect() }
+    }
+
+    /// The bytes that it takes.
+    pub fn weight(&self) -> usize {
+        self.groups.values().map(|entries| entries.gone.len() + entries.put.len() + size_of::<u32>()).sum()
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// What was put in, by key group.
+    pub(super) fn put(&self) -> impl Iterator<Item = &Bytes> {
+        self.groups.values().map(|entries| &entries.put)
+    }
+
+    /// The part of it in some key groups.
+    pub(super) fn only(&self, mine: impl Fn(u32) -> bool) -> Run {
+        let groups = self.groups.iter().filter(|(group, _)| mine(**group));
+        Run { whole: self.whole, groups: groups.map(|(group, entries)| (*group, entries.clone())).collect() }
+    }
+
+    /// Plays it: calls `gone` with what was taken out and `put` with what was put in, in this order in each key group.
+    pub(super) fn play<G: DeserializeOwned, P: DeserializeOwned>(
+        &self,
+        name: &str,
+        into: &mut impl Replay<G, P>,
+    ) -> Result {
+        for entries in self.groups.values() {
+            each(name, &entries.gone, |gone| into.gone(gone))?;
+            each(name, &entries.put, |put| into.put(put))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a run is played to.
+pub(super) trait Replay<G, P> {
+    fn gone(&mut self, gone: G);
+    fn put(&mut self, put: P);
+}
+
+fn each<T: DeserializeOwned>(name: &str, bytes: &[u8], mut take: impl FnMut(T)) -> Result {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        take(rmp_serde::from_read(&mut rest).map_err(|error| unreadable(name, error))?);
+    }
+    Ok(())
+}
+
+/// A run as it grows.
+#[derive(Default)]
+pub(super) struct RunWriter {
+    groups: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
+}
+
+impl RunWriter {
+    pub(super) fn gone(&mut self, group: u32, gone: &impl Serialize) -> Result {
+        write(&mut self.groups.entry(group).or_default().0, gone)
+    }
+
+    pub(super) fn put(&mut self, group: u32, put: &impl Serialize) -> Result {
+        write(&mut self.groups.entry(group).or_default().1, put)
+    }
+
+    pub(super) fn done(self, whole: bool) -> Run {
+        let entries = |(gone, put): (Vec<u8>, Vec<u8>)| Entries { gone: gone.into(), put: put.into() };
+        Run { whole, groups: self.groups.into_iter().map(|(group, both)| (group, entries(both))).collect() }
+    }
+}
+
+/// Entries one behind the other: none has to be held twice.
+fn write(to: &mut Vec<u8>, entry: &impl Serialize) -> Result {
+    rmp_serde::encode::write(to, entry)
+        .map_err(|error| Fault::new(FaultKind::Checkpoint, "keyed state cannot be saved").because(error))
+}
+
+pub(super) fn unreadable(name: &str, error: rmp_serde::decode::Error) -> Fault {
+    let words = format!("state `{name}` cannot be restored");
+    Fault::new(FaultKind::Checkpoint, words).because(error).retry_with(Retry::Never)
+}

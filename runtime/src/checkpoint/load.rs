@@ -1,0 +1,167 @@
+//! [`load`]: a checkpoint from its store, every piece checked before it is believed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use millstream_operators::{Fault, FaultKind, Result, Retry, Run, Saved};
+
+use super::manifest::Manifest;
+use super::segment::{BlobId, Segment};
+use super::store::{Revision, Store, StoreError};
+
+/// A checkpoint and the state that it names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Restored {
+    pub(crate) manifest: Manifest,
+    pub(crate) states: BTreeMap<String, Vec<(u32, Saved)>>,
+}
+
+/// So many segments are read at once.
+const AT_ONCE: usize = 8;
+/// A manifest with more bytes is stored as a blob, and the store's own has but its id.
+const MOST: usize = 128 << 10;
+const POINTER: &str = "millstream-checkpoint-in ";
+
+/// The bytes to store as the newest manifest, and those to put under an id before, if they are many.
+pub(crate) fn as_stored(manifest: Bytes) -> (Bytes, Option<(BlobId, Bytes)>) {
+    if manifest.len() <= MOST {
+        return (manifest, None);
+    }
+    let id = BlobId::of(&manifest);
+    (format!("{POINTER}{id}").into(), Some((id, manifest)))
+}
+
+/// The manifest that stored bytes are or point to, and the blob that it is in, if it is in one.
+///
+/// # Errors
+/// It is damaged, or cannot be read.
+pub(crate) async fn read_manifest(
+    store: &dyn Store,
+    pipeline: &str,
+    stored: &[u8],
+) -> Result<(Manifest, Option<BlobId>), StoreError> {
+    let place = store.describe(pipeline);
+    let pointer = std::str::from_utf8(stored).ok().and_then(|text| text.strip_prefix(POINTER));
+    let Some(pointer) = pointer else {
+        return Ok((Manifest::decode(stored, pipeline, &place).map_err(StoreError::Failed)?, None));
+    };
+    let damaged = |what: &str| {
+        let words = format!("the checkpoint in {place} {what}");
+        StoreError::Failed(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never))
+    };
+    let id: BlobId = pointer.trim().parse().map_err(damaged)?;
+    let bytes = store.get(pipeline, id).await?;
+    let bytes = bytes.ok_or_else(|| damaged(&format!("is in {id}, which is missing")))?;
+    Ok((Manifest::decode(&bytes, pipeline, &place).map_err(StoreError::Failed)?, Some(id)))
+}
+
+/// Reads the state that a manifest names.
+///
+/// # Errors
+/// A segment is missing or damaged; the fault names it.
+pub(crate) async fn load(store: &dyn Store, pipeline: &str, manifest: Manifest) -> Result<Restored, StoreError> {
+    let place = store.describe(pipeline);
+    let mut reads = Vec::new();
+    for (node, states) in &manifest.operators {
+        for (at, state) in states.iter().enumerate() {
+            for (name, segments) in &state.keyed {
+                reads.extend(segments.iter().map(|segment| (node.as_str(), at, name.as_str(), segment)));
+            }
+        }
+    }
+    let mut reading = Vec::new();
+    for (node, _, _, segment) in &reads {
+        reading.push(read_segment(store, pipeline, node, segment, &place));
+    }
+    let read: Vec<Run> = stream::iter(reading).buffered(AT_ONCE).try_collect().await?;
+    let mut runs: BTreeMap<(&str, usize), BTreeMap<String, Vec<Run>>> = BTreeMap::new();
+    for ((node, at, name, _), run) in reads.into_iter().zip(read) {
+        runs.entry((node, at)).or_default().entry(name.to_owned()).or_default().push(run);
+    }
+    let mut states = BTreeMap::new();
+    for (node, all) in &manifest.operators {
+        let saved = all.iter().enumerate().map(|(at, state)| {
+            let runs = runs.remove(&(node.as_str(), at)).unwrap_or_default();
+            (state.subtask, state.small.clone().with_runs(runs))
+        });
+        states.insert(node.clone(), saved.collect());
+    }
+    Ok(Restored { manifest, states })
+}
+
+async fn read_segment(
+    store: &dyn Store,
+    pipeline: &str,
+    node: &str,
+    segment: &Segment,
+    place: &str,
+) -> Result<Run, StoreError> {
+    let failed = |fault: Fault| StoreError::Failed(fault.at(node));
+    let bytes = match &segment.inline {
+        Some(bytes) => bytes.clone(),
+        None => store.get(pipeline, segment.sha256).await?.ok_or_else(|| failed(segment.missing(place)))?,
+    };
+    segment.unpack(&bytes, place).map_err(failed)
+}
+
+/// The newest checkpoint that is whole, and the revision of the newest that there is; `None` when there is none.
+///
+/// Where the newest is damaged, that is logged, and one before it is used: whether the sources still hold what comes
+/// behind it is for them to find out. Nothing that is damaged is deleted or overwritten.
+///
+/// # Errors
+/// None is whole: then the fault is what is wrong with the newest.
+pub(crate) async fn newest(store: &dyn Store, pipeline: &str) -> Result<Option<(Revision, Restored)>, StoreError> {
+    let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(None) };
+    let wrong = match whole(store, pipeline, &stored).await {
+        Ok(restored) => return Ok(Some((revision, restored))),
+        Err(StoreError::Failed(fault)) if fault.kind() == FaultKind::Checkpoint => fault,
+        Err(other) => return Err(other),
+    };
+    for (older, stored) in store.history(pipeline).await? {
+        if older >= revision {
+            continue;
+        }
+        if let Ok(restored) = whole(store, pipeline, &stored).await {
+            let epoch = restored.manifest.epoch;
+            tracing::error!(
+                pipeline,
+                "{}; going on from the one before it, checkpoint {epoch}, if the sources still have what came since",
+                wrong.chain()
+            );
+            return Ok(Some((revision, restored)));
+        }
+    }
+    Err(StoreError::Failed(wrong))
+}
+
+/// The checkpoint that is kept under a name, numbered as if it were the newest, and the revision of the one that is.
+///
+/// # Errors
+/// There is none of this name, or it is damaged.
+pub(crate) async fn savepoint(
+    store: &dyn Store,
+    pipeline: &str,
+    name: &str,
+) -> Result<(Revision, Restored), StoreError> {
+    let saved = store.saved(pipeline).await?;
+    let Some((_, stored)) = saved.iter().find(|(other, _)| other == name) else {
+        let names: Vec<&str> = saved.iter().map(|(name, _)| name.as_str()).collect();
+        let there =
+            if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
+        let words = format!("there is no savepoint {name} at {}: {there}", store.describe(pipeline));
+        return Err(StoreError::Failed(Fault::new(FaultKind::Setup, words)));
+    };
+    let mut restored = whole(store, pipeline, stored).await?;
+    let Some((revision, newest)) = store.read(pipeline).await? else { return Ok((Revision(0), restored)) };
+    if let Ok((newest, _)) = read_manifest(store, pipeline, &newest).await {
+        restored.manifest.epoch = restored.manifest.epoch.max(newest.epoch);
+    }
+    Ok((revision, restored))
+}
+
+async fn whole(store: &dyn Store, pipeline: &str, stored: &[u8]) -> Result<Restored, StoreError> {
+    let (manifest, _) = read_manifest(store, pipeline, stored).await?;
+    load(store, pipeline, manifest).await
+}

@@ -1,0 +1,303 @@
+//! `millstream checkpoint` and `millstream savepoint`: what is kept of a pipeline, looked at, checked and named.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::args::Server;
+use super::file::Ends;
+use super::settings::Settings;
+use super::{Failure, Program, output};
+use crate::checkpoint::{Manifest, Revision, Store, StoreError, load, read_manifest};
+
+/// Look at the checkpoints and savepoints of a pipeline, and check them
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream checkpoint ls orders.toml
+  millstream checkpoint verify orders.toml before-v2 --checkpoints /var/lib/orders")]
+pub(super) struct Checkpoint {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List what is kept
+    Ls(Kept),
+    /// Show where the sources stood and what each operator held
+    Show(Named),
+    /// Read all of it, as a start would, and say what is damaged
+    Verify(Named),
+    /// Remove a savepoint
+    Rm {
+        #[command(flatten)]
+        kept: Kept,
+        /// The savepoint
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Kept {
+    /// Pipeline file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Checkpoints are in this directory
+    #[arg(long, value_name = "DIR")]
+    checkpoints: Option<PathBuf>,
+    #[command(flatten)]
+    server: Server,
+}
+
+#[derive(Debug, Args)]
+struct Named {
+    #[command(flatten)]
+    kept: Kept,
+    /// The savepoint [default: the newest checkpoint]
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// Keep the newest checkpoint of a pipeline under a name
+///
+/// It stays, with all state that it names, until `millstream checkpoint rm` removes it. `millstream run --from NAME` starts
+/// from it. The pipeline may run meanwhile; stop it first (SIGTERM) for a savepoint of everything that it has read.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  millstream savepoint orders.toml before-v2")]
+pub(super) struct Savepoint {
+    #[command(flatten)]
+    kept: Kept,
+    /// Letters, digits, - and _
+    #[arg(value_name = "NAME", value_parser = savepoint_name)]
+    name: String,
+}
+
+fn savepoint_name(text: &str) -> Result<String, String> {
+    let sound = !text.is_empty()
+        && text.len() <= 64
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if sound { Ok(text.to_owned()) } else { Err("use up to 64 letters, digits, - and _".to_owned()) }
+}
+
+/// Where a pipeline keeps its checkpoints.
+struct Place {
+    store: Box<dyn Store>,
+    pipeline: String,
+}
+
+/// A checkpoint as it is stored, and what people call it.
+struct Listed {
+    name: String,
+    stored: bytes::Bytes,
+}
+
+impl Place {
+    fn of(program: &Program, kept: &Kept, settings: Settings) -> Result<Place, Failure> {
+        let file = program.load(&kept.file, &Ends::default())?;
+        let settings = settings.with_server(&kept.server).with_checkpoints(kept.checkpoints.as_ref(), None);
+        let store = settings.store(file.nats.clone())?;
+        Ok(Place { store, pipeline: file.graph.name })
+    }
+
+    fn describe(&self) -> String {
+        self.store.describe(&self.pipeline)
+    }
+
+    /// Savepoints, and then checkpoints, the newest first.
+    async fn all(&self) -> Result<Vec<Listed>, Failure> {
+        let newest = self.store.read(&self.pipeline).await.map_err(told)?.map(|(revision, _)| revision);
+        let history = self.store.history(&self.pipeline).await.map_err(told)?;
+        let checkpoints =
+            history.into_iter().map(|(revision, stored)| Listed { name: called(revision, newest), stored });
+        let saved = self.store.saved(&self.pipeline).await.map_err(told)?;
+        let saved = saved.into_iter().map(|(name, stored)| Listed { name, stored });
+        Ok(checkpoints.chain(saved).collect())
+    }
+
+    async fn one(&self, name: Option<&str>) -> Result<Listed, Failure> {
+        let Some(name) = name else {
+            let newest = self.store.read(&self.pipeline).await.map_err(told)?;
+            let none = || Failure::fault(format!("there is no checkpoint at {}", self.describe()));
+            return newest.map(|(_, stored)| Listed { name: NEWEST.to_owned(), stored }).ok_or_else(none);
+        };
+        let saved = self.store.saved(&self.pipeline).await.map_err(told)?;
+        let names: Vec<String> = saved.iter().map(|(name, _)| name.clone()).collect();
+        let found = saved.into_iter().find(|(other, _)| other == name);
+        found.map(|(name, stored)| Listed { name, stored }).ok_or_else(|| {
+            let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+            Failure::fault(format!("there is no savepoint {name} at {}: {there}", self.describe()))
+        })
+    }
+
+    async fn manifest(&self, listed: &Listed) -> Result<Manifest, StoreError> {
+        Ok(read_manifest(self.store.as_ref(), &self.pipeline, &listed.stored).await?.0)
+    }
+
+    /// Reads all of it, as a start would.
+    async fn verify(&self, listed: &Listed) -> Result<Manifest, StoreError> {
+        let manifest = self.manifest(listed).await?;
+        Ok(load(self.store.as_ref(), &self.pipeline, manifest).await?.manifest)
+    }
+}
+
+const NEWEST: &str = "(newest)";
+
+fn called(revision: Revision, newest: Option<Revision>) -> String {
+    if Some(revision) == newest { NEWEST.to_owned() } else { "(before)".to_owned() }
+}
+
+pub(super) async fn checkpoint(program: &Program, args: Checkpoint, settings: Settings) -> Result<ExitCode, Failure> {
+    match args.what {
+        What::Ls(kept) => list(&Place::of(program, &kept, settings)?).await,
+        What::Show(Named { kept, name }) => {
+            let place = Place::of(program, &kept, settings)?;
+            let listed = place.one(name.as_deref()).await?;
+            output::print(&shown(&listed.name, &place.manifest(&listed).await.map_err(told)?));
+            Ok(ExitCode::SUCCESS)
+        }
+        What::Verify(Named { kept, name }) => {
+            let place = Place::of(program, &kept, settings)?;
+            let listed = match name {
+                Some(name) => vec![place.one(Some(&name)).await?],
+                None => place.all().await?,
+            };
+            verify(&place, listed).await
+        }
+        What::Rm { kept, name } => {
+            let place = Place::of(program, &kept, settings)?;
+            place.one(Some(&name)).await?;
+            place.store.unsave(&place.pipeline, &name).await.map_err(told)?;
+            output::print(&format!("savepoint {name} is removed; what only it needed goes while the pipeline runs"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Settings) -> Result<ExitCode, Failure> {
+    let place = Place::of(program, &args.kept, settings)?;
+    let newest = place.one(None).await?;
+    place.verify(&newest).await.map_err(told)?;
+    place.store.save(&place.pipeline, &args.name, newest.stored.clone()).await.map_err(told)?;
+    // A pipeline that runs may have let go of some of it before it saw the name.
+    let manifest = match place.verify(&newest).await {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let _ = place.store.unsave(&place.pipeline, &args.name).await;
+            let why = told(error);
+            return Err(Failure::fault(format!("the pipeline went on meanwhile, try again: {why}")));
+        }
+    };
+    output::print(&format!(
+        "savepoint {} of {}: checkpoint {} of {}, {} of state",
+        args.name,
+        place.pipeline,
+        manifest.epoch,
+        manifest.at,
+        output::bytes(size(&manifest))
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(place: &Place) -> Result<ExitCode, Failure> {
+    let all = place.all().await?;
+    if all.is_empty() {
+        output::print(&format!("pipeline {} has no checkpoints at {}", place.pipeline, place.describe()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::print(&format!("pipeline {} at {}:", place.pipeline, place.describe()));
+    let width = all.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
+    for listed in &all {
+        let words = match place.manifest(listed).await {
+            Ok(manifest) => format!(
+                "checkpoint {:>6} of {}, {} of state, by millstream {}",
+                manifest.epoch.to_string(),
+                manifest.at,
+                output::bytes(size(&manifest)),
+                manifest.version
+            ),
+            Err(error) => format!("unreadable: {}", told(error)),
+        };
+        output::print(&format!("  {:<width$}  {words}", listed.name));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(place: &Place, all: Vec<Listed>) -> Result<ExitCode, Failure> {
+    if all.is_empty() {
+        return Err(Failure::fault(format!("there is no checkpoint at {}", place.describe())));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for listed in &all {
+        match place.verify(listed).await {
+            Ok(manifest) => output::print(&format!(
+                "{}: checkpoint {} is whole, {} of state",
+                listed.name,
+                manifest.epoch,
+                output::bytes(size(&manifest))
+            )),
+            Err(error) => {
+                code = ExitCode::FAILURE;
+                output::print(&format!("{}: {}", listed.name, told(error)));
+            }
+        }
+    }
+    Ok(code)
+}
+
+/// The bytes that its keyed state takes where it is stored.
+fn size(manifest: &Manifest) -> u64 {
+    let states = manifest.operators.values().flatten();
+    states.flat_map(|state| state.keyed.values()).flatten().map(|segment| segment.size).sum()
+}
+
+fn shown(name: &str, manifest: &Manifest) -> String {
+    let Manifest { pipeline, epoch, at, version, key_groups, sources, operators } = manifest;
+    let mut text = format!("{name}: checkpoint {epoch} of pipeline {pipeline}\nmade {at} by millstream {version}\n");
+    for (node, positions) in sources {
+        for of in positions {
+            text.push_str(&format!("source {node}[{}/{}] stood at {}\n", of.subtask, of.of, of.position));
+        }
+    }
+    for (node, states) in operators {
+        for state in states {
+            text.push_str(&format!("operator {node}[{}/{}]\n", state.subtask, state.of));
+            for name in state.small.names() {
+                text.push_str(&format!("  {name}\n"));
+            }
+            for (name, segments) in &state.keyed {
+                let size = segments.iter().map(|segment| segment.size).sum();
+                text.push_str(&format!(
+                    "  {name}: {} in {} {}, by {key_groups} key groups\n",
+                    output::bytes(size),
+                    segments.len(),
+                    if segments.len() == 1 { "run" } else { "runs" }
+                ));
+            }
+        }
+    }
+    text
+}
+
+/// A store's error, and why.
+fn told(error: StoreError) -> Failure {
+    match error {
+        StoreError::Failed(fault) | StoreError::Unknown(fault) => Failure::fault(fault.chain()),
+        StoreError::Fenced => Failure::fault(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_savepoint_has_a_name_that_is_a_key_and_a_file() {
+        assert!(savepoint_name("before-v2_1").is_ok());
+        for wrong in ["", "a.b", "a/b", "a b", "ü", &"x".repeat(65)] {
+            assert!(savepoint_name(wrong).is_err(), "{wrong}");
+        }
+    }
+}

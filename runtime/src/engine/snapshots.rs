@@ -1,0 +1,148 @@
+//! [`Snapshots`]: the state of a stage's operators as segments, made while the operators go on.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use millstream_operators::{Fault, FaultKind, Frozen, Result, Saved};
+
+use crate::checkpoint::{BlobId, NodeState, Segment};
+
+/// What an operator held at a barrier, as a checkpoint keeps it.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) small: Saved,
+    pub(crate) keyed: BTreeMap<String, Vec<Segment>>,
+    /// Bytes that are to be stored under their ids, if they are not yet.
+    pub(crate) blobs: Vec<(BlobId, Bytes)>,
+}
+
+/// Those of a stage, by node.
+pub(crate) type All = Vec<(Arc<str>, Snapshot)>;
+
+/// What is kept of the snapshots of a subtask: the segments that the next ones go on from.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshots {
+    key_groups: u32,
+    runs: Arc<Mutex<Runs>>,
+}
+
+type Runs = BTreeMap<Arc<str>, BTreeMap<String, Vec<Segment>>>;
+
+/// State with fewer entries is encoded where it is: to hand it over would take longer.
+const FEW: usize = 1_024;
+/// More runs behind a whole one take longer to play than they save.
+const MOST_RUNS: usize = 16;
+
+impl Snapshots {
+    /// Of a subtask that begins without state, in so many key groups.
+    pub(crate) fn new(key_groups: u32) -> Self {
+        Snapshots { key_groups, runs: Arc::default() }
+    }
+
+    /// Goes on from what a checkpoint has of an operator of this very subtask.
+    pub(crate) fn resume(&self, node: &str, state: &NodeState) {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.insert(node.into(), state.keyed.clone());
+    }
+
+    /// Encodes what is frozen. Snapshots must be taken in the order in which they were frozen, and none left out.
+    ///
+    /// # Errors
+    /// What cannot be encoded.
+    pub(crate) async fn take(&self, frozen: Vec<(Arc<str>, Frozen)>) -> Result<All> {
+        let entries: usize = frozen.iter().map(|(_, frozen)| frozen.len()).sum();
+        if entries < FEW {
+            return self.encode(frozen);
+        }
+        let this = self.clone();
+        let encoded = tokio::task::spawn_blocking(move || this.encode(frozen)).await;
+        encoded.unwrap_or_else(|error| {
+            Err(Fault::new(FaultKind::Panic, "state could not be encoded for a checkpoint").because(error))
+        })
+    }
+
+    fn encode(&self, frozen: Vec<(Arc<str>, Frozen)>) -> Result<All> {
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Vec::new();
+        for (node, frozen) in frozen {
+            let before = runs.remove(&node).unwrap_or_default();
+            let snapshot = self.of_node(frozen, before).map_err(|fault| fault.at(&node))?;
+            runs.insert(Arc::clone(&node), snapshot.keyed.clone());
+            all.push((node, snapshot));
+        }
+        Ok(all)
+    }
+
+    fn of_node(&self, frozen: Frozen, mut before: BTreeMap<String, Vec<Segment>>) -> Result<Snapshot> {
+        let (small, pieces) = frozen.into_parts();
+        let (mut keyed, mut blobs) = (BTreeMap::new(), Vec::new());
+        for (name, piece) in pieces {
+            let mut segments = before.remove(&name).unwrap_or_default();
+            let run = piece.encode(self.key_groups, wants_whole(&segments))?;
+            if run.whole {
+                segments.clear();
+            }
+            if run.whole || !run.is_empty() {
+                let (segment, bytes) = Segment::pack(&run)?;
+                blobs.extend(bytes.map(|bytes| (segment.sha256, bytes)));
+                segments.push(segment);
+            }
+            keyed.insert(name, segments);
+        }
+        Ok(Snapshot { small, keyed, blobs })
+    }
+}
+
+/// Whether it is time for a whole run: for the first, and where those behind the last whole one have become many or large.
+fn wants_whole(segments: &[Segment]) -> bool {
+    let (whole, changes) = match segments {
+        [first, changes @ ..] if first.whole => (first, changes),
+        _ => return true,
+    };
+    segments.len() >= MOST_RUNS || changes.iter().map(|segment| segment.size).sum::<u64>() * 2 > whole.size
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_operators::{Keyed, StateVisitor};
+
+    use super::*;
+
+    fn frozen(keyed: &mut Keyed<u64, u64>) -> Vec<(Arc<str>, Frozen)> {
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).keyed("counts", keyed).unwrap();
+        vec![("count".into(), frozen)]
+    }
+
+    async fn segments(snapshots: &Snapshots, keyed: &mut Keyed<u64, u64>) -> (Vec<Segment>, usize) {
+        let (_, snapshot) = snapshots.take(frozen(keyed)).await.unwrap().remove(0);
+        let written = snapshot.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
+        (snapshot.keyed.into_values().next().unwrap(), written)
+    }
+
+    #[tokio::test]
+    async fn a_checkpoint_writes_what_has_changed_until_that_is_half_of_everything() {
+        let mut keyed: Keyed<u64, u64> =
+            (0..200_000_u64).map(|key| (key, key.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
+        let snapshots = Snapshots::new(128);
+        let (first, whole) = segments(&snapshots, &mut keyed).await;
+        assert!(first.len() == 1 && first[0].whole);
+        let (mut lengths, mut most) = (Vec::new(), 0);
+        for round in 1..=12_u64 {
+            for key in (0..200_000).filter(|key| key % 20 == round) {
+                *keyed.entry(key).or_default() ^= round;
+            }
+            let (segments, written) = segments(&snapshots, &mut keyed).await;
+            lengths.push(segments.len());
+            if !segments.last().unwrap().whole {
+                most = most.max(written);
+            }
+        }
+        assert!(most * 10 < whole, "{most} of {whole}");
+        assert!(lengths.contains(&1) && *lengths.iter().max().unwrap() > 5, "{lengths:?}");
+        let (before, _) = segments(&snapshots, &mut keyed).await;
+        let (after, written) = segments(&snapshots, &mut keyed).await;
+        assert!(before == after && written == 0, "nothing has changed");
+    }
+}

@@ -1,0 +1,248 @@
+//! Checkpoints with state: in every store, over crashes and other numbers of subtasks, damaged in every way.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is test code, though not all inside a test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millstream::broker::{ConnectOptions, Js, NatsServer};
+use millstream::checkpoint::{KvStore, LocalStore, MemoryStore, Store};
+use millstream::connectors::Connections;
+use millstream::engine::Ended;
+use millstream::operators::FaultKind;
+use millstream::pipelines::graph::Graph;
+use millstream::prelude::*;
+use millstream::testkit::{CollectSink, Collected, Flow, ListSource};
+use millstream_tests::support::{Dice, copy};
+
+type Rows = ListSource<u64>;
+
+/// Counts rows by key.
+fn graph(rows: &Rows, ends: bool, subtasks: u32, out: &Collected<(u64, u64)>) -> Graph {
+    let pipeline = Pipeline::new("counts").settings(|settings| {
+        settings.parallelism = subtasks;
+        settings.checkpoint_interval = Duration::from_millis(20);
+    });
+    let rows = if ends { rows.clone() } else { rows.clone().endless() };
+    pipeline
+        .source("rows", rows)
+        .key_by(|key| *key)
+        .fold("count", 0_u64, |count, _| *count += 1)
+        .sink("out", CollectSink::new(out.clone()));
+    pipeline.build().unwrap()
+}
+
+fn listed(keys: impl IntoIterator<Item = u64>) -> Vec<(Timestamp, u64)> {
+    keys.into_iter().map(|key| (Timestamp::MIN, key)).collect()
+}
+
+/// What came last of each key.
+fn last(out: &Collected<(u64, u64)>) -> BTreeMap<u64, u64> {
+    out.rows().into_iter().collect()
+}
+
+fn counted(keys: &[u64]) -> BTreeMap<u64, u64> {
+    let mut counts = BTreeMap::new();
+    keys.iter().for_each(|key| *counts.entry(*key).or_default() += 1);
+    counts
+}
+
+async fn until_checkpoints(flow: &Flow, completed: u64) {
+    while flow.metrics().checkpoint().completed < completed {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Three runs of a pipeline, of 1, 4 and 3 subtasks, of which the first two are killed amid rows.
+async fn three_runs(store: Arc<dyn Store>, keys: &[u64]) {
+    let (rows, out) = (Rows::new([]).at_once(1_000), Collected::default());
+    let parts: Vec<&[u64]> = keys.chunks(keys.len().div_ceil(3)).collect();
+    for (part, subtasks) in parts.iter().zip([1, 4, 3]) {
+        let ends = subtasks == 3;
+        if ends {
+            rows.feed(listed(part.iter().copied()));
+        }
+        let flow = Flow::start_with(graph(&rows, ends, subtasks, &out), Arc::clone(&store), |e| e).unwrap();
+        if ends {
+            assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+            break;
+        }
+        for (piece, rows_of_piece) in (1..).zip(part.chunks(part.len().div_ceil(10))) {
+            rows.feed(listed(rows_of_piece.iter().copied()));
+            until_checkpoints(&flow, piece).await;
+        }
+        flow.crash().await;
+    }
+    assert_eq!(last(&out), counted(keys));
+}
+
+/// Every key several times, in no order.
+fn keys(dice: &mut Dice, distinct: u64, rows: u64) -> Vec<u64> {
+    (0..distinct).chain((0..rows).map(|_| dice.below(distinct))).collect()
+}
+
+#[tokio::test]
+async fn state_survives_kills_and_other_numbers_of_subtasks_in_memory_and_in_a_directory() {
+    let keys = keys(&mut Dice::new(1), 20_000, 60_000);
+    three_runs(Arc::new(MemoryStore::default()), &keys).await;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(LocalStore::new(directory.path()));
+    three_runs(Arc::clone(&store) as Arc<dyn Store>, &keys).await;
+    assert!(!store.blobs("counts").await.unwrap().is_empty(), "the state was in the manifests all along");
+}
+
+#[tokio::test]
+async fn state_survives_kills_and_other_numbers_of_subtasks_on_a_server() {
+    let server = NatsServer::start().await.unwrap();
+    let connections = Arc::new(Connections::to_nats(ConnectOptions::to(server.url())).unwrap());
+    let store = Arc::new(KvStore::new(connections, 1));
+    three_runs(Arc::clone(&store) as Arc<dyn Store>, &keys(&mut Dice::new(2), 100_000, 200_000)).await;
+    let js = Js::new(server.connect().await.unwrap());
+    let objects = js.objects("mill_counts").await.unwrap();
+    let kept = store.blobs("counts").await.unwrap();
+    println!("{} objects of {} bytes", objects.len(), objects.iter().map(|object| object.size).sum::<u64>());
+    assert!(!objects.is_empty() && objects.len() == kept.len());
+    store.remove("counts").await.unwrap();
+    assert!(js.objects("mill_counts").await.unwrap().is_empty() && store.read("counts").await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_savepoint_stays_whole_while_the_pipeline_goes_on_and_a_run_starts_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(LocalStore::new(directory.path()));
+    let keys = keys(&mut Dice::new(3), 5_000, 5_000);
+    let (rows, out) = (Rows::new(listed(keys.clone())).at_once(1_000), Collected::default());
+    let flow = Flow::start_with(graph(&rows, false, 2, &out), Arc::clone(&store), |e| e).unwrap();
+    until_checkpoints(&flow, 3).await;
+    flow.drain().await.unwrap();
+    let (_, newest) = store.read("counts").await.unwrap().unwrap();
+    store.save("counts", "before", newest).await.unwrap();
+
+    // Another run changes all of the state several times over.
+    let flow = Flow::start_with(graph(&rows, false, 2, &out), Arc::clone(&store), |e| e).unwrap();
+    for round in 1..=6 {
+        rows.feed(listed(keys.clone()));
+        until_checkpoints(&flow, round).await;
+    }
+    flow.drain().await.unwrap();
+    assert_eq!(last(&out), counted(&keys.repeat(7)));
+
+    let again = Collected::default();
+    let from = |mut environment: millstream::engine::Environment| {
+        environment.savepoint = Some("before".to_owned());
+        environment
+    };
+    let flow = Flow::start_with(graph(&rows, true, 2, &again), Arc::clone(&store), from).unwrap();
+    flow.finish().await.unwrap();
+    assert_eq!(again.rows().len(), keys.len() * 6, "it reads again what came since");
+    assert_eq!(last(&again), counted(&keys.repeat(7)));
+
+    let missing = |mut environment: millstream::engine::Environment| {
+        environment.savepoint = Some("after".to_owned());
+        environment
+    };
+    let flow = Flow::start_with(graph(&rows, true, 2, &again), store, missing).unwrap();
+    let fault = flow.finish().await.unwrap_err();
+    assert!(fault.chain().contains("there is no savepoint after") && fault.chain().contains("before"), "{fault}");
+}
+
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+/// Damages a file of a directory in one of many ways; says how, and whether it is gone.
+fn damage(dice: &mut Dice, directory: &Path, foreign: &[u8]) -> String {
+    let all = files(directory);
+    let count = all.len() as u64;
+    let (path, bytes) = all.into_iter().nth(usize::try_from(dice.below(count)).unwrap()).unwrap();
+    let mut changed = bytes.clone();
+    let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
+    let how = match dice.below(6) {
+        0 => {
+            changed.truncate(at);
+            "truncated"
+        }
+        1 | 2 => {
+            changed[at] ^= 1 << dice.below(8);
+            "flipped"
+        }
+        3 => {
+            changed = foreign.to_vec();
+            "foreign"
+        }
+        4 => {
+            let text =
+                String::from_utf8_lossy(&bytes).replacen("millstream-checkpoint 2", "millstream-checkpoint 3", 1);
+            changed = if text.as_bytes() == bytes { b"newer".to_vec() } else { text.into_bytes() };
+            "newer"
+        }
+        _ => {
+            fs::remove_file(&path).unwrap();
+            return format!("{} is missing", path.display());
+        }
+    };
+    fs::write(&path, changed).unwrap();
+    format!("{} is {how} at {at}", path.display())
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_refused_by_name_or_the_one_before_is_used_and_nothing_is_deleted() {
+    let mut dice = Dice::new(4);
+    let (base, rows) = (tempfile::tempdir().unwrap(), Rows::new([]).at_once(500));
+    let keys = keys(&mut dice, 4_000, 8_000);
+    let store: Arc<dyn Store> = Arc::new(LocalStore::new(base.path().join("counts")));
+    let flow = Flow::start_with(graph(&rows, false, 2, &Collected::default()), Arc::clone(&store), |e| e).unwrap();
+    for (piece, rows_of_piece) in (1..).zip(keys.chunks(3_000)) {
+        rows.feed(listed(rows_of_piece.iter().copied()));
+        until_checkpoints(&flow, piece + 1).await;
+    }
+    flow.drain().await.unwrap();
+    rows.feed(listed(keys.clone()));
+    let foreign = {
+        let other = MemoryStore::default();
+        let mut graph = graph(&Rows::new(listed(0..3)), true, 1, &Collected::default());
+        graph.name = "others".to_owned();
+        let flow = Flow::start_with(graph, Arc::new(other.clone()), |e| e).unwrap();
+        flow.finish().await.unwrap();
+        other.read("others").await.unwrap().unwrap().1
+    };
+    let expected = counted(&keys.repeat(2));
+    let (mut refused, mut right) = (0, 0);
+    let rounds = 500;
+    for _ in 0..rounds {
+        let place = tempfile::tempdir().unwrap();
+        copy(&base.path().join("counts"), place.path());
+        let directory = place.path().join("counts");
+        let how = damage(&mut dice, &directory, &foreign);
+        let before = files(&directory);
+        let out = Collected::default();
+        let store = Arc::new(LocalStore::new(&directory));
+        let flow = Flow::start_with(graph(&rows, true, 2, &out), store, |e| e).unwrap();
+        match flow.finish().await {
+            Ok(ended) => {
+                right += 1;
+                assert_eq!(ended, Ended::Finished);
+                assert!(last(&out) == expected, "{how}");
+            }
+            Err(fault) => {
+                refused += 1;
+                assert_eq!(fault.kind(), FaultKind::Checkpoint, "{how}: {}", fault.chain());
+                assert!(fault.chain().contains(&directory.display().to_string()), "{how}: {}", fault.chain());
+                assert!(files(&directory) == before, "{how}: something was changed");
+            }
+        }
+    }
+    println!("damaged checkpoints: {rounds}, of which {refused} refused and {right} right in the end");
+    assert!(right > rounds / 3);
+}
