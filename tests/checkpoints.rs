@@ -15,7 +15,10 @@ use millstream::operators::FaultKind;
 use millstream::pipelines::graph::Graph;
 use millstream::prelude::*;
 use millstream::testkit::{CollectSink, Collected, Flow, ListSource};
-use millstream_tests::support::{Dice, copy};
+use millstream_tests::support::{Dice, Running, call, copy};
+use tokio::time::Instant;
+
+const MILLSTREAM: &str = env!("CARGO_BIN_EXE_own");
 
 type Rows = ListSource<u64>;
 
@@ -245,4 +248,92 @@ async fn a_damaged_checkpoint_is_refused_by_name_or_the_one_before_is_used_and_n
     }
     println!("damaged checkpoints: {rounds}, of which {refused} refused and {right} right in the end");
     assert!(right > rounds / 3);
+}
+
+#[tokio::test]
+async fn the_command_line_lists_shows_checks_names_and_starts_from_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (file, checkpoints, out) = (path("pipeline.toml"), path("checkpoints"), path("out.ndjson"));
+    let text = format!(
+        r#"
+name = "firsts"
+
+[sources.made]
+kind = "generate"
+rate = 20000
+fields = {{ id = "'order-' || n" }}
+on_error = "stop"
+
+[[steps]]
+name = "firsts"
+from = "made"
+dedup = {{ by = ["id"], within = "1h" }}
+
+[sinks.out]
+kind = "file"
+from = "firsts"
+path = "{out}"
+format = "json"
+"#
+    );
+    fs::write(&file, text).unwrap();
+    let with = |words: &[&str]| {
+        let mut all: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        all.extend(["--checkpoints".to_owned(), checkpoints.clone()]);
+        all
+    };
+    let call = async |words: &[&str]| {
+        let words = with(words);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        call(MILLSTREAM, &words, &[]).await
+    };
+    let none = call(&["checkpoint", "ls", &file]).await;
+    assert!(none.code == Some(0) && none.out.contains("has no checkpoints"), "{none:?}");
+    // Until it has written so many lines more.
+    let run = async |words: &[&str], more: usize| {
+        let lines = lines_of(&out) + more;
+        let words = with(words);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let run = Running::start(MILLSTREAM, &words, &[]);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while lines_of(&out) < lines {
+            assert!(Instant::now() < deadline, "{lines} lines did not come: {}", run.err());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        run.signal("TERM");
+        let ended = run.ended().await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    };
+    run(&["run", &file], 5_000).await;
+
+    let saved = call(&["savepoint", &file, "before-v2"]).await;
+    assert!(saved.code == Some(0) && saved.out.contains("savepoint before-v2 of firsts: checkpoint"), "{saved:?}");
+    let list = call(&["checkpoint", "ls", &file]).await;
+    assert!(
+        list.out.contains("(newest)") && list.out.contains("before-v2") && list.out.contains("kB of state"),
+        "{list:?}"
+    );
+    let show = call(&["checkpoint", "show", &file, "before-v2"]).await;
+    assert!(show.out.contains("source made[0/1] stood at") && show.out.contains("operator firsts[0/1]"), "{show:?}");
+    let verified = call(&["checkpoint", "verify", &file]).await;
+    assert!(verified.code == Some(0) && verified.out.contains("before-v2: checkpoint"), "{verified:?}");
+    run(&["run", &file, "--from", "before-v2"], 5_000).await;
+    let wrong = call(&["run", &file, "--from", "after"]).await;
+    assert!(wrong.code == Some(2) && wrong.err.contains("there is no savepoint after"), "{wrong:?}");
+
+    let segments = Path::new(&checkpoints).join("firsts.segments");
+    let segment = fs::read_dir(&segments).unwrap().next().unwrap().unwrap().path();
+    fs::write(&segment, "nothing of the kind").unwrap();
+    let damaged = call(&["checkpoint", "verify", &file]).await;
+    let name = segment.file_name().unwrap().to_string_lossy();
+    assert!(damaged.code == Some(1) && damaged.out.contains(&*name), "{damaged:?}");
+    let removed = call(&["checkpoint", "rm", &file, "before-v2"]).await;
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    let gone = call(&["checkpoint", "rm", &file, "before-v2"]).await;
+    assert!(gone.code == Some(1) && gone.err.contains("there is no savepoint before-v2"), "{gone:?}");
+}
+
+fn lines_of(path: &str) -> usize {
+    fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
