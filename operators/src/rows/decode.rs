@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn many_rows_may_come_of_one_message() {
-        let given = cuts_do_not_matter(|| Decode::<i64, _>::new(Ndjson), &messages(&["1\n2", "", "3\n"]));
+        let given = cuts_do_not_matter(|| Decode::<i64, _>::new(Ndjson), &messages(&["1\n2", "", "x\ny", "3\n"]));
         assert_eq!(given, [1, 2, 3]);
     }
 }

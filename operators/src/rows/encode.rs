@@ -252,7 +252,8 @@ mod tests {
 
     #[test]
     fn each_row_goes_to_its_subject() {
-        let rows = timed(["a", "b"].map(String::from));
+        // Those that have none are rejected, alike wherever batches are cut.
+        let rows = timed(["a", "x.y", "b", ""].map(String::from));
         let given = cuts_do_not_matter(|| to_owner(100), &rows);
         assert_eq!(given.iter().map(Record::subject).collect::<Vec<_>>(), ["owner.a", "owner.b"]);
         assert_eq!(given[1].payload.as_ref(), br#""b""#);

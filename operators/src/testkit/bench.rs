@@ -148,6 +148,11 @@ impl<O: Operator> Bench<O> {
         batches.into_iter().map(|batch| unwrap(batch.typed())).collect()
     }
 
+    /// The batches at all ports since the last look.
+    pub(super) fn take_ports(&mut self) -> BTreeMap<usize, Vec<AnyBatch>> {
+        std::mem::take(&mut self.given.ports)
+    }
+
     /// The watermarks that it made since the last look.
     pub fn take_watermarks(&mut self) -> Vec<Watermark> {
         std::mem::take(&mut self.given.watermarks)

@@ -1,10 +1,11 @@
 //! [`cuts_do_not_matter`] and [`steps_do_not_matter`]: the property that every operator has.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::Bench;
-use crate::{Batch, Operator, Origin, Origins, Timestamp};
+use crate::{AnyBatch, Batch, Operator, Origin, Origins, Rejected, Timestamp};
 
 /// Rows at the times 0, 1, 2, … microseconds.
 pub fn timed<T>(rows: impl IntoIterator<Item = T>) -> Vec<(Timestamp, T)> {
@@ -22,15 +23,16 @@ pub fn with_origins<T: Send + 'static>(rows: Vec<(Timestamp, T)>) -> Batch<Vec<T
     batch.with_origins(Origins::one_each(Arc::default(), messages)).expect("as many origins as rows")
 }
 
-/// Checks that an operator gives the same rows, at the same times, at every port 0 however its input is cut into
-/// batches, and wherever it is restarted from its saved state; returns the rows.
+/// Checks that an operator gives the same rows, at the same times and from the same messages, at every port, however its
+/// input is cut into batches, and wherever it is restarted from its saved state; returns the rows of port 0.
 ///
 /// # Panics
-/// When it does not.
+/// When it does not; and when rows at a side output are neither of the input's type nor of the output's, nor rejected ones,
+/// as they could not be compared.
 #[expect(clippy::panic, reason = "a test kit fails tests")]
 pub fn cuts_do_not_matter<T, U, O>(make: impl Fn() -> O, input: &[(Timestamp, T)]) -> Vec<U>
 where
-    T: Clone + Send + 'static,
+    T: Clone + Debug + Send + 'static,
     U: Clone + PartialEq + Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
@@ -44,35 +46,83 @@ where
             }
         }
     }
-    whole.into_iter().map(|(_, row)| row).collect()
+    whole.rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn given<T, U, O>(
-    make: &impl Fn() -> O,
-    input: &[(Timestamp, T)],
-    sizes: &[usize],
-    restarts: bool,
-) -> Vec<(Timestamp, U)>
+/// What an operator gave.
+#[derive(Debug, PartialEq)]
+struct Given<U> {
+    /// At port 0.
+    rows: Vec<(Timestamp, U)>,
+    /// At every port, row by row, in words: the row, unless it is among the others, its time, and its message.
+    ports: BTreeMap<usize, Vec<String>>,
+}
+
+impl<U: Debug + Send + 'static> Given<U> {
+    fn take<T, O>(&mut self, bench: &mut Bench<O>)
+    where
+        T: Debug + Send + 'static,
+        O: Operator<In = Vec<T>, Out = Vec<U>>,
+    {
+        for (port, batches) in bench.take_ports() {
+            for batch in batches {
+                let rows = match port {
+                    0 => vec![String::new(); batch.len()],
+                    _ => words::<T, U>(&batch, port),
+                };
+                let of = |row| batch.origins().and_then(|origins| Some(origins.get(row)?.sequence));
+                let all = rows.into_iter().zip(batch.times()).enumerate();
+                let all: Vec<_> = all.map(|(at, (row, time))| format!("{row} at {time} of {:?}", of(at))).collect();
+                self.ports.entry(port).or_default().extend(all);
+                if port == 0 {
+                    self.rows.extend(batch.typed::<Vec<U>>().into_iter().flatten());
+                }
+            }
+        }
+    }
+}
+
+/// The rows at a side output, in words.
+#[expect(clippy::panic, reason = "a test kit fails tests")]
+fn words<T: Debug + Send + 'static, U: Debug + Send + 'static>(batch: &AnyBatch, port: usize) -> Vec<String> {
+    fn all<R: Debug>(rows: &[R]) -> Vec<String> {
+        rows.iter().map(|row| format!("{row:?}")).collect()
+    }
+    if let Some(rows) = batch.rows::<Vec<T>>() {
+        return all(rows);
+    }
+    if let Some(rows) = batch.rows::<Vec<U>>() {
+        return all(rows);
+    }
+    match batch.rows::<Vec<Rejected<T>>>() {
+        Some(rows) => all(rows),
+        None => panic!("the rows at port {port} are of a type that is not known here"),
+    }
+}
+
+fn given<T, U, O>(make: &impl Fn() -> O, input: &[(Timestamp, T)], sizes: &[usize], restarts: bool) -> Given<U>
 where
-    T: Clone + Send + 'static,
-    U: Send + 'static,
+    T: Clone + Debug + Send + 'static,
+    U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
     let mut bench = Bench::new(make());
-    let (mut rest, mut rows) = (input.iter().cloned(), Vec::new());
+    let mut given = Given { rows: Vec::new(), ports: BTreeMap::new() };
+    let mut rest = with_origins(input.to_vec());
     for size in sizes {
-        let piece: Batch<Vec<T>> = rest.by_ref().take(*size).collect();
+        let left = rest.split_off(*size);
+        let piece = std::mem::replace(&mut rest, left);
         if !piece.is_empty() {
             bench.batch(piece);
         }
         if restarts {
-            rows.extend(bench.take_batches().into_iter().flatten());
+            given.take(&mut bench);
             bench = Bench::restored(make(), &bench.save());
         }
     }
     bench.end();
-    rows.extend(bench.take_batches().into_iter().flatten());
-    rows
+    given.take(&mut bench);
+    given
 }
 
 /// What comes to an operator, for [`steps_do_not_matter`].
@@ -160,4 +210,34 @@ fn sizes(seed: u64, total: usize) -> Vec<usize> {
         left -= size.min(left);
     }
     sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cause, Outbox, PortType, Result, Side, Turn};
+
+    /// Refuses the first row of each batch: what it gives at port 0 alone does not show that it should not.
+    struct Moody(Side<Rejected<u8>>);
+
+    impl Operator for Moody {
+        type In = Vec<u8>;
+        type Out = Vec<u8>;
+
+        fn on_batch(&mut self, batch: Batch<Vec<u8>>, out: &mut Outbox<'_, Vec<u8>>) -> Result<Turn> {
+            let (time, row) = (batch.times()[0], batch.rows()[0]);
+            out.push_side_from(&self.0, time, Rejected { row, cause: Cause::operator("moody") }, batch.origins(), 0);
+            Ok(Turn::Done)
+        }
+
+        fn sides(&self) -> Vec<PortType> {
+            vec![self.0.port_type()]
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "in one piece")]
+    fn a_side_output_that_depends_on_the_cuts_is_seen() {
+        cuts_do_not_matter(|| Moody(Side::rejected(1)), &timed(0..9));
+    }
 }
