@@ -136,7 +136,7 @@ async fn a_runtime_that_is_killed_loses_nothing() {
 #[tokio::test]
 async fn a_server_that_is_killed_loses_nothing_and_the_runtime_goes_on() {
     let (mut server, connection) = server().await;
-    let feeder = Feeder::start(&connection, orders() / 2);
+    let feeder = Feeder::start(&connection, orders());
     let mut total = Kills::default();
     let running = pump(&server.url(), "server-killed", 1);
     for _ in 0..kills().div_ceil(2) {
@@ -151,7 +151,7 @@ async fn a_server_that_is_killed_loses_nothing_and_the_runtime_goes_on() {
 
 /// The runtime alone, the server alone, and both, in turn; `running` is the pump of the story's name.
 async fn both_in_turn(story: &str, server: &mut NatsServer, connection: &Connection, rounds: u64, mut running: Pump) {
-    let feeder = Feeder::start(connection, orders() / 2);
+    let feeder = Feeder::start(connection, orders());
     let (mut total, url) = (Kills::default(), server.url());
     for round in 0..rounds {
         a_while().await;
