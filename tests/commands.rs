@@ -188,3 +188,45 @@ async fn remove_shows_asks_refuses_what_runs_and_leaves_nothing_but_streams() {
     assert_eq!((count(&connection, "IN").await, count(&connection, "DEAD").await), (101, 1));
     assert!(remove(&["--yes"]).await.out.contains("left nothing"));
 }
+
+#[tokio::test]
+async fn every_row_that_left_by_an_output_of_rejected_rows_is_counted_as_rejected_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let text = format!(
+        r#"
+name = "parted"
+on_error = "drop"
+[sources.rows]
+kind = "file"
+path = "{}"
+format = "json"
+schema = {{ n = "int64 not null" }}
+[[steps]]
+name = "parted"
+from = "rows"
+route = {{ large = "100 / n > 10" }}
+[sinks.large]
+kind = "file"
+from = "parted.large"
+path = "{}"
+[sinks.small]
+kind = "file"
+from = "parted"
+path = "{}"
+"#,
+        path("in"),
+        path("large"),
+        path("small")
+    );
+    std::fs::write(path("pipeline.toml"), text).unwrap();
+    let rows = ["{\"n\":1}", "{\"n\":0}", "{\"n\":50}", "no row", "{\"n\":0}", "{\"n\":2}"];
+    std::fs::write(path("in"), rows.join("\n")).unwrap();
+    let said = call(OWN, &["run", &path("pipeline.toml"), "--checkpoints", &path("checkpoints")], &[]).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let events = events(&said.err);
+    let last = events.last().unwrap();
+    assert_eq!((&last["rows_out"], &last["rejected"]), (&3.into(), &3.into()), "{}", said.err);
+    let parted = events.iter().find(|event| event["node"] == "parted").unwrap();
+    assert_eq!((&parted["rows_out"], &parted["rejected"]), (&3.into(), &2.into()), "{}", said.err);
+}

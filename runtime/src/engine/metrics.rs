@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use hdrhistogram::Histogram;
+#[cfg(feature = "jetstream")]
+use millstream_pipelines::graph::Graph;
 
 use super::channel::Budget;
 
@@ -28,6 +30,8 @@ pub struct NodeMetrics {
     rows_in: AtomicU64,
     rows_out: AtomicU64,
     rows_rejected: AtomicU64,
+    /// Which of its outputs are of rejected rows.
+    rejecting: OnceLock<Vec<bool>>,
     batches: AtomicU64,
     lag: AtomicU64,
     lag_known: AtomicBool,
@@ -52,9 +56,9 @@ pub struct NodeSnapshot {
     pub node: String,
     /// Rows that came in; at a source, rows read.
     pub rows_in: u64,
-    /// Rows that went out at the main output; at a sink, rows written.
+    /// Rows that went out at the main output or at a named one; at a sink, rows written.
     pub rows_out: u64,
-    /// Rows that went out at side outputs.
+    /// Rows that it rejected: those that went out at outputs of rejected rows.
     pub rows_rejected: u64,
     /// Batches that came in.
     pub batches: u64,
@@ -92,6 +96,16 @@ impl Metrics {
             return Arc::clone(&node);
         }
         Arc::clone(&self.0.nodes.entry(name.to_owned()).or_default())
+    }
+
+    /// Learns which outputs of a graph's nodes are of rejected rows, before it runs.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn expect(&self, graph: &Graph) {
+        for node in &graph.nodes {
+            let rejecting = node.outputs.iter().map(|port| port.name_causes().is_some()).collect();
+            // A graph that runs again has the same outputs.
+            let _ = self.node(&node.name).rejecting.set(rejecting);
+        }
     }
 
     pub(crate) fn watch_queue(&self, node: &str, budget: Budget) {
@@ -185,7 +199,8 @@ impl NodeMetrics {
     }
 
     pub(crate) fn went_out(&self, port: usize, rows: usize) {
-        let counter = if port == 0 { &self.rows_out } else { &self.rows_rejected };
+        let rejecting = self.rejecting.get().and_then(|ports| ports.get(port)).copied().unwrap_or(false);
+        let counter = if rejecting { &self.rows_rejected } else { &self.rows_out };
         counter.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
@@ -230,9 +245,11 @@ mod tests {
     fn a_snapshot_shows_what_was_counted() {
         let metrics = Metrics::default();
         let node = metrics.node("large");
+        let _ = node.rejecting.set(vec![false, false, true]);
         node.came_in(10);
-        node.went_out(0, 7);
-        node.went_out(1, 3);
+        node.went_out(0, 5);
+        node.went_out(1, 2);
+        node.went_out(2, 3);
         node.record_latency(Duration::from_millis(5));
         node.stalled(Some("stream TOTALS is full".into()));
         let seen = metrics.nodes().remove(0);

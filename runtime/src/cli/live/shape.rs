@@ -1,8 +1,7 @@
-//! [`Shape`]: which nodes of a graph count as input, output and rejection.
+//! [`Shape`]: which nodes of a graph count as input and output.
 
 use std::collections::HashSet;
 
-use millstream_operators::PortType;
 use millstream_pipelines::graph::{Graph, NodeId, Role};
 
 /// A graph as its counters are read.
@@ -16,8 +15,6 @@ pub(in crate::cli) struct Shape {
     pub(super) sources: Vec<String>,
     /// Where rows end that nobody rejected.
     pub(super) outputs: Vec<String>,
-    /// Nodes whose side outputs are rejected rows and nothing else.
-    pub(super) rejecting: Vec<String>,
 }
 
 impl Shape {
@@ -31,17 +28,9 @@ impl Shape {
                 Role::Sink(_) if !after_rejection.contains(&NodeId(index)) => shape.outputs.push(node.name.clone()),
                 _ => {}
             }
-            let mut sides = node.outputs.iter().skip(1).map(PortType::name).peekable();
-            if sides.peek().is_some() && sides.all(is_rejected) {
-                shape.rejecting.push(node.name.clone());
-            }
         }
         shape
     }
-}
-
-fn is_rejected(port: &str) -> bool {
-    port == "rejected"
 }
 
 /// Nodes that only rejected rows come to.
@@ -54,7 +43,7 @@ fn after_rejection(graph: &Graph) -> HashSet<NodeId> {
             let rejected = inbound.peek().is_some()
                 && inbound.all(|edge| {
                     let port = graph.node(edge.from.node).and_then(|node| node.outputs.get(edge.from.port));
-                    after.contains(&edge.from.node) || port.is_some_and(|port| is_rejected(port.name()))
+                    after.contains(&edge.from.node) || port.is_some_and(|port| port.name_causes().is_some())
                 });
             if rejected {
                 after.insert(NodeId(index));
@@ -82,6 +71,5 @@ mod tests {
             .sink("out", jetstream_to("OUT").text().subject("out.all").ignore_rejected());
         let shape = Shape::of(&pipeline.build().unwrap());
         assert_eq!((shape.sources, shape.outputs), (vec!["in".to_owned()], vec!["out".to_owned()]));
-        assert_eq!(shape.rejecting, ["in/text", "out/text"]);
     }
 }

@@ -61,7 +61,7 @@ impl Sample {
     }
 
     pub(super) fn rejected(&self, shape: &Shape) -> u64 {
-        self.sum(&shape.rejecting, |node| node.rows_rejected)
+        self.sum(&shape.nodes, |node| node.rows_rejected)
     }
 
     pub(super) fn node(&self, name: &str) -> Option<&NodeSnapshot> {
@@ -178,7 +178,6 @@ mod tests {
             nodes: names(&["in", "large", "out"]),
             sources: names(&["in"]),
             outputs: names(&["out"]),
-            rejecting: names(&["large"]),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::cli::output::{bytes, count, short, span};
 
 /// The table of a run that took `elapsed`, and a line below it.
 pub(super) fn table(shape: &Shape, end: &Sample, elapsed: Duration) -> String {
-    let head = ["node", "rows in", "rows out", "side rows", "p50", "p99", "max"];
+    let head = ["node", "rows in", "rows out", "rejected", "p50", "p99", "max"];
     let mut rows: Vec<Vec<String>> = vec![head.map(str::to_owned).to_vec()];
     for name in &shape.nodes {
         let node = end.node(name).cloned().unwrap_or_default();
@@ -76,7 +76,6 @@ mod tests {
             nodes: vec!["in".to_owned(), "out".to_owned(), "idle".to_owned()],
             sources: vec!["in".to_owned()],
             outputs: vec!["out".to_owned()],
-            rejecting: vec![],
         };
         let checkpoint = CheckpointSnapshot {
             completed: 1,
@@ -88,10 +87,10 @@ mod tests {
         let end = Sample { nodes: vec![node("in", 1_000), node("out", 10)], checkpoint, ..Sample::default() };
         assert_eq!(
             table(&shape, &end, Duration::from_secs(2)),
-            "node  rows in  rows out  side rows   p50   p99   max\n\
-             in      1,000     1,000          0\n\
-             out        10        10          0  1 ms  2 ms  3 ms\n\
-             idle        0         0          0\n\
+            "node  rows in  rows out  rejected   p50   p99   max\n\
+             in      1,000     1,000         0\n\
+             out        10        10         0  1 ms  2 ms  3 ms\n\
+             idle        0         0         0\n\
              1,000 rows in, 10 out, 0 rejected in 2 s (500/s); 1 checkpoint, the last of 1.5 kB in 2 ms"
         );
     }

@@ -62,15 +62,8 @@ impl Watch {
         }
         for name in &self.shape.nodes {
             let Some(node) = end.node(name).filter(|_| !idle) else { continue };
-            let (rows_in, rows_out, side_rows) = (node.rows_in, node.rows_out, node.rows_rejected);
-            tracing::info!(
-                pipeline = self.shape.pipeline,
-                node = name,
-                rows_in,
-                rows_out,
-                side_rows,
-                "node at the end"
-            );
+            let (rows_in, rows_out, rejected) = (node.rows_in, node.rows_out, node.rows_rejected);
+            tracing::info!(pipeline = self.shape.pipeline, node = name, rows_in, rows_out, rejected, "node at the end");
         }
         tracing::info!(
             pipeline = self.shape.pipeline,
