@@ -96,6 +96,8 @@ pub enum Access {
         stream: String,
         /// Which of its subjects; none for all.
         subjects: Vec<String>,
+        /// Whether it shares the stream with other processes: it acknowledges each message, and keeps no position.
+        shared: bool,
         /// Whether its first start looks a time up in the stream.
         from_time: bool,
         /// Whether it listens to what the server says of messages that were delivered as often as they may be.

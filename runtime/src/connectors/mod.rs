@@ -22,7 +22,7 @@ pub use jetstream::{
     JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
 };
 #[cfg(feature = "cli")]
-pub(crate) use jetstream::{advisories_of, consumer_name};
+pub(crate) use jetstream::{advisories_of, consumer_name, removals};
 #[cfg(feature = "columnar")]
 pub(crate) use kinds::output_file;
 #[cfg(feature = "columnar")]

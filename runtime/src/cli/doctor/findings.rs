@@ -184,8 +184,12 @@ mod tests {
     use crate::cli::doctor::facts::{Looked, Told};
 
     fn read(subjects: &[&str]) -> Access {
+        access(crate::connectors::jetstream("S").subjects(subjects.iter().copied()))
+    }
+
+    fn access(from: crate::connectors::JetStreamFrom) -> Access {
         let pipeline = millstream_pipelines::dsl::Pipeline::new("p");
-        let from = crate::connectors::jetstream("S").subjects(subjects.iter().copied()).text().ignore_rejected();
+        let from = from.text().ignore_rejected();
         let to = crate::connectors::jetstream_to("T").text().subject("s.out").stop_on_rejected();
         pipeline.source("in", from).sink("out", to);
         pipeline.build().unwrap().nodes.remove(0).access.remove(0)
@@ -210,7 +214,11 @@ mod tests {
     #[test]
     fn a_stream_that_cannot_be_read_is_an_error_and_one_that_may_lose_a_warning() {
         let queue = StreamConfig { retention: Retention::WorkQueue, ..StreamConfig::new("S", ["s.>"]) };
-        assert!(has(&judged("2.15.1", vec![looked(read(&[]), queue)]), Grade::Error, "work queue"));
+        let found = judged("2.15.1", vec![looked(read(&[]), queue.clone())]);
+        assert!(has(&found, Grade::Error, "work queue") && has(&found, Grade::Error, "share = true"), "{found:#?}");
+        let shared = access(crate::connectors::jetstream("S").shared());
+        let found = judged("2.15.1", vec![looked(shared, queue)]);
+        assert!(!found.iter().any(|(grade, _)| *grade == Grade::Error), "{found:#?}");
         let mut lossy = StreamConfig { max_age: 1, ..StreamConfig::new("S", ["s.>"]) };
         lossy.rest.insert("persist_mode".to_owned(), json!("async"));
         let found = judged("2.15.1", vec![looked(read(&["other.>"]), lossy)]);
@@ -218,6 +226,7 @@ mod tests {
             (Grade::Warning, "one copy"),
             (Grade::Warning, "persist mode async"),
             (Grade::Warning, "limits discard"),
+            (Grade::Warning, "deny_delete is off"),
             (Grade::Warning, "nine tenths"),
             (Grade::Warning, "NTP"),
             (Grade::Error, "nothing of it is on other.>"),

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::facts::{Looked, Told};
 use super::findings::Findings;
-use crate::broker::{Discard, Retention, Storage, StreamConfig, overlaps};
+use crate::broker::{Discard, Retention, Storage, StreamConfig, StreamInfo, overlaps};
 use crate::cli::output::{bytes, count, span};
+use crate::connectors::removals;
 
 /// What a stream is like, unless that is `known`, and what is wrong with it for its node.
 pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
@@ -44,7 +45,10 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
     let config = &told.info.config;
     keeping(config, findings);
     match access {
-        Access::Read { subjects, .. } => reading(config, subjects, looked, findings),
+        Access::Read { subjects, shared, .. } => {
+            reading(&told.info, subjects, *shared, findings);
+            consumer(looked, findings);
+        }
         // What a stream does not take is added to it at the first start.
         Access::Write { extend: true, dedup, .. } => writing(config, None, *dedup, findings),
         Access::Write { subjects, dedup, .. } => writing(config, subjects.as_deref(), *dedup, findings),
@@ -117,7 +121,8 @@ fn keeping(config: &StreamConfig, findings: &mut Findings) {
     }
 }
 
-fn reading(config: &StreamConfig, subjects: &[String], looked: &Looked, findings: &mut Findings) {
+fn reading(info: &StreamInfo, subjects: &[String], shared: bool, findings: &mut Findings) {
+    let config = &info.config;
     // A mirror or a stream that sources others has subjects from there.
     let whole =
         !config.subjects.is_empty() && !config.rest.contains_key("mirror") && !config.rest.contains_key("sources");
@@ -129,10 +134,11 @@ fn reading(config: &StreamConfig, subjects: &[String], looked: &Looked, findings
             ));
         }
     }
-    if config.retention == Retention::WorkQueue {
-        findings.error("it is a work queue, which takes explicit acknowledgements only: let a stream of limits retention source it, and read that one");
+    if config.retention == Retention::WorkQueue && !shared {
+        findings.error("it is a work queue, which takes an acknowledgement for each message: share it (`share = true`, in Rust `.shared()`), or let a stream of limits retention source it, and read that one");
     }
-    if config.retention == Retention::Interest {
+    // Whoever shares keeps no position to go back to.
+    if config.retention == Retention::Interest && !shared {
         findings.warning("its messages go when they are acknowledged: an older checkpoint cannot be gone back to");
     }
     if config.discard == Discard::Old && (config.max_age > 0 || config.max_msgs > 0 || config.max_bytes > 0) {
@@ -146,6 +152,13 @@ fn reading(config: &StreamConfig, subjects: &[String], looked: &Looked, findings
     if config.allow_msg_ttl {
         findings.warning("messages may expire by their own time to live, which cannot be noticed");
     }
+    let removals = removals(config);
+    if !removals.is_empty() {
+        findings.warning(format!("{}: forbid it, unless it is meant", removals.join("; ")));
+    }
+}
+
+fn consumer(looked: &Looked, findings: &mut Findings) {
     match &looked.consumer {
         None => {}
         Some(Ok(None)) => findings.fact("         its consumer is made at the first start"),

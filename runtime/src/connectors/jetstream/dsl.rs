@@ -148,6 +148,7 @@ impl ReadFrom for JetStreamFrom {
                 stream: read.stream.clone(),
                 subjects: read.subjects.clone(),
                 from_time: matches!(read.start, Start::Time(_)),
+                shared,
                 advisories: read.share.as_ref().is_some_and(|share| share.max_deliver.is_some()),
             }],
             shared,

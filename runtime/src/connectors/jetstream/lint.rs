@@ -2,7 +2,7 @@
 
 use millstream_operators::Timestamp;
 
-use crate::broker::{Discard, StreamInfo};
+use crate::broker::{Discard, StreamConfig, StreamInfo};
 
 /// Says what can lose messages of a stream before they are read, one sentence each.
 pub(super) fn risks(info: &StreamInfo) -> Vec<&'static str> {
@@ -20,18 +20,24 @@ pub(super) fn risks(info: &StreamInfo) -> Vec<&'static str> {
         "max_msgs_per_subject removes older messages of a subject, which cannot be noticed",
     );
     risk(config.allow_msg_ttl, "messages may expire by their own time to live, which cannot be noticed");
-    risk(
+    risks.extend(removals(config));
+    if config.rest.get("persist_mode").and_then(serde_json::Value::as_str) == Some("async") {
+        risks.push("persist_mode = async confirms messages before they are stored, so that a crash may take them back");
+    }
+    risks
+}
+
+/// Which ways there are for people and publishers to remove messages that were not read.
+pub(crate) fn removals(config: &StreamConfig) -> Vec<&'static str> {
+    let mut ways = Vec::new();
+    let mut way = |there: bool, words: &'static str| there.then(|| ways.push(words));
+    way(
         config.allow_rollup_hdrs,
         "a rollup removes messages before it, which cannot be noticed where it is by subject",
     );
-    risk(!config.deny_delete, "messages may be deleted one by one (deny_delete is off), which cannot be noticed");
-    risk(!config.deny_purge, "the stream may be purged (deny_purge is off)");
-    let persists_late = config.rest.get("persist_mode").and_then(serde_json::Value::as_str) == Some("async");
-    risk(
-        persists_late,
-        "persist_mode = async confirms messages before they are stored, so that a crash may take them back",
-    );
-    risks
+    way(!config.deny_delete, "messages may be deleted one by one (deny_delete is off), which cannot be noticed");
+    way(!config.deny_purge, "the stream may be purged (deny_purge is off)");
+    ways
 }
 
 /// What to say of a position that was reached so long ago that `max_age` may catch up with it.
@@ -52,7 +58,7 @@ mod tests {
     use serde_json::{Map, json};
 
     use super::*;
-    use crate::broker::{Js, NatsServer, StreamConfig};
+    use crate::broker::{Js, NatsServer};
 
     /// A stream that nothing can take messages from.
     fn safe(name: &str) -> StreamConfig {

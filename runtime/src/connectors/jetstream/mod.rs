@@ -37,6 +37,8 @@ mod window;
 #[cfg(feature = "cli")]
 pub(crate) use attach::{advisories_of, consumer_name};
 pub use dsl::{DeadLetters, JetStreamFrom, JetStreamTo, dead_letters, jetstream, jetstream_to};
+#[cfg(feature = "cli")]
+pub(crate) use lint::removals;
 pub use position::{JetStreamPosition, OnGap, Start};
 pub use read::{JetStreamRead, Share};
 pub use shared::{Settlements, SharedSource};
