@@ -124,3 +124,48 @@ async fn a_run_that_fails_and_starts_again_keeps_what_it_had_written() {
     assert_eq!(metrics.restarts(), 1);
     assert_eq!(numbers(&to).len(), 100_000);
 }
+
+#[tokio::test]
+async fn a_row_is_a_line_and_what_cannot_be_one_is_rejected() {
+    for (format, good, bad) in
+        [("text", vec!["a", "b"], 1), ("ndjson", vec![r#"{"t":"a"}"#, r#"{"t":"x\ny"}"#, r#"{"t":"b"}"#], 0)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let text = format!(
+            r#"
+name = "lines"
+[sources.rows]
+kind = "file"
+path = "{}"
+format = "json"
+schema = {{ t = "utf8 not null" }}
+on_error = "stop"
+[sinks.out]
+kind = "file"
+from = "rows"
+format = "{format}"
+path = "{}"
+on_error = {{ send_to = "dead" }}
+[sinks.dead]
+kind = "file"
+path = "{}"
+"#,
+            path("in"),
+            path("out"),
+            path("dead")
+        );
+        std::fs::write(path("pipeline.toml"), text).unwrap();
+        std::fs::write(path("in"), [r#"{"t":"a"}"#, r#"{"t":"x\ny"}"#, r#"{"t":"b"}"#].join("\n")).unwrap();
+        let arguments = ["run", &path("pipeline.toml"), "--checkpoints", &path("checkpoints")];
+        let said = call(MILLSTREAM, &arguments, &[]).await;
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        let lines = |name: &str| {
+            let text = std::fs::read_to_string(path(name)).unwrap();
+            text.split_terminator('\n').map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("out"), good);
+        let dead = lines("dead");
+        assert!(dead.len() == bad && dead.iter().all(|line| line.contains("holds a line break")), "{dead:?}");
+    }
+}

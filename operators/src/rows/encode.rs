@@ -12,14 +12,23 @@ use crate::{
 };
 
 /// Rows become [`Record`]s by a [`Format`], ready for a sink. A row whose subject, headers or size no server would take
-/// goes to the side output `rejected`.
+/// goes to the side output `rejected`; so does one that cannot be a line where it has to be one.
 pub struct Encode<T, F> {
     format: F,
     address: Address<T>,
     headers: Option<SetHeaders<T>>,
     keep_headers: bool,
     max_size: usize,
+    lines: bool,
     rejected: Side<Rejected<T>>,
+}
+
+/// Why a row cannot be a line.
+pub(crate) const BREAKS_LINE: &str = "it holds a line break, and each message becomes a line here";
+
+/// Whether a message would be more than a line, or not be read back as it was.
+pub(crate) fn breaks_line(message: &[u8]) -> bool {
+    message.iter().any(|byte| matches!(byte, b'\n' | b'\r'))
 }
 
 /// Puts the tokens of a row's subject.
@@ -99,13 +108,20 @@ impl<T: Send + 'static, F: Format<T>> Encode<T, F> {
     /// The operator that encodes by `format` and addresses by `address`.
     pub fn new(format: F, address: Address<T>) -> Self {
         let rejected = Side::rejected(1);
-        Encode { format, address, headers: None, keep_headers: false, max_size: 1 << 20, rejected }
+        Encode { format, address, headers: None, keep_headers: false, max_size: 1 << 20, lines: false, rejected }
     }
 
     /// The same, but records of more bytes, headers included, are rejected; 1 MiB unless this is called.
     #[must_use]
     pub fn max_size(mut self, bytes: usize) -> Self {
         self.max_size = bytes;
+        self
+    }
+
+    /// The same, where each message becomes a line of a file: one that holds a line break is rejected.
+    #[must_use]
+    pub fn lines(mut self, lines: bool) -> Self {
+        self.lines = lines;
         self
     }
 
@@ -222,6 +238,9 @@ impl<T, F: Format<T>> Encode<T, F> {
         }
         let start = bytes.len();
         self.format.encode(row, bytes)?;
+        if self.lines && bytes.get(start..).is_some_and(breaks_line) {
+            return Err(Cause::operator(BREAKS_LINE));
+        }
         let size = bytes.len() - start + headers.wire_len();
         if size > self.max_size {
             let words = format!("the message has {size} bytes and the limit is {}", self.max_size);
@@ -266,6 +285,16 @@ mod tests {
         assert_eq!(bench.take().len(), 1);
         let codes: Vec<_> = bench.take_side::<Rejected<String>>(1).into_iter().map(|r| r.cause.code).collect();
         assert_eq!(codes, [Code::Address, Code::Address, Code::Oversize, Code::Address]);
+    }
+
+    #[test]
+    fn a_row_that_would_be_more_than_a_line_is_rejected_where_it_has_to_be_one() {
+        let make = |lines| Encode::new(crate::rows::Text, Address::None).lines(lines);
+        for (lines, fits) in [(true, 1), (false, 3)] {
+            let mut bench = Bench::new(make(lines));
+            bench.rows(["a", "a\nb", "a\n"].map(String::from));
+            assert_eq!((bench.take().len(), bench.take_side::<Rejected<String>>(1).len()), (fits, 3 - fits));
+        }
     }
 
     #[test]

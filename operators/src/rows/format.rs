@@ -13,6 +13,9 @@ pub trait Format<T>: Clone + Send + Sync + fmt::Debug + 'static {
     /// The format's word: `json`.
     const NAME: &'static str;
 
+    /// Whether what it writes is no text, and so cannot be a line of a file.
+    const BINARY: bool = false;
+
     /// Gives each row of a message, or why there is none, to `emit`.
     fn decode(&self, message: &Bytes, emit: &mut impl FnMut(Result<T, Cause>));
 
@@ -76,6 +79,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Format<T> for Ndjson {
 
 impl<T: Serialize + DeserializeOwned + 'static> Format<T> for MsgPack {
     const NAME: &'static str = "msgpack";
+    const BINARY: bool = true;
 
     fn decode(&self, message: &Bytes, emit: &mut impl FnMut(Result<T, Cause>)) {
         let mut rest: &[u8] = message;

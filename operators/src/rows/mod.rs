@@ -44,6 +44,8 @@ pub use batching::{Batching, Group};
 pub use decode::Decode;
 pub use dedup::Dedup;
 pub use encode::{Address, Encode, MakeSubject, SetHeaders, Tokens};
+#[cfg(feature = "columnar")]
+pub(crate) use encode::{BREAKS_LINE, breaks_line};
 pub use filter::{Filter, FilterMap};
 pub use flat_map::FlatMap;
 pub use fold::Fold;

@@ -133,7 +133,7 @@ pub struct ColumnsTo<C> {
 
 /// Writes rows of declared columns by a connector.
 pub fn columns_to<C: WriteTo>(connector: C, format: EncodeFormat) -> ColumnsTo<C> {
-    let encoding = Encoding { format, subject: None, headers: Vec::new(), max_size: 1 << 20 };
+    let encoding = Encoding { format, subject: None, headers: Vec::new(), max_size: 1 << 20, lines: false };
     ColumnsTo { connector, encoding, problems: Vec::new(), rejected: None }
 }
 
@@ -177,8 +177,9 @@ impl<C: WriteTo> ColumnsTo<C> {
 impl Frame {
     /// Ends the rows in a connector. Its node is called `name`, the one that makes its messages `<name>/<format>`.
     pub fn sink<C: WriteTo>(self, name: &str, to: ColumnsTo<C>) {
-        let ColumnsTo { connector, encoding, problems, rejected } = to;
+        let ColumnsTo { connector, mut encoding, problems, rejected } = to;
         let mut node = connector.sink_node(name);
+        encoding.lines = node.lines;
         if let Some(subject) = &encoding.subject {
             node.publishes_to([subject.pattern()]);
         }

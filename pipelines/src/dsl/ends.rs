@@ -74,6 +74,8 @@ pub struct SinkNode {
     pub access: Vec<Access>,
     /// Why it may lose messages, if it may.
     pub at_most_once: Option<String>,
+    /// Whether each message becomes a line, which not every format can be.
+    pub lines: bool,
     /// What is wrong with its settings.
     pub problems: Vec<Problem>,
 }
@@ -277,10 +279,15 @@ impl<C: WriteTo, T: Send + 'static, F: Format<T>> IntoSink<T> for Encoding<C, T,
         if let Address::Constant(subject) = &self.address {
             sink.publishes_to([subject.clone()]);
         }
+        let lines = sink.lines;
+        if lines && F::BINARY {
+            let what = format!("each message becomes a line here, which `{}` cannot be", F::NAME);
+            pipeline.problem(Problem::at(name, what).in_setting("format").help("use `Json` or `Text`"));
+        }
         let Encoding { format, address, headers, keep_headers, max_size, .. } = self;
         let (records, rejected) = stream.encode(&format!("{name}/{}", F::NAME), move || {
             let encode = Encode::new(format.clone(), address.clone()).headers(headers.clone());
-            encode.keep_headers(keep_headers).max_size(max_size)
+            encode.keep_headers(keep_headers).max_size(max_size).lines(lines)
         });
         if let Some(rest) = self.rejected {
             rest(rejected, name);

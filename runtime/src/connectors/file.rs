@@ -126,11 +126,13 @@ impl Source for FileSource {
     }
 }
 
-/// A sink that writes the payload of each record and a line end; what a checkpoint holds is synced to the disk.
+/// A sink that writes the payload of each record, and a line end unless it has one; what a checkpoint holds is synced to
+/// the disk. Payloads must be lines, one or several: what makes them sees to it.
 #[derive(Debug)]
 pub struct FileSink {
     path: PathBuf,
     start: FileStart,
+    single: bool,
     file: Option<BufWriter<File>>,
 }
 
@@ -148,7 +150,13 @@ pub enum FileStart {
 impl FileSink {
     /// A sink that writes to `path`.
     pub fn new(path: impl Into<PathBuf>, start: FileStart) -> Self {
-        FileSink { path: path.into(), start, file: None }
+        FileSink { path: path.into(), start, single: false, file: None }
+    }
+
+    /// The same, where a payload that is more than one line is a fault: for payloads that nobody has seen to.
+    #[must_use]
+    pub fn of_single_lines(self) -> Self {
+        FileSink { single: true, ..self }
     }
 
     /// Sees to a last line that has no end.
@@ -170,6 +178,14 @@ impl FileSink {
 
     fn fault(&self, what: &str, error: std::io::Error) -> Fault {
         Fault::new(FaultKind::Connection, format!("{} {what}", self.path.display())).because(error)
+    }
+}
+
+/// Adds a payload, and a line end unless it has one.
+pub(super) fn add_lines(lines: &mut Vec<u8>, payload: &[u8]) {
+    lines.extend_from_slice(payload);
+    if !payload.ends_with(b"\n") {
+        lines.push(b'\n');
     }
 }
 
@@ -210,8 +226,16 @@ impl Sink for FileSink {
         let Some(file) = self.file.as_mut() else { return Err(Fault::bug("a file sink was not opened")) };
         let mut lines = Vec::with_capacity(batch.weight() + batch.len());
         for record in batch.rows() {
-            lines.extend_from_slice(&record.payload);
-            lines.push(b'\n');
+            if self.single && record.payload.strip_suffix(b"\n").unwrap_or(&record.payload).contains(&b'\n') {
+                let words = format!(
+                    "{} takes a line a message, and one of {} bytes has line breaks: leave the sink that the file stands in \
+                     for where it was, or write JSON there",
+                    self.path.display(),
+                    record.payload.len()
+                );
+                return Err(Fault::new(FaultKind::Setup, words).retry_with(Retry::Never));
+            }
+            add_lines(&mut lines, &record.payload);
         }
         match file.write_all(&lines).await {
             Ok(()) => Ok(()),
@@ -287,6 +311,20 @@ mod tests {
             write(&path, FileStart::Append, &["a", "b"]).await;
         }
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\nb\na\nb\n");
+    }
+
+    #[tokio::test]
+    async fn lines_have_one_end_and_what_is_more_than_a_line_is_refused_where_nobody_has_seen_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out.ndjson");
+        write(&path, FileStart::Anew, &["a\nb\n", "c", "", "d\n"]).await;
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\nb\nc\n\nd\n");
+        let mut sink = FileSink::new(&path, FileStart::Anew).of_single_lines();
+        sink.open().await.unwrap();
+        let batch = |text| Batch::at(Timestamp::MIN, vec![Record::of(text)]);
+        sink.write(batch("a\n")).await.unwrap();
+        let fault = sink.write(batch("a\nb")).await.unwrap_err();
+        assert!(fault.to_string().contains("line breaks") && fault.retry() == Retry::Never, "{fault}");
     }
 
     async fn write(path: &std::path::Path, start: FileStart, rows: &'static [&'static str]) {

@@ -245,6 +245,7 @@ impl Spec for WriteCoreNats {
             touches: vec![Touch { system: "nats".into(), stream: None, subject: None }],
             access: Vec::new(),
             at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
+            lines: false,
             problems: Vec::new(),
         };
         wiring.writes(node, Subjects::Needed);
@@ -266,7 +267,7 @@ impl Spec for ReadFile {
     }
 }
 
-/// Writes a line a message to a file.
+/// Writes a line a message to a file: `json`, `ndjson`, or `text` and `raw` without line breaks.
 #[derive(Deserialize, JsonSchema)]
 struct WriteFile {
     /// The file.
@@ -285,7 +286,7 @@ impl Spec for WriteFile {
     }
 }
 
-/// Prints a line a message.
+/// Prints a line a message: `json`, `ndjson`, or `text` and `raw` without line breaks.
 #[derive(Deserialize, JsonSchema)]
 struct WriteStdout {
     /// Prints the subject before each message.
@@ -305,6 +306,7 @@ impl Spec for WriteStdout {
             touches: Vec::new(),
             access: Vec::new(),
             at_most_once: None,
+            lines: true,
             problems: Vec::new(),
         };
         wiring.writes(node, if subjects { Subjects::Needed } else { Subjects::None });
@@ -327,17 +329,19 @@ pub fn file_source(path: impl Into<PathBuf>) -> SourceNode {
 }
 
 /// A sink that writes a line a record to a file. With `truncate` it begins the file anew when the pipeline starts from no
-/// checkpoint, unless its sources are shared; a run that goes on adds to it.
+/// checkpoint, unless its sources are shared; a run that goes on adds to it. What a format makes must be a line: rows that
+/// would be more are rejected.
 pub fn file_sink(path: impl Into<PathBuf>, truncate: bool) -> SinkNode {
-    file_node(path.into(), move |begin| truncate && begin.anew && !begin.shared)
+    file_node(path.into(), true, move |begin| truncate && begin.anew && !begin.shared)
 }
 
-/// A sink in place of another, for a run that touches no checkpoints: each process begins the file anew.
-pub(crate) fn output_file(path: impl Into<PathBuf>) -> SinkNode {
-    file_node(path.into(), |begin| begin.anew)
+/// A sink in place of another, for a run that touches no checkpoints: each process begins the file anew. With `several` a
+/// message may be several lines; without it one that would be is a fault.
+pub(crate) fn output_file(path: impl Into<PathBuf>, several: bool) -> SinkNode {
+    file_node(path.into(), several, |begin| begin.anew)
 }
 
-fn file_node(path: PathBuf, truncates: impl Fn(Begin) -> bool + Send + Sync + 'static) -> SinkNode {
+fn file_node(path: PathBuf, several: bool, truncates: impl Fn(Begin) -> bool + Send + Sync + 'static) -> SinkNode {
     SinkNode {
         kind: WriteFile::KIND.into(),
         detail: path.display().to_string(),
@@ -348,11 +352,13 @@ fn file_node(path: PathBuf, truncates: impl Fn(Begin) -> bool + Send + Sync + 's
                 Begin { anew: false, shared: false } => FileStart::Continue,
                 _ => FileStart::Append,
             };
-            Ok(erase_sink(FileSink::new(path.clone(), start)))
+            let sink = FileSink::new(path.clone(), start);
+            Ok(erase_sink(if several { sink } else { sink.of_single_lines() }))
         }),
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
+        lines: true,
         problems: Vec::new(),
     }
 }
@@ -390,7 +396,7 @@ mod tests {
             (false, true, false, false, "line\n"),
             (false, true, false, true, "line\ntorn\n"),
         ] {
-            let node = if output { output_file(&path) } else { file_sink(&path, truncate) };
+            let node = if output { output_file(&path, false) } else { file_sink(&path, truncate) };
             let what = format!("truncate {truncate}, output {output}, anew {anew}, shared {shared}");
             assert_eq!(left(node, &path, anew, shared).await, wanted, "{what}");
         }

@@ -3,7 +3,10 @@
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Record, Result, Retry, Sink};
 use tokio::io::{AsyncWriteExt, Stdout, stdout};
 
-/// A sink that prints the payload of each record, and its subject before it if asked.
+use super::file::add_lines;
+
+/// A sink that prints the payload of each record, and its subject before it if asked. Payloads must be lines: what makes
+/// them sees to it.
 #[derive(Debug)]
 pub struct StdoutSink {
     out: Stdout,
@@ -32,8 +35,7 @@ impl Sink for StdoutSink {
                 lines.extend_from_slice(&record.subject);
                 lines.push(b' ');
             }
-            lines.extend_from_slice(&record.payload);
-            lines.push(b'\n');
+            add_lines(&mut lines, &record.payload);
         }
         self.out.write_all(&lines).await.map_err(gone)
     }

@@ -38,7 +38,7 @@ pub fn load(path: &Path, registry: &Registry, ends: &Ends) -> Result<Loaded, Rep
         options = options.rows_for(&source, move || file_source(path.clone()));
     }
     for (sink, path) in ends.outputs.clone() {
-        options = options.sink_for(&sink, move || output_file(path.clone()));
+        options = options.sink_for(&sink, move || output_file(path.clone(), false));
     }
     config::load(&name, &text, &options)
 }

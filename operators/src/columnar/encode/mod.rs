@@ -1,9 +1,9 @@
 //! [`Encode`]: from rows to messages, with the subject and headers that they go to.
 
 mod address;
+mod encoding;
 
 use std::fmt;
-use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -11,87 +11,18 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
 use self::address::Address;
+pub use self::encoding::{EncodeError, EncodeFormat, Encoding};
 use super::cells::Rows;
 use super::rows::{rejected_port, rejected_rows};
-use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, Template, Turn};
-
-/// How rows are written into messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EncodeFormat {
-    /// One JSON object a message. Nulls are written, times are RFC 3339 in UTC, bytes are base64, spans are
-    /// microseconds; NaN and the infinities, which JSON cannot write, are null.
-    Json,
-    /// One JSON object a line, as many lines a message as rows came together: where messages end depends on where batches
-    /// are cut, as it does in an Arrow IPC stream.
-    Ndjson,
-    /// An Arrow IPC stream a message, of as many rows as came together.
-    ArrowIpc,
-    /// One MessagePack map a message. Times and spans are microseconds.
-    Msgpack,
-    /// One text column is the message; null is an empty one. Columns that subject or headers name are not counted.
-    Text,
-    /// One binary column is the message; null is an empty one. Columns that subject or headers name are not counted.
-    Raw,
-}
-
-impl EncodeFormat {
-    /// The word for it, as in a pipeline file.
-    pub fn word(self) -> &'static str {
-        match self {
-            EncodeFormat::Json => "json",
-            EncodeFormat::Ndjson => "ndjson",
-            EncodeFormat::ArrowIpc => "arrow",
-            EncodeFormat::Msgpack => "msgpack",
-            EncodeFormat::Text => "text",
-            EncodeFormat::Raw => "raw",
-        }
-    }
-
-    /// Whether many rows share one message.
-    pub fn is_of_many(self) -> bool {
-        matches!(self, EncodeFormat::Ndjson | EncodeFormat::ArrowIpc)
-    }
-}
-
-/// What messages are made of.
-#[derive(Clone, Debug)]
-pub struct Encoding {
-    /// How rows are written.
-    pub format: EncodeFormat,
-    /// The subject; none for sinks that have no subjects.
-    pub subject: Option<Template>,
-    /// Names and values of headers.
-    pub headers: Vec<(String, Template)>,
-    /// Bytes of headers and payload that the server takes in one message.
-    pub max_size: usize,
-}
-
-/// Something that is wrong with an [`Encoding`]: the setting, what about it, and the way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EncodeError {
-    /// The setting: `format`, `subject`, `headers.name`.
-    pub setting: String,
-    /// The bytes of its text that are to blame, where a part of it is.
-    pub within: Option<Range<usize>>,
-    /// What is wrong.
-    pub what: String,
-    /// What to do about it.
-    pub help: Option<String>,
-}
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.setting, self.what)?;
-        self.help.iter().try_for_each(|help| write!(f, " ({help})"))
-    }
-}
-
-impl std::error::Error for EncodeError {}
+use crate::rows::{BREAKS_LINE, breaks_line};
+use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, Turn};
 
 /// Writes rows into messages. A row whose subject or header would not be legal, or that is too large, goes to the port
-/// [`REJECTED`](super::REJECTED), number 1, with [`Code::Address`] or [`Code::Oversize`].
+/// [`REJECTED`](super::REJECTED), number 1, with [`Code::Address`] or [`Code::Oversize`]; one that cannot be a line where
+/// it has to be one, with [`Code::Operator`].
 pub struct Encode {
     format: EncodeFormat,
+    lines: bool,
     // The column that is the message, for text and raw bytes.
     column: usize,
     address: Address,
@@ -104,14 +35,20 @@ impl Encode {
     ///
     /// # Errors
     /// Everything that is wrong: columns that there are not, reserved or illegal headers, a format that does not go
-    /// with the columns or with a subject that differs from row to row.
+    /// with the columns, with a subject that differs from row to row, or with lines.
     pub fn new(schema: &SchemaRef, encoding: Encoding) -> Result<Self, Vec<EncodeError>> {
-        let Encoding { format, subject, headers, max_size } = encoding;
-        let address = Address::new(subject, headers, schema)?;
+        let Encoding { format, subject, headers, max_size, lines } = encoding;
         let wrong = |setting: &str, what: String, help: Option<&str>| {
             let (setting, help) = (setting.to_owned(), help.map(str::to_owned));
             vec![EncodeError { setting, within: None, what, help }]
         };
+        let address = Address::new(subject, headers, schema);
+        if lines && matches!(format, EncodeFormat::ArrowIpc | EncodeFormat::Msgpack) {
+            let what = format!("each message becomes a line here, which `{}` cannot be", format.word());
+            let error = wrong("format", what, Some("use json or ndjson, or text for one column"));
+            return Err(error.into_iter().chain(address.err().into_iter().flatten()).collect());
+        }
+        let address = address?;
         if format.is_of_many() && !address.is_constant() {
             let what = "many rows share one message, so no column can be in its subject or headers".to_owned();
             return Err(wrong("format", what, Some("use json or msgpack, or one subject for all")));
@@ -123,7 +60,7 @@ impl Encode {
         };
         let help = "keep one column with `select`, besides those that subject and headers name";
         let column = column.map_err(|what| wrong("format", what, Some(help)))?;
-        Ok(Encode { format, column, address, max_size, schema: SchemaRef::clone(schema) })
+        Ok(Encode { format, lines, column, address, max_size, schema: SchemaRef::clone(schema) })
     }
 
     /// The columns that it takes.
@@ -133,12 +70,15 @@ impl Encode {
 
     fn write_payload(&self, rows: &Rows<'_>, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
         match self.format {
+            EncodeFormat::Json if self.lines => write_line(rows, row, out).map_err(|error| error.to_string()),
             EncodeFormat::Json => rows.write_json(row, out).map_err(|error| error.to_string()),
             EncodeFormat::Msgpack => rmp_serde::encode::write(out, &rows.at(row)).map_err(|error| error.to_string()),
             EncodeFormat::Text | EncodeFormat::Raw | EncodeFormat::Ndjson | EncodeFormat::ArrowIpc => {
-                if let Some(cells) = rows.column(self.column) {
-                    out.extend_from_slice(cells.bytes(row).unwrap_or_default());
+                let message = rows.column(self.column).and_then(|cells| cells.bytes(row)).unwrap_or_default();
+                if self.lines && breaks_line(message) {
+                    return Err(BREAKS_LINE.to_owned());
                 }
+                out.extend_from_slice(message);
                 Ok(())
             }
         }
@@ -260,10 +200,20 @@ fn whole_message(schema: &Schema, address: &Address, data_type: &DataType) -> Re
     }
 }
 
+/// Appends a row as JSON without line breaks: a value that is JSON text may hold some, between its parts.
+fn write_line(rows: &Rows<'_>, row: usize, out: &mut Vec<u8>) -> serde_json::Result<()> {
+    let start = out.len();
+    rows.write_json(row, out)?;
+    for byte in out.iter_mut().skip(start).filter(|byte| matches!(byte, b'\n' | b'\r')) {
+        *byte = b' ';
+    }
+    Ok(())
+}
+
 fn lines(rows: &RecordBatch) -> Result<Vec<u8>> {
     let (cells, mut lines) = (Rows::of(rows), Vec::new());
     for row in 0..rows.num_rows() {
-        let written = cells.write_json(row, &mut lines);
+        let written = write_line(&cells, row, &mut lines);
         written.map_err(|error| Fault::operator("cannot write a row as JSON").because(error))?;
         lines.push(b'\n');
     }
@@ -307,14 +257,14 @@ mod tests {
     use crate::columnar::schema;
     use crate::columnar::tests::{at_port, cut, rejected, rows, run};
     use crate::origin::tests::numbered;
-    use crate::{Rejected, Timestamp};
+    use crate::{Rejected, Template, Timestamp};
 
     const COLUMNS: [(&str, &str); 4] = [("id", "utf8"), ("n", "int64"), ("raw", "json"), ("data", "binary")];
 
     fn encoding(format: EncodeFormat, subject: &str, headers: &[(&str, &str)]) -> Encoding {
         let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Template::header(value).unwrap());
         let subject = Some(Template::subject(subject).unwrap());
-        Encoding { format, subject, headers: headers.iter().map(header).collect(), max_size: 1_000 }
+        Encoding { format, subject, headers: headers.iter().map(header).collect(), max_size: 1_000, lines: false }
     }
 
     fn input() -> Batch<RecordBatch> {
@@ -422,6 +372,35 @@ mod tests {
         let (sent, refused) = records(&mut encode, batch);
         assert_eq!(sent.iter().map(|record| &record.payload[..]).collect::<Vec<_>>(), [b"{\"n\":1}\n{\"n\":2}\n"]);
         assert!(refused.is_empty());
+    }
+
+    #[test]
+    fn what_becomes_a_line_holds_no_line_breaks() {
+        let encode = |columns: &[(&'static str, &'static str)], format| {
+            let encoding = Encoding { lines: true, ..encoding(format, "out", &[]) };
+            Encode::new(&schema(columns.iter().copied()).unwrap(), encoding)
+        };
+        for (columns, format) in [([("t", "utf8")], EncodeFormat::Text), ([("t", "binary")], EncodeFormat::Raw)] {
+            let lines = match format {
+                EncodeFormat::Text => [r#"{"t":"a"}"#, r#"{"t":"a\nb"}"#, r#"{"t":"a\r"}"#],
+                _ => [r#"{"t":"61"}"#, r#"{"t":"610a62"}"#, r#"{"t":"610d"}"#],
+            };
+            let (sent, refused) = records(&mut encode(&columns, format).unwrap(), rows(&columns, &lines));
+            assert_eq!(sent.iter().map(|record| &record.payload[..]).collect::<Vec<_>>(), [b"a"]);
+            assert!(refused.len() == 2 && refused[0].1.contains("line break"), "{refused:?}");
+        }
+        let columns = [("j", "json")];
+        for format in [EncodeFormat::Json, EncodeFormat::Ndjson] {
+            let batch = rows(&columns, &[r#"{"j":"{\"a\":\r\n[1,\n2]}"}"#]);
+            let (sent, _) = records(&mut encode(&columns, format).unwrap(), batch);
+            let line = String::from_utf8(sent[0].payload.to_vec()).unwrap();
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+            assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), json!({"j": {"a": [1, 2]}}));
+        }
+        for format in [EncodeFormat::Msgpack, EncodeFormat::ArrowIpc] {
+            let wrong = encode(&columns, format).unwrap_err();
+            assert!(wrong[0].to_string().contains("use json or ndjson"), "{}", wrong[0]);
+        }
     }
 
     #[test]

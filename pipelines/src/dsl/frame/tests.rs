@@ -27,17 +27,21 @@ fn rows(pipeline: &Pipeline) -> Frame {
     pipeline.frame("in", from.on_rejected(OnRejected::Drop)).unwrap()
 }
 
-fn end(frame: Frame, name: &str) {
-    let node = SinkNode {
+fn sink() -> SinkNode {
+    SinkNode {
         kind: "nowhere".into(),
         detail: String::new(),
         make: never(),
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
+        lines: false,
         problems: Vec::new(),
-    };
-    frame.sink(name, columns_to(node, EncodeFormat::Json).subject("out.{id}"));
+    }
+}
+
+fn end(frame: Frame, name: &str) {
+    frame.sink(name, columns_to(sink(), EncodeFormat::Json).subject("out.{id}"));
 }
 
 #[test]

@@ -256,6 +256,7 @@ impl WriteTo for JetStreamTo {
                 dedup: write.dedup,
             }],
             at_most_once: None,
+            lines: false,
             problems,
             make: Arc::new(move |subtask| {
                 let connections = Connections::of(subtask)?;
