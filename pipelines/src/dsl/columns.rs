@@ -203,7 +203,17 @@ impl Frame {
             Some(rejected) => self.on_rejected(rejected),
             None => self,
         };
-        let records = if broken { frame.broken() } else { frame }.encode(name, encoding);
+        let records = if broken {
+            // What is wrong with a template does not hide the others; but which columns it would have named is not known,
+            // and so not which are left to be a message.
+            if !frame.is_broken() {
+                frame.encoder(name, &encoding, |setting| setting != "format");
+            }
+            frame.broken();
+            None
+        } else {
+            frame.encode(name, encoding)
+        };
         match records {
             Some(records) => records.sink(name, node),
             None => node.problems.into_iter().for_each(|problem| pipeline.problem(problem)),

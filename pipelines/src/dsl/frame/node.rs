@@ -6,6 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use millstream_operators::columnar::{Clock, ExprError, Expression, REJECTED, Select, describe};
+use millstream_operators::rows::Merge;
 use millstream_operators::{AnyBatch, Fault, Operator, PortType, Problem, Rejected, Result, Timestamp};
 
 use super::Frame;
@@ -63,6 +64,21 @@ impl Frame {
         let mut problem = Problem::at(name, error.what).in_setting(setting);
         (problem.within, problem.help) = (error.within, error.help);
         self.pipeline.problem(problem);
+    }
+
+    /// The rows as they are, behind a node that stands in for one that something is wrong with: what is behind that can
+    /// be looked at as well. The pipeline is not built.
+    pub(super) fn unchanged(&self, name: &str, kind: &'static str) -> Frame {
+        self.stand_in(name, kind, []).main(self, Arc::clone(&self.schema))
+    }
+
+    /// A node that stands in for one that something is wrong with, whose outputs have the columns of its input.
+    pub(super) fn stand_in(&self, name: &str, kind: &'static str, outputs: impl IntoIterator<Item = String>) -> Made {
+        let sides: Vec<PortType> =
+            outputs.into_iter().map(|output| frame_port(&self.schema).named(output).optional()).collect();
+        self.add(name, kind, String::new(), frame_port(&self.schema).optional(), &sides, |_| {
+            Ok(Merge::<RecordBatch>::default())
+        })
     }
 
     /// Adds an operator that gives record batches, and ends its rejected rows as was said.

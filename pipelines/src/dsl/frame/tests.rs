@@ -1,6 +1,7 @@
 //! What the verbs of a frame make of a pipeline, and what they say of mistakes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_operators::Fault;
 use millstream_operators::columnar::{DecodeFormat, EncodeFormat};
@@ -69,12 +70,29 @@ fn a_chain_has_the_nodes_and_columns_that_it_says() {
 #[test]
 fn one_mistake_is_not_reported_as_many() {
     let pipeline = Pipeline::new("p");
-    let frame = rows(&pipeline).filter("large", "amuont > 1").set("taxed", [("tax", "amuont * 0.19")]);
+    let frame = rows(&pipeline).set("taxed", [("tax", "amuont * 0.19")]).filter("large", "tax > 1");
     assert!(frame.is_broken());
     end(frame, "out");
     let error = pipeline.build().unwrap_err();
-    assert!(error.problems().iter().any(|problem| problem.node == "large"), "{error}");
-    assert!(!error.problems().iter().any(|problem| problem.node == "taxed" || problem.node == "in"), "{error}");
+    assert!(error.problems().iter().any(|problem| problem.node == "taxed"), "{error}");
+    assert!(!error.problems().iter().any(|problem| problem.node == "large" || problem.node == "in"), "{error}");
+}
+
+#[test]
+fn a_mistake_that_leaves_the_columns_as_they_are_hides_none_behind_it() {
+    let pipeline = Pipeline::new("p");
+    let frame = rows(&pipeline).filter("large", "amuont > 1").key_by(["idd"]).dedup("once", Duration::from_secs(1));
+    let (mut routes, rest) = frame.route("by_id", [("even", "di % 2 = 0")]);
+    end(rest, "odd");
+    let node = sink();
+    routes.remove(0).sink("even", columns_to(node, EncodeFormat::Json).subject("a..b").header("id", "{amuont}"));
+    let error = pipeline.build().unwrap_err();
+    let places = error.problems().iter().map(|problem| {
+        let setting = problem.setting.as_deref().unwrap_or_default();
+        format!("{}.{setting}", problem.node)
+    });
+    let places: Vec<_> = places.collect();
+    assert_eq!(places, ["large.filter", "once.dedup.by", "by_id.route.even", "even.subject", "even.headers.id"]);
 }
 
 #[test]

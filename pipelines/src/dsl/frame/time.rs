@@ -39,7 +39,8 @@ impl Frame {
             let (input, column) = (Arc::clone(&frame.schema), column.to_owned());
             let detail = format!("{column}, {watermarks}");
             let make = move |_: Clock| EventTime::new(&input, &column, watermarks);
-            let made = make(idle()).map_err(|error| frame.wrong(name, "event_time.column", error)).ok()?;
+            let made = make(idle()).map_err(|error| frame.wrong(name, "event_time.column", error));
+            let Ok(made) = made else { return Some(frame.unchanged(name, "event_time")) };
             let schema = Arc::clone(made.schema());
             let make = move |clock| make(clock).map_err(built);
             Some(frame.node(name, "event_time", detail, &schema, &made.sides(), make).main(frame, schema))
@@ -64,7 +65,9 @@ impl KeyedFrame {
     #[must_use]
     pub fn dedup(self, name: &str, within: Duration) -> Frame {
         let make = |frame: &Frame| {
-            let (keys, routed) = self.routed(name)?;
+            let Some((keys, routed)) = self.routed(name, "dedup.by") else {
+                return Some(frame.unchanged(name, "dedup"));
+            };
             let (input, detail) = (Arc::clone(&frame.schema), format!("{} within {within:?}", self.columns.join(", ")));
             let make = move |_: Clock| Dedup::new(&input, keys.clone(), within);
             let schema = Arc::clone(&frame.schema);
@@ -74,12 +77,12 @@ impl KeyedFrame {
     }
 
     /// The columns of the key, and the frame whose next node gets the rows of one key in one subtask.
-    fn routed(&self, name: &str) -> Option<(KeyColumns, Frame)> {
+    fn routed(&self, name: &str, setting: &str) -> Option<(KeyColumns, Frame)> {
         let keys = match KeyColumns::new(&self.frame.schema, &self.columns) {
             Ok(keys) => keys,
             Err(wrong) => {
                 for (_, error) in wrong {
-                    self.frame.wrong(name, "key_by", error);
+                    self.frame.wrong(name, setting, error);
                 }
                 return None;
             }
@@ -116,7 +119,7 @@ impl WindowedFrame {
         let WindowedFrame { keyed, windows, late } = self;
         let make = |frame: &Frame| {
             let aggregates = compiled(frame, name, &columns);
-            let (keys, routed) = keyed.routed(name)?;
+            let (keys, routed) = keyed.routed(name, "key_by")?;
             let aggregates = aggregates?;
             let input = Arc::clone(&frame.schema);
             let make = move |clock| WindowAggregate::new(&input, windows, keys.clone(), aggregates.clone(), clock);

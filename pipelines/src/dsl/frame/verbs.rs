@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use millstream_operators::columnar::{Clock, Encode, Encoding, Explode, Filter, Route as RouteRows, Select, describe};
+use millstream_operators::columnar::{
+    Clock, Encode, EncodeError, Encoding, Explode, Filter, Route as RouteRows, Select, describe,
+};
 use millstream_operators::rows::{Merge, Sample, ThrottleDrop};
 use millstream_operators::{Operator, PortType, Problem, Record, Result};
 
@@ -17,8 +19,10 @@ use crate::graph::{InPort, Make, Node, NodeId, OutPort, Rate, Role, Route, Subta
 /// Rows of declared columns on their way through a pipeline: what a pipeline file is made of, and usable in Rust as well.
 ///
 /// Verbs take it and give another; each takes the name of its node first. Expressions are SQL over the columns (see
-/// [`Expression`](millstream_operators::columnar::Expression)). What is wrong with one is noted, and [`Pipeline::build`] reports it with all else; the verbs behind
-/// it then do nothing, so that one mistake is not reported as many.
+/// [`Expression`](millstream_operators::columnar::Expression)). What is wrong with one
+/// is noted, and [`Pipeline::build`] reports it with all else. Behind a verb that would have left the columns as they are
+/// the others go on with those; where the columns are not known they do nothing, so that one mistake is not reported as
+/// many.
 ///
 /// A clone is a second reader of the same rows, which share their columns.
 #[derive(Clone)]
@@ -87,9 +91,12 @@ impl Frame {
     #[must_use]
     pub fn filter(self, name: &str, predicate: &str) -> Frame {
         let make = |frame: &Frame| {
-            let predicate = frame.compile(name, "filter", predicate)?;
-            let made =
-                Filter::new(predicate.clone(), idle()).map_err(|error| frame.wrong(name, "filter", error)).ok()?;
+            let predicate = frame.compile(name, "filter", predicate);
+            let made = predicate.and_then(|predicate| {
+                let made = Filter::new(predicate.clone(), idle()).map_err(|error| frame.wrong(name, "filter", error));
+                Some((predicate, made.ok()?))
+            });
+            let Some((predicate, made)) = made else { return Some(frame.unchanged(name, "filter")) };
             let schema = Arc::clone(made.schema());
             let detail = predicate.sql().to_owned();
             let make = move |clock| Filter::new(predicate.clone(), clock).map_err(built);
@@ -188,26 +195,29 @@ impl Frame {
         routes: impl IntoIterator<Item = (N, S)>,
     ) -> (Vec<Frame>, Frame) {
         let routes: Vec<(String, S)> = routes.into_iter().map(|(route, sql)| (route.into(), sql)).collect();
-        let count = routes.len();
+        let (count, names) = (routes.len(), routes.iter().map(|(route, _)| route.clone()).collect::<Vec<_>>());
         let make = |frame: &Frame| {
-            let compiled = frame.compile_all(name, "route", routes)?;
             let schema = Arc::clone(&frame.schema);
-            let detail = words(&compiled);
-            let make = move |clock| RouteRows::new(&schema, compiled.clone(), clock);
-            let made = make(idle()).map_err(|error| frame.wrong(name, "route", error)).ok()?;
-            let make = move |clock| make(clock).map_err(built);
-            let schema = Arc::clone(&frame.schema);
-            let node = frame.node(name, "route", detail, &schema, &made.sides(), make);
+            let compiled = frame.compile_all(name, "route", routes);
+            let made = compiled.and_then(|compiled| {
+                let made = RouteRows::new(&schema, compiled.clone(), idle());
+                Some((compiled, made.map_err(|error| frame.wrong(name, "route", error)).ok()?))
+            });
+            let node = match made {
+                Some((compiled, made)) => {
+                    let (detail, input) = (words(&compiled), Arc::clone(&schema));
+                    let make = move |clock| RouteRows::new(&input, compiled.clone(), clock).map_err(built);
+                    frame.node(name, "route", detail, &schema, &made.sides(), make)
+                }
+                None => frame.stand_in(name, "route", names.iter().cloned()),
+            };
             let port = |port| node.port(frame, port, Arc::clone(&schema));
-            Some(((1..=count).map(port).collect(), port(0)))
+            ((1..=count).map(port).collect(), port(0))
         };
         if self.broken {
             return (vec![self.clone(); count], self);
         }
-        make(&self).unwrap_or_else(|| {
-            let broken = self.broken();
-            (vec![broken.clone(); count], broken)
-        })
+        make(&self)
     }
 
     /// This frame and others with the same columns become one.
@@ -320,17 +330,9 @@ impl Frame {
         if self.broken {
             return None;
         }
-        let made = match Encode::new(&self.schema, encoding.clone()) {
-            Ok(made) => made,
-            Err(errors) => {
-                for error in errors {
-                    let mut problem = Problem::at(owner, error.what).in_setting(error.setting);
-                    (problem.within, problem.help) = (error.within, error.help);
-                    self.pipeline.problem(problem);
-                }
-                self.broken();
-                return None;
-            }
+        let Some(made) = self.encoder(owner, &encoding, |_| true) else {
+            self.broken();
+            return None;
         };
         let (schema, word) = (Arc::clone(&self.schema), encoding.format.word());
         let make = move |_| {
@@ -341,6 +343,23 @@ impl Frame {
         let node = self.add(&format!("{owner}/{word}"), word, String::new(), outputs, &made.sides(), make);
         node.reject(&self, owner);
         Some(Stream::at(self.pipeline.clone(), OutPort { node: node.id, port: 0 }))
+    }
+
+    /// What encodes the rows. What is wrong with it is noted, as far as it is in a setting that is `told` of.
+    pub(in crate::dsl) fn encoder(
+        &self,
+        owner: &str,
+        encoding: &Encoding,
+        told: impl Fn(&str) -> bool,
+    ) -> Option<Encode> {
+        let noted = |errors: Vec<EncodeError>| {
+            for error in errors.into_iter().filter(|error| told(&error.setting)) {
+                let mut problem = Problem::at(owner, error.what).in_setting(error.setting);
+                (problem.within, problem.help) = (error.within, error.help);
+                self.pipeline.problem(problem);
+            }
+        };
+        Encode::new(&self.schema, encoding.clone()).map_err(noted).ok()
     }
 
     /// Ends the rows: they are counted and dropped.
