@@ -123,6 +123,11 @@ async fn files_in_place_of_sources_and_sinks_need_no_server_and_leave_checkpoint
         assert_eq!(std::fs::read_to_string(path("dead")).unwrap(), "no order\n");
     }
     let _ = std::fs::remove_dir_all(&folder);
+    let said = call(OWN, &["run", "orders", "--input", "orders=x", "--output", "to_eu=x"], &[]).await;
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    for part in ["`dead`", "`to_rest`", "--output dead=dead.ndjson", "--output to_rest=to_rest.ndjson"] {
+        assert!(said.err.contains(part), "{part} is not in {}", said.err);
+    }
     let said = call(OWN, &["run", "orders", "--input", "order=x", "--output", "to_eu=x"], &[]).await;
     assert_eq!(said.code, Some(2));
     assert!(said.err.contains("no source `order`") && said.err.contains("there are: orders"), "{}", said.err);

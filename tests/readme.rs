@@ -1,4 +1,4 @@
-//! The TOML of the README: its pipeline files are sound and their tests pass, its settings are settings.
+//! The README: its pipeline files are sound and their tests pass, its settings are settings, its trial needs no server.
 
 use millstream::connectors::registry;
 use millstream::file::{Ends, load, run_tests};
@@ -38,4 +38,34 @@ async fn pipelines_of_the_readme_pass_their_tests_and_its_settings_are_read() {
     let nats = settings[0].split("\n\n").find(|part| part.starts_with("[nats]")).unwrap();
     std::fs::write(&file, format!("{}\n{nats}\n", pipelines[0])).unwrap();
     load(file.as_ref(), &registry(), &Ends::default()).unwrap_or_else(|report| panic!("{report}"));
+}
+
+#[test]
+fn the_commands_for_a_pipeline_file_run_as_they_stand_there_and_need_no_server() {
+    let readme = include_str!("../README.md");
+    let work = tempfile::tempdir().unwrap();
+    let path = |name: &str| work.path().join(name);
+    std::fs::write(path("large-orders.toml"), blocks(readme, "toml")[0]).unwrap();
+    let rows = [
+        r#"{"id": "1", "region": "EU", "amount": 100}"#,
+        r#"{"id": "2", "region": "EU", "amount": 5}"#,
+        r#"{"id": "3", "region": "a.b", "amount": 100}"#,
+        "no row",
+    ];
+    std::fs::write(path("some.ndjson"), rows.join("\n")).unwrap();
+    let commands = blocks(readme, "sh").into_iter().find(|block| block.contains("millstream check")).unwrap();
+    let commands: Vec<&str> = commands.lines().filter_map(|line| line.split('#').next()).map(str::trim).collect();
+    let (server, trials): (Vec<_>, Vec<_>) =
+        commands.into_iter().partition(|command| *command == "millstream run large-orders.toml");
+    assert_eq!((server.len(), trials.len()), (1, 3));
+    for command in trials {
+        let mut program = std::process::Command::new(MILLSTREAM);
+        program.args(command.split_whitespace().skip(1)).current_dir(work.path());
+        // Nobody is there: whoever connects fails.
+        let output = program.env("NATS_URL", "nats://127.0.0.1:1").output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let out = std::fs::read_to_string(path("out.ndjson")).unwrap();
+    assert_eq!(out, "{\"id\":\"1\",\"region\":\"eu\",\"amount\":100.0,\"tax\":19.0}\n");
+    assert_eq!(std::fs::read_to_string(path("dead.ndjson")).unwrap().lines().count(), 2);
 }

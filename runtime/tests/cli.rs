@@ -37,7 +37,8 @@ async fn help_reads_well_and_a_misspelt_command_gets_a_suggestion() {
     assert_eq!(said.code, Some(2));
     assert!(said.err.contains("'check'"), "{}", said.err);
     let said = call(&["run", "--help"], &[]).await;
-    assert!(said.code == Some(0) && said.out.contains("--input orders=orders.ndjson"), "{}", said.out);
+    assert!(said.code == Some(0) && said.out.contains("--output dead=dead.ndjson"), "{}", said.out);
+    assert!(said.out.contains("run [OPTIONS] <FILE>\n"), "one file, as one is taken: {}", said.out);
     assert_eq!(call(&[], &[]).await.code, Some(2));
 }
 
@@ -66,6 +67,29 @@ async fn nobody_there_is_a_fault_that_names_the_server_and_never_its_password() 
     assert!(!said.err.contains("hush") && !said.out.contains("hush"), "{said:?}");
     let help = call(&["doctor", "--help"], &[("NATS_URL", "nats://u:hush@a")]).await;
     assert!(!help.out.contains("hush"));
+}
+
+#[tokio::test]
+async fn a_pipeline_that_needs_no_server_is_told_where_else_its_checkpoints_can_be() {
+    let place = tempfile::tempdir().unwrap();
+    let path = |name: &str| place.path().join(name).display().to_string();
+    let text = r#"
+name = "numbers"
+on_error = "stop"
+[sources.made]
+kind = "generate"
+count = 2
+fields = { n = "n" }
+[sinks.shown]
+kind = "stdout"
+from = "made"
+"#;
+    std::fs::write(path("numbers.toml"), text).unwrap();
+    let nobody = [("NATS_URL", "nats://127.0.0.1:1")];
+    let said = call(&["run", &path("numbers.toml")], &nobody).await;
+    assert!(said.code == Some(1) && said.err.contains("--checkpoints DIR"), "{}", said.err);
+    let said = call(&["run", &path("numbers.toml"), "--checkpoints", &path("kept")], &nobody).await;
+    assert_eq!((said.code, said.out.as_str()), (Some(0), "{\"n\":0}\n{\"n\":1}\n"), "{}", said.err);
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::nats::{Ear, NatsLink, Told};
 use super::{BrokerError, Connection, Secret, context};
 
+/// How the complaint begins that nobody answers.
+pub(crate) const NO_SERVER: &str = "no NATS server answers";
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 const PAUSE: Duration = Duration::from_millis(200);
 // A link that answers none of three pings is dead, and is made anew: half a minute in place of the client's three.
@@ -330,7 +332,7 @@ impl ConnectOptions {
 
     fn unreachable(&self, last: &str) -> String {
         format!(
-            "no NATS server answers at {} ({last}): start one (`nats-server -js`), or correct \
+            "{NO_SERVER} at {} ({last}): start one (`nats-server -js`), or correct \
              the url",
             self.shown()
         )

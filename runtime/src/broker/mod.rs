@@ -35,10 +35,10 @@ pub use api::{
     AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, ObjectInfo,
     PubAck, Purge, Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,
 };
-#[cfg(feature = "cli")]
-pub(crate) use connect::split_urls;
 #[cfg(feature = "jetstream")]
 pub use connect::{ConnectOptions, TlsOptions};
+#[cfg(feature = "cli")]
+pub(crate) use connect::{NO_SERVER, split_urls};
 pub use connection::{Connection, LinkState};
 pub(crate) use connections::stream_fault;
 pub use connections::{Connections, Purpose, fault};

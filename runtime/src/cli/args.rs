@@ -92,15 +92,22 @@ pub(super) struct Server {
 #[command(after_help = "\
 Examples:
   millstream run orders.toml
-  millstream run orders.toml --input orders=orders.ndjson --output totals=totals.ndjson")]
+  millstream run large-orders.toml --input orders=some.ndjson \\
+    --output out=out.ndjson --output dead=dead.ndjson     a trial on files, without a server")]
 pub(super) struct Run {
-    /// Pipeline file
-    #[arg(required = true, value_name = "FILE")]
-    pub(super) files: Vec<PathBuf>,
+    /// Pipeline file; a process runs one
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    // Only to say what else than "unexpected argument" is wrong with them.
+    #[arg(hide = true)]
+    pub(super) more: Vec<PathBuf>,
     /// Read this file of lines in place of a source; checkpoints stay in memory
     #[arg(long, value_name = "NODE=FILE", value_parser = node_and_file)]
     pub(super) input: Vec<(String, PathBuf)>,
     /// Write this file of lines in place of a sink; checkpoints stay in memory
+    ///
+    /// Where nothing is read from a server, name all sinks that would write to one, those of dead letters included, or
+    /// none: then rows of files go to the real outputs.
     #[arg(long, value_name = "NODE=FILE", value_parser = node_and_file)]
     pub(super) output: Vec<(String, PathBuf)>,
     /// Start from this savepoint, not from the newest checkpoint: what came since is read and written again

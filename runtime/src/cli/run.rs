@@ -4,24 +4,32 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use millstream_pipelines::graph::Node;
+
 use super::args::Run;
+use super::ends;
 use super::file::{Ends, File};
 use super::live::{Screen, Shape, Watch};
 use super::settings::Settings;
 use super::{Failure, Program};
 use crate::Launch;
+use crate::broker::NO_SERVER;
 use crate::engine::{Ended, Metrics, Stopper};
 
 pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen: Screen) -> Result<ExitCode, Failure> {
-    let [path] = args.files.as_slice() else {
+    if !args.more.is_empty() {
         return Err(Failure::usage("one process runs one pipeline for now: start one for each file"));
-    };
+    }
+    let path = &args.file;
     let settings = settings
         .with_server(&args.server)
         .with_checkpoints(args.checkpoints.as_ref(), args.replicas)
         .with_workers(args.workers);
     let ends = Ends { inputs: args.input, outputs: args.output };
     let file = program.load(path, &ends)?;
+    if let Some(text) = ends::left_over(&file.graph, &ends) {
+        return Err(Failure::usage(format!("{}: {text}", path.display())));
+    }
     let mut launch = Launch::default()
         .replicas(settings.replicas())
         .workers(settings.workers())
@@ -39,7 +47,22 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
         launch = launch.until_end();
     }
     let launch = launch.nats(settings.connect_options(file.nats.clone()));
-    show(&file, launch, screen).await
+    let needless = ends.is_empty() && settings.checkpoints().is_none() && file.graph.nodes.iter().all(serverless);
+    match show(&file, launch, screen).await {
+        Err(failure) if needless && failure.text.contains(NO_SERVER) => Err(Failure {
+            text: format!(
+                "{}\n  help: only its checkpoints need a server: `--checkpoints DIR` keeps them in a directory",
+                failure.text
+            ),
+            ..failure
+        }),
+        shown => shown,
+    }
+}
+
+/// Whether a node touches nothing on a server.
+fn serverless(node: &Node) -> bool {
+    node.touches.is_empty() && node.access.is_empty()
 }
 
 /// Runs a pipeline and shows it on `screen`; gives the exit code of how it ended.
