@@ -42,11 +42,12 @@ pub fn did_you_mean<'a>(word: &str, kind: &str, known: impl IntoIterator<Item = 
     list(kind, known)
 }
 
-/// "the columns are `a`, `b`", shortened after a dozen.
+/// "the columns are `a`, `b`"; of more than sixteen the first dozen.
 pub fn list<'a>(kind: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let mut names = known.into_iter();
-    let shown: Vec<String> = names.by_ref().take(12).map(|name| format!("`{name}`")).collect();
-    let more = names.count();
+    let names: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).collect();
+    // Where few would be left out, none is.
+    let more = if names.len() > 16 { names.len() - 12 } else { 0 };
+    let shown: Vec<&str> = names.iter().take(names.len() - more).map(String::as_str).collect();
     match (shown.is_empty(), more) {
         (true, _) => None,
         (false, 0) => Some(format!("the {kind} are {}", shown.join(", "))),
@@ -77,5 +78,14 @@ mod tests {
         assert_eq!(nearest("x", known), None);
         assert_eq!(nearest("", known), None);
         assert_eq!(did_you_mean("q", "columns", known).unwrap(), "the columns are `amount`, `customer`, `id`");
+    }
+
+    #[test]
+    fn a_list_is_cut_only_where_many_are_left_out() {
+        let names: Vec<String> = (10..27).map(|n| n.to_string()).collect();
+        let listed = |count| list("kinds", names.iter().take(count).map(String::as_str)).unwrap_or_default();
+        assert!(listed(16).ends_with("`24`, `25`"), "{}", listed(16));
+        assert!(listed(17).ends_with("`20`, `21` and 5 more"), "{}", listed(17));
+        assert_eq!(listed(0), "");
     }
 }

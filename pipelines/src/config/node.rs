@@ -151,8 +151,20 @@ fn kind_of(
             let verbs = list("verbs", known());
             mistakes.push(match odd {
                 Some((key, _)) => {
-                    let what = format!("there is no verb `{}`, and the step has no other", key.get_ref());
-                    Mistake::at(key.span(), what).help(did_you_mean(key.get_ref(), "verbs", known()))
+                    let owns = |kind: &&Arc<Kind>| {
+                        kind.schema.get("properties").is_some_and(|own| own.get(key.get_ref().as_ref()).is_some())
+                    };
+                    match registry.kinds(section).find(owns).map(|kind| kind.word) {
+                        Some(verb) => {
+                            let what =
+                                format!("`{}` belongs to the verb `{verb}`, which the step lacks", key.get_ref());
+                            Mistake::at(key.span(), what).help(Some(format!("add `{verb} = …`")))
+                        }
+                        None => {
+                            let what = format!("there is no verb `{}`, and the step has no other", key.get_ref());
+                            Mistake::at(key.span(), what).help(did_you_mean(key.get_ref(), "verbs", known()))
+                        }
+                    }
                 }
                 None => Mistake::at(at.clone(), "the step does nothing").help(verbs),
             });

@@ -93,16 +93,42 @@ pub(super) async fn demo(
     fed.map_err(|error| Failure { code: error.exit_code(), text: error.to_string() })?;
     let code = ended?;
     output::print(&results(&connection).await?);
-    output::print(NEXT);
+    // Cargo tells the programs that it runs of which package they are.
+    let cargo = std::env::var("CARGO_PKG_NAME").is_ok_and(|package| package == "millstream");
+    let first = std::env::args().next();
+    let program = called(cargo, first.as_deref(), cfg!(debug_assertions));
+    output::print(&next(&program, std::path::Path::new("examples/orders.toml").is_file()));
     Ok(code)
 }
 
-const NEXT: &str = "
-What to try next:
-  millstream test examples/orders.toml       the tests that stand in the file
-  millstream explain examples/orders.toml    what the file becomes
-  millstream dev                             a NATS server for trying things, then in another terminal:
-  millstream run examples/orders.toml        your own orders; `millstream doctor` tells what the server lacks";
+/// What to try next, as commands that work where the demo was started. The pipeline file is not everywhere.
+fn next(program: &str, has_file: bool) -> String {
+    let with_file: &[(&str, &str)] = &[
+        ("test examples/orders.toml", "the tests that stand in the file"),
+        ("explain examples/orders.toml", "what the file becomes"),
+        ("dev", "a NATS server for trying things, then in another terminal:"),
+        ("run examples/orders.toml", "your own orders"),
+        ("doctor examples/orders.toml", "what the server lacks for that"),
+    ];
+    let without: &[(&str, &str)] = &[
+        ("--help", "all commands"),
+        ("dev", "a NATS server for trying things, then in another terminal:"),
+        ("doctor", "what that server is like"),
+    ];
+    let commands = if has_file { with_file } else { without };
+    let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+    let lines = commands.iter().map(|(command, does)| format!("\n  {program} {command:<width$}    {does}"));
+    format!("\nWhat to try next:{}", lines.collect::<String>())
+}
+
+/// How this program is called: as it was, or by cargo where cargo has started it and it may not be found by its name.
+fn called(cargo: bool, first: Option<&str>, debug: bool) -> String {
+    match (cargo, first) {
+        (true, _) if debug => "cargo run --".to_owned(),
+        (true, _) => "cargo run --release --".to_owned(),
+        (false, first) => first.filter(|first| !first.is_empty()).unwrap_or("millstream").to_owned(),
+    }
+}
 
 fn compiled(program: &Program, name: &str, text: &str) -> Result<Graph, Failure> {
     let loaded = load(name, text, &Options::new(&program.registry));
@@ -142,4 +168,20 @@ async fn results(connection: &Connection) -> Result<String, Failure> {
         }
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_try_next_is_called_as_the_demo_was() {
+        assert_eq!(called(true, Some("target/debug/millstream"), true), "cargo run --");
+        assert_eq!(called(true, Some("target/release/millstream"), false), "cargo run --release --");
+        assert_eq!(called(false, Some("./target/release/millstream"), false), "./target/release/millstream");
+        assert_eq!(called(false, None, false), "millstream");
+        let text = next("cargo run --", true);
+        assert!(text.contains("\n  cargo run -- dev ") && text.contains(" run examples/orders.toml "), "{text}");
+        assert!(!next("millstream", false).contains("orders.toml"), "the file is not there");
+    }
 }
