@@ -69,6 +69,16 @@ async fn word_count() {
 
 #[tokio::test]
 async fn orders() {
+    same_orders(env!("CARGO_BIN_EXE_orders")).await;
+}
+
+#[tokio::test]
+async fn orders_columns() {
+    same_orders(env!("CARGO_BIN_EXE_orders_columns")).await;
+}
+
+/// What each pipeline of orders does, however it is written.
+async fn same_orders(program: &str) {
     let orders = [
         r#"{"id":1,"region":"eu","amount":100.0}"#,
         r#"{"id":2,"region":"eu","amount":9.99}"#,
@@ -82,7 +92,7 @@ async fn orders() {
         ("mill.dlq.orders.to_others", r#"{"id":4,"region":"a.b","amount":300.0}"#),
         ("mill.dlq.orders.orders", "no order"),
     ];
-    run(env!("CARGO_BIN_EXE_orders"), ("ORDERS", &orders), &["TAXED"], &expected).await;
+    run(program, ("ORDERS", &orders), &["TAXED"], &expected).await;
 }
 
 #[tokio::test]
@@ -150,13 +160,26 @@ fn nodes(explained: &str) -> Vec<String> {
     graph.map(shape).collect()
 }
 
-#[test]
-fn orders_in_rust_and_in_a_file_are_the_same_graph() {
-    let rust = Command::new(env!("CARGO_BIN_EXE_orders")).arg("--explain").output().unwrap();
-    let rust = String::from_utf8(rust.stdout).unwrap();
+fn explained(program: &str) -> String {
+    String::from_utf8(Command::new(program).arg("--explain").output().unwrap().stdout).unwrap()
+}
+
+fn explained_file() -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("orders.toml");
     let loaded = millstream::file::load(&path, &millstream::connectors::registry(), &Default::default());
-    let file = explain(&loaded.unwrap_or_else(|report| panic!("{report}")).graph, View::Text);
+    explain(&loaded.unwrap_or_else(|report| panic!("{report}")).graph, View::Text)
+}
+
+#[test]
+fn orders_over_columns_in_rust_and_in_a_file_are_the_same_in_every_word() {
+    let (rust, file) = (explained(env!("CARGO_BIN_EXE_orders_columns")), explained_file());
+    assert!(rust.contains("amount: float64 not null, tax: float64 not null"), "{rust}");
+    assert_eq!(rust, file, "\n{rust}\n{file}");
+}
+
+#[test]
+fn orders_in_rust_and_in_a_file_are_the_same_graph() {
+    let (rust, file) = (explained(env!("CARGO_BIN_EXE_orders")), explained_file());
     assert!(rust.contains("by_region") && nodes(&rust).len() > 20, "{rust}");
     assert_eq!(nodes(&rust), nodes(&file), "\n{rust}\n{file}");
 }

@@ -42,6 +42,8 @@ pub mod prelude {
     pub use millstream_operators::aggregate::{
         approx_distinct, collect, count, count_distinct, first, last, max, mean, min, quantile, sum, top, variance,
     };
+    #[cfg(feature = "columnar")]
+    pub use millstream_operators::columnar::{DecodeFormat, EncodeFormat, Meta};
     pub use millstream_operators::join::within;
     pub use millstream_operators::rows::{Group, Json, MsgPack, Ndjson, Raw, RowContext, Text, Tokens};
     pub use millstream_operators::watermarks::{ascending, bounded_lateness};
@@ -51,6 +53,8 @@ pub mod prelude {
     pub use millstream_operators::{
         Batch, Cause, Fault, Headers, Key, Operator, Outbox, Rejected, Result, StateVisitor, Timestamp, Turn,
     };
+    #[cfg(feature = "columnar")]
+    pub use millstream_pipelines::dsl::{Frame, OnRejected, Outlet, columns_from, columns_to};
     pub use millstream_pipelines::dsl::{KeyedStream, Pipeline, Stream, when};
     pub use millstream_pipelines::graph::{AsyncLimits, View, explain};
     pub use serde::{Deserialize, Serialize};
