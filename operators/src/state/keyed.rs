@@ -26,7 +26,7 @@ impl<S: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> StateValue
 /// [`Operator::state`](crate::Operator::state) with [`StateVisitor::keyed`](crate::StateVisitor::keyed); it is then saved
 /// by key group, and goes where its keys go when the number of subtasks changes.
 ///
-/// A barrier does not wait until it is saved: a snapshot shares it, and what changes afterwards is copied, a few thousand
+/// A barrier does not wait until it is saved: a snapshot shares it, and what changes afterwards is copied, a few hundred
 /// keys at most at a time. Later snapshots tell what has changed; a value counts as changed when it was borrowed to be.
 ///
 /// ```

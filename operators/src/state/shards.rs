@@ -11,7 +11,7 @@ use super::touched::Touched;
 use crate::Key;
 
 /// A map of shards, each shared with the last snapshot until a key of it changes: then that shard is copied, if the
-/// snapshot still needs it. So a barrier costs a pointer a shard, and what follows the copy of a few thousand keys at most
+/// snapshot still needs it. So a barrier costs a pointer a shard, and what follows the copy of a few hundred keys at most
 /// at a time.
 ///
 /// It grows by linear hashing, a shard at a time (Litwin, "Linear hashing", 1980), so that no growth stops the stream
@@ -31,7 +31,7 @@ pub(super) struct Shard<K, S> {
 }
 
 /// A shard with more keys asks for another.
-const MOST: usize = 4_096;
+const MOST: usize = 512;
 
 /// A fixed seed: the order of a walk is then the same in every run.
 fn hasher() -> FixedState {
