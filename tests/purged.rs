@@ -61,7 +61,7 @@ impl Stalled {
     async fn lost(self, pipeline: &str, last: RangeInclusive<u64>) {
         let said = self.pump.ended().await;
         assert_eq!(said.code, Some(4), "{}", said.err);
-        let words = said.err.lines().last().unwrap_or_default();
+        let words = said.err.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default();
         let (Some(from), Some(to)) = (number_behind(words, "messages "), number_behind(words, " to ")) else {
             panic!("{words}");
         };

@@ -230,3 +230,25 @@ async fn no_acknowledgement_waits_for_a_connection_that_is_not_made_yet() {
         assert_eq!(missing_and_repeated(&handled(&connection).await, 3_000), (0, 0), "{settings:?}");
     }
 }
+
+#[tokio::test]
+async fn an_order_comes_again_or_never_where_an_operator_says_so() {
+    let (server, connection) = server().await;
+    let given_up = format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.IN.{CONSUMER}");
+    let mut advisories = connection.subscribe(given_up, 64).await.unwrap();
+    let orders = 1_000;
+    feed(&connection, 0, orders).await;
+    // A hundred come again after 200 ms, and ten never.
+    let mut process = start(&server.url(), "a", &["retry_every=10", "give_up_every=100"]);
+    until_done(&connection, orders - 10, Duration::from_secs(30)).await;
+    assert_eq!(process.terminate().await.code(), Some(0));
+    let info = Js::new(connection.clone()).consumer("IN", CONSUMER).await.unwrap();
+    // The server delivered a hundred of them twice.
+    assert_eq!(info.delivered.consumer_seq, orders + 100);
+    let handled = handled(&connection).await;
+    assert_eq!(missing_and_repeated(&handled, orders), (10, 0));
+    for _ in 0..10 {
+        let advisory = tokio::time::timeout(Duration::from_secs(5), advisories.next()).await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&advisory.payload).contains("no such customer"));
+    }
+}

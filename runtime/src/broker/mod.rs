@@ -59,5 +59,5 @@ pub(crate) const CLIENT: &str = "async_nats";
 pub use secret::Secret;
 #[cfg(feature = "jetstream")]
 pub use server::{NatsServer, ServerOptions};
-pub use subject::{Subject, is_publishable, matches, overlaps};
+pub use subject::{Subject, is_publishable, is_subset, matches, overlaps};
 pub use subscription::Subscription;

@@ -199,6 +199,21 @@ pub fn matches(pattern: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
+/// Whether everything that `narrow` matches is matched by `wide`.
+pub fn is_subset(narrow: &str, wide: &str) -> bool {
+    let mut tokens = narrow.split('.');
+    for want in wide.split('.') {
+        match (want, tokens.next()) {
+            (">", Some(_)) => return true,
+            (_, Some(">")) => return false,
+            ("*", Some(_)) => {}
+            (want, Some(token)) if want == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
 /// Whether some subject is matched by both patterns.
 pub fn overlaps(one: &str, other: &str) -> bool {
     let (mut left, mut right) = (one.split('.'), other.split('.'));
@@ -247,5 +262,20 @@ mod tests {
             assert!(!is_publishable(bad), "{bad:?}");
         }
         assert!(is_publishable("orders.ä.$x"));
+    }
+
+    #[test]
+    fn a_pattern_contains_narrower_ones() {
+        for (narrow, wide, expected) in [
+            ("a.b", "a.*", true),
+            ("a.*", "a.*", true),
+            ("a.*", "a.>", true),
+            ("a.>", "a.*", false),
+            ("a.>", "a.>", true),
+            ("a.*", "a.b", false),
+            ("a", "a.>", false),
+        ] {
+            assert_eq!(is_subset(narrow, wide), expected, "{narrow} {wide}");
+        }
     }
 }

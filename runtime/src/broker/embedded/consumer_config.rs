@@ -2,10 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::filter::is_subset;
 use super::refusal::{bad_json, consumer_config, refusal, stream_config};
 use super::stream_config::{is_name, is_subject};
-use crate::broker::{AckPolicy, ApiError, ConsumerConfig, DeliverPolicy, Retention, StreamConfig, codes};
+use crate::broker::{AckPolicy, ApiError, ConsumerConfig, DeliverPolicy, Retention, StreamConfig, codes, is_subset};
 
 /// Fields of the server's that the embedded broker takes and shows. Limits of pulls have their effect.
 const TAKEN: [&str; 8] =

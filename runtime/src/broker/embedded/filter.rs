@@ -41,21 +41,6 @@ pub(super) fn is_pattern(subject: &str) -> bool {
     subject.split('.').any(|token| token == "*" || token == ">")
 }
 
-/// Whether everything that `narrow` matches is matched by `wide`.
-pub(super) fn is_subset(narrow: &str, wide: &str) -> bool {
-    let mut tokens = narrow.split('.');
-    for want in wide.split('.') {
-        match (want, tokens.next()) {
-            (">", Some(_)) => return true,
-            (_, Some(">")) => return false,
-            ("*", Some(_)) => {}
-            (want, Some(token)) if want == token => {}
-            _ => return false,
-        }
-    }
-    tokens.next().is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,20 +52,5 @@ mod tests {
         assert_eq!(Filter::new(["a.b"]).literal().map(Subject::as_str), Some("a.b"));
         assert!(Filter::new(["a.*"]).literal().is_none());
         assert!(Filter::new(["a.*", "b"]).matches("b") && !Filter::new(["a.*"]).matches("b"));
-    }
-
-    #[test]
-    fn a_pattern_contains_narrower_ones() {
-        for (narrow, wide, expected) in [
-            ("a.b", "a.*", true),
-            ("a.*", "a.*", true),
-            ("a.*", "a.>", true),
-            ("a.>", "a.*", false),
-            ("a.>", "a.>", true),
-            ("a.*", "a.b", false),
-            ("a", "a.>", false),
-        ] {
-            assert_eq!(is_subset(narrow, wide), expected, "{narrow} {wide}");
-        }
     }
 }

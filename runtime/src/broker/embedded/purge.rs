@@ -1,8 +1,9 @@
 //! Purging a [`Stream`], and what its consumers hear of it.
 
-use super::filter::{Filter, is_subset};
+use super::filter::Filter;
 use super::stream::Stream;
 use super::turn::Turn;
+use crate::broker::is_subset;
 use crate::broker::{Purge, Storage, Subject};
 
 impl Stream {

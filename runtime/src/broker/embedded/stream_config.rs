@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::filter::is_subset;
 use super::refusal::{bad_json, refusal, stream_config};
-use crate::broker::{ApiError, Discard, Retention, StreamConfig, overlaps};
+use crate::broker::{ApiError, Discard, Retention, StreamConfig, is_subset, overlaps};
 
 /// Fields of the server's that the embedded broker takes and shows, though they change nothing here.
 const IGNORED: [&str; 10] = [

@@ -3,7 +3,7 @@
 use millstream_operators::{Fault, FaultKind, Result, Retry, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::broker::StreamInfo;
+use crate::broker::{StreamInfo, is_subset};
 
 /// Where a source begins when there is no checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub struct JetStreamPosition {
     pub stream: String,
     /// When it was created: one that was deleted and made again has other messages at the same sequences.
     pub created: String,
+    /// The subjects that were read, none for all; not known of checkpoints of old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subjects: Option<Vec<String>>,
     /// The sequence of the last message that was read.
     pub sequence: u64,
     /// When what was read last was stored, or when there was nothing more to read.
@@ -51,6 +54,32 @@ impl JetStreamPosition {
     pub(super) fn validate(&self, info: &StreamInfo, on_gap: OnGap) -> Result<Option<u64>> {
         self.check_stream(info)?;
         self.gap(info, None).map(|gap| gap.judged(on_gap)).transpose()
+    }
+
+    /// Refuses to read subjects that were not read so far, in a stream that has messages before the position: those of
+    /// these subjects would be left out.
+    pub(super) fn check_subjects(&self, info: &StreamInfo, now: &[String], on_gap: OnGap) -> Result {
+        let before = self.subjects.as_deref().unwrap_or_default();
+        if before.is_empty() || self.sequence < info.state.first_seq {
+            return Ok(());
+        }
+        let all = [">".to_owned()];
+        let now = if now.is_empty() { &all } else { now };
+        let is_new = |subject: &&String| !before.iter().any(|wide| is_subset(subject, wide));
+        let new: Vec<&String> = now.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let (stream, sequence) = (&info.config.name, self.sequence);
+        let words = format!(
+            "the source reads the subjects {new:?} of stream {stream} now, which it did not read up to message {sequence}"
+        );
+        if on_gap == OnGap::Skip {
+            tracing::warn!("{words}; what is there of them up to there is left out, as on_gap says");
+            return Ok(());
+        }
+        let out = "start under a new pipeline name to read all of them, or set on_gap = \"skip\" to leave out what came before";
+        Err(Fault::new(FaultKind::Setup, format!("{words}: {out}")).retry_with(Retry::Never))
     }
 
     /// Refuses another stream of the same name, and one that ends before the position.
@@ -136,5 +165,21 @@ mod tests {
         assert_eq!(kind(at(10), stream("then", 1, 9)), Err(FaultKind::SourceLost));
         assert_eq!(kind(at(10), stream("then", 15, 20)), Err(FaultKind::SourceLost));
         assert_eq!(at(10).validate(&stream("then", 15, 20), OnGap::Skip).unwrap(), Some(14));
+    }
+
+    #[test]
+    fn subjects_that_were_not_read_so_far_are_not_left_out_in_silence() {
+        let read = |subjects: &[&str]| subjects.iter().map(|subject| (*subject).to_owned()).collect::<Vec<_>>();
+        let before = JetStreamPosition { subjects: Some(read(&["in.a", "in.b.*"])), ..at(10) };
+        let check = |now: &[&str]| before.check_subjects(&stream("then", 1, 20), &read(now), OnGap::Fail);
+        assert!(check(&["in.a"]).is_ok() && check(&["in.b.x", "in.b.*"]).is_ok());
+        for wider in [&["in.a", "in.c"][..], &["in.b.>"], &[]] {
+            let fault = check(wider).unwrap_err();
+            assert!(fault.kind() == FaultKind::Setup && fault.to_string().contains("up to message 10"), "{fault}");
+        }
+        assert!(before.check_subjects(&stream("then", 11, 20), &read(&["in.c"]), OnGap::Fail).is_ok(), "all are gone");
+        assert!(before.check_subjects(&stream("then", 1, 20), &read(&["in.c"]), OnGap::Skip).is_ok());
+        let all = JetStreamPosition { subjects: Some(Vec::new()), ..at(10) };
+        assert!(all.check_subjects(&stream("then", 1, 20), &read(&["in.c"]), OnGap::Fail).is_ok());
     }
 }

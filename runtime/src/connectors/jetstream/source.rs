@@ -341,16 +341,20 @@ impl Source for JetStreamSource {
         match from {
             Some(from) => {
                 self.durable = from.sequence;
-                let behind = from.validate(&info, self.read().on_gap)?;
-                let sequence = behind.unwrap_or(from.sequence);
-                self.position = JetStreamPosition { sequence, ack: None, ..from };
+                let JetStreamRead { subjects, on_gap, .. } = self.read();
+                let behind = from.validate(&info, *on_gap)?;
+                from.check_subjects(&info, subjects, *on_gap)?;
+                let (sequence, subjects) = (behind.unwrap_or(from.sequence), Some(subjects.clone()));
+                self.position = JetStreamPosition { sequence, subjects, ack: None, ..from };
             }
             None => {
                 info = self.reader.show_interest(&js, info).await?;
                 let sequence = self.reader.first_position(&js, &info).await?;
                 self.durable = sequence;
                 let (stream, created) = (self.read().stream.clone(), info.created.clone());
-                self.position = JetStreamPosition { stream, created, sequence, ..JetStreamPosition::default() };
+                let subjects = Some(self.read().subjects.clone());
+                self.position =
+                    JetStreamPosition { stream, created, subjects, sequence, ..JetStreamPosition::default() };
             }
         }
         self.lint(&info);
