@@ -12,9 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use millstream::connectors::{file_sink, file_source};
 use millstream::prelude::*;
-use millstream_pipelines::dsl::{Decoding, Encoding};
 use millstream_tests::support::*;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -110,7 +108,7 @@ async fn a_run_that_fails_and_starts_again_keeps_what_it_had_written() {
     let metrics = launch.metrics();
     let (until, counted) = (to.clone(), metrics.clone());
     pipeline
-        .source("in", Decoding::new(file_source(&from), Json).stop_on_rejected())
+        .source("in", file_source(&from).json().stop_on_rejected())
         .map("fails", move |row: Row| {
             // Once, as soon as something is written that no later run will write again.
             let written = row.id.is_multiple_of(100)
@@ -119,7 +117,7 @@ async fn a_run_that_fails_and_starts_again_keeps_what_it_had_written() {
             assert!(!written || FAILED.swap(true, Ordering::Relaxed), "on purpose");
             row
         })
-        .sink("out", Encoding::new(file_sink(&to, true), Json).stop_on_rejected());
+        .sink("out", file_sink(&to, true).json().stop_on_rejected());
     launch.run(&pipeline).await.unwrap();
     assert_eq!(metrics.restarts(), 1);
     assert_eq!(numbers(&to).len(), 100_000);

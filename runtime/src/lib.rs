@@ -59,7 +59,9 @@ pub mod prelude {
     pub use millstream_pipelines::graph::{AsyncLimits, View, explain};
     pub use serde::{Deserialize, Serialize};
 
-    pub use crate::connectors::{dead_letters, jetstream, jetstream_to};
+    pub use crate::connectors::{
+        core_nats, core_nats_to, dead_letters, file_sink, file_source, jetstream, jetstream_to, stdout,
+    };
     #[cfg(feature = "jetstream")]
     pub use crate::{Launch, broker::ConnectOptions};
 }

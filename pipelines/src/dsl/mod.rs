@@ -6,6 +6,7 @@
 #[cfg(feature = "columnar")]
 mod columns;
 mod ends;
+mod formats;
 #[cfg(feature = "columnar")]
 mod frame;
 mod joined;

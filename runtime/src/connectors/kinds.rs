@@ -1,21 +1,16 @@
 //! [`registry`]: the kinds of sources and sinks that a pipeline file may name.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use millstream_operators::Timestamp;
-use millstream_pipelines::dsl::{ReadFrom, SinkNode, SourceNode, WriteTo};
-use millstream_pipelines::graph::{Touch, erase_sink, erase_source};
+use millstream_pipelines::dsl::{ReadFrom, WriteTo};
 use millstream_pipelines::registry::{OneOrMany, Registry, Span, Spec, Subjects, Wiring};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::generate::Generate;
-use super::{
-    Connections, CoreNatsSink, CoreNatsSource, FileSink, FileSource, FileStart, Share, StdoutSink, clock, dead_letters,
-    jetstream, jetstream_to,
-};
-use crate::engine::Begin;
+use super::nodes::{core_nats_node, core_nats_to, file_sink, file_source, stdout, stdout_with_subjects};
+use super::{Share, dead_letters, jetstream, jetstream_to};
 
 /// All kinds that there are: the steps, and the connectors of this crate. Add your own with its methods.
 pub fn registry() -> Registry {
@@ -210,23 +205,7 @@ impl Spec for ReadCoreNats {
     const KIND: &'static str = "core_nats";
 
     fn wire(self, wiring: &mut Wiring<'_>) {
-        let ReadCoreNats { subject, group } = self;
-        let touches = vec![Touch { system: "nats".into(), stream: None, subject: Some(subject.clone()) }];
-        let node = SourceNode {
-            kind: ReadCoreNats::KIND.into(),
-            detail: subject.clone(),
-            make: Arc::new(move |subtask| {
-                let connections = Connections::of(subtask)?;
-                let (node, group) = (&subtask.node, group.clone());
-                Ok(erase_source(CoreNatsSource::new(node, connections, &subject, group, clock(subtask))))
-            }),
-            touches,
-            access: Vec::new(),
-            shared: false,
-            at_most_once: Some("core NATS keeps nothing that is published while nobody listens".to_owned()),
-            problems: Vec::new(),
-        };
-        wiring.reads(node);
+        wiring.reads(core_nats_node(self.subject, self.group));
     }
 }
 
@@ -238,17 +217,7 @@ impl Spec for WriteCoreNats {
     const KIND: &'static str = "core_nats";
 
     fn wire(self, wiring: &mut Wiring<'_>) {
-        let node = SinkNode {
-            kind: WriteCoreNats::KIND.into(),
-            detail: String::new(),
-            make: Arc::new(|subtask| Ok(erase_sink(CoreNatsSink::new(Connections::of(subtask)?)))),
-            touches: vec![Touch { system: "nats".into(), stream: None, subject: None }],
-            access: Vec::new(),
-            at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
-            lines: false,
-            problems: Vec::new(),
-        };
-        wiring.writes(node, Subjects::Needed);
+        wiring.writes(core_nats_to(), Subjects::Needed);
     }
 }
 
@@ -299,106 +268,7 @@ impl Spec for WriteStdout {
 
     fn wire(self, wiring: &mut Wiring<'_>) {
         let subjects = self.subjects;
-        let node = SinkNode {
-            kind: WriteStdout::KIND.into(),
-            detail: String::new(),
-            make: Arc::new(move |_| Ok(erase_sink(StdoutSink::new(subjects)))),
-            touches: Vec::new(),
-            access: Vec::new(),
-            at_most_once: None,
-            lines: true,
-            problems: Vec::new(),
-        };
+        let node = if subjects { stdout_with_subjects() } else { stdout() };
         wiring.writes(node, if subjects { Subjects::Needed } else { Subjects::None });
-    }
-}
-
-/// A source of the lines of a file.
-pub fn file_source(path: impl Into<PathBuf>) -> SourceNode {
-    let path = path.into();
-    SourceNode {
-        kind: ReadFile::KIND.into(),
-        detail: path.display().to_string(),
-        make: Arc::new(move |subtask| Ok(erase_source(FileSource::new(&subtask.node, path.clone(), clock(subtask))))),
-        touches: Vec::new(),
-        access: Vec::new(),
-        shared: false,
-        at_most_once: None,
-        problems: Vec::new(),
-    }
-}
-
-/// A sink that writes a line a record to a file. With `truncate` it begins the file anew when the pipeline starts from no
-/// checkpoint, unless its sources are shared; a run that goes on adds to it. What a format makes must be a line: rows that
-/// would be more are rejected.
-pub fn file_sink(path: impl Into<PathBuf>, truncate: bool) -> SinkNode {
-    file_node(path.into(), true, move |begin| truncate && begin.anew && !begin.shared)
-}
-
-/// A sink in place of another, for a run that touches no checkpoints: each process begins the file anew. With `several` a
-/// message may be several lines; without it one that would be is a fault.
-pub(crate) fn output_file(path: impl Into<PathBuf>, several: bool) -> SinkNode {
-    file_node(path.into(), several, |begin| begin.anew)
-}
-
-fn file_node(path: PathBuf, several: bool, truncates: impl Fn(Begin) -> bool + Send + Sync + 'static) -> SinkNode {
-    SinkNode {
-        kind: WriteFile::KIND.into(),
-        detail: path.display().to_string(),
-        make: Arc::new(move |subtask| {
-            let begin = subtask.resources.get().map_or(Begin { anew: true, shared: false }, |begin| *begin);
-            let start = match begin {
-                begin if truncates(begin) => FileStart::Anew,
-                Begin { anew: false, shared: false } => FileStart::Continue,
-                _ => FileStart::Append,
-            };
-            let sink = FileSink::new(path.clone(), start);
-            Ok(erase_sink(if several { sink } else { sink.of_single_lines() }))
-        }),
-        touches: Vec::new(),
-        access: Vec::new(),
-        at_most_once: None,
-        lines: true,
-        problems: Vec::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use millstream_pipelines::graph::{Resources, Subtask};
-
-    use super::*;
-
-    /// What is left of a file that holds a line and a torn one when a run begins.
-    async fn left(node: SinkNode, path: &std::path::Path, anew: bool, shared: bool) -> String {
-        std::fs::write(path, "line\ntorn").unwrap();
-        let resources = Resources::default().with(Begin { anew, shared });
-        let subtask = Subtask { pipeline: "p".into(), node: "out".into(), index: 0, of: 1, resources };
-        let mut sink = (node.make)(&subtask).unwrap();
-        sink.open().await.unwrap();
-        sink.flush(millstream_operators::Epoch(0)).await.unwrap();
-        std::fs::read_to_string(path).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_file_begins_anew_only_when_nothing_in_it_is_gone_on_with() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out");
-        for (truncate, output, anew, shared, wanted) in [
-            (true, false, true, false, ""),
-            (true, false, false, false, "line\n"),
-            (true, false, true, true, "line\ntorn\n"),
-            (false, false, true, false, "line\ntorn\n"),
-            (false, false, false, false, "line\n"),
-            // In place of another sink: the first start of the process, whatever the sources are.
-            (false, true, true, true, ""),
-            (false, true, true, false, ""),
-            (false, true, false, false, "line\n"),
-            (false, true, false, true, "line\ntorn\n"),
-        ] {
-            let node = if output { output_file(&path, false) } else { file_sink(&path, truncate) };
-            let what = format!("truncate {truncate}, output {output}, anew {anew}, shared {shared}");
-            assert_eq!(left(node, &path, anew, shared).await, wanted, "{what}");
-        }
     }
 }

@@ -9,6 +9,7 @@ mod jetstream;
 #[cfg(feature = "columnar")]
 mod kinds;
 mod memory;
+mod nodes;
 mod stdout;
 
 pub(crate) use crate::broker::stream_fault;
@@ -24,14 +25,14 @@ pub use jetstream::{
 #[cfg(feature = "cli")]
 pub(crate) use jetstream::{advisories_of, consumer_name, removals};
 #[cfg(feature = "columnar")]
-pub(crate) use kinds::output_file;
-#[cfg(feature = "columnar")]
-pub use kinds::{file_sink, file_source, registry};
+pub use kinds::registry;
 pub use memory::{CollectSink, Collected, ListSource};
+#[cfg(feature = "columnar")]
+pub(crate) use nodes::output_file;
+pub use nodes::{core_nats, core_nats_group, core_nats_to, file_sink, file_source, stdout, stdout_with_subjects};
 pub use stdout::StdoutSink;
 
 /// The engine's clock, for a connector that is being made.
-#[cfg(feature = "columnar")]
 fn clock(subtask: &millstream_pipelines::graph::Subtask) -> crate::engine::Clock {
     subtask.resources.get::<crate::engine::Clock>().map_or_else(crate::engine::Clock::system, |clock| *clock)
 }

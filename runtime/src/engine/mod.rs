@@ -31,7 +31,6 @@ mod workers;
 pub use clock::Clock;
 pub use coordinator::Ended;
 pub use metrics::{CheckpointSnapshot, Metrics, NodeMetrics, NodeSnapshot};
-#[cfg(feature = "columnar")]
 pub(crate) use run::Begin;
 pub use run::{Environment, Nudge, RunMode, run};
 pub use stop::Stopper;
