@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millstream::broker::{ConnectOptions, Js, NatsServer};
+use millstream::broker::{ConnectOptions, Js, NatsServer, Purge};
 use millstream::checkpoint::{KvStore, LocalStore, MemoryStore, Store};
 use millstream::connectors::Connections;
 use millstream::engine::Ended;
@@ -107,6 +107,15 @@ async fn state_survives_kills_and_other_numbers_of_subtasks_on_a_server() {
     let kept = store.blobs("counts").await.unwrap();
     println!("{} objects of {} bytes", objects.len(), objects.iter().map(|object| object.size).sum::<u64>());
     assert!(!objects.is_empty() && objects.len() == kept.len());
+    // Chunks of one are lost: it is damaged, until it is put again.
+    let (id, whole) = (kept[0].id, store.get("counts", kept[0].id).await.unwrap().unwrap());
+    let chunks = Purge { filter: Some("$O.mill_counts.C.>".into()), ..Purge::default() };
+    js.purge("OBJ_mill_counts", &chunks).await.unwrap();
+    assert_ne!(store.get("counts", id).await.unwrap(), Some(whole.clone()));
+    for _ in 0..2 {
+        store.put("counts", id, whole.clone()).await.unwrap();
+        assert_eq!(store.get("counts", id).await.unwrap(), Some(whole.clone()));
+    }
     store.remove("counts").await.unwrap();
     assert!(js.objects("mill_counts").await.unwrap().is_empty() && store.read("counts").await.unwrap().is_none());
 }

@@ -108,6 +108,12 @@ impl Store for KvStore {
     fn put<'a>(&'a self, pipeline: &'a str, id: BlobId, bytes: Bytes) -> Stored<'a, ()> {
         Box::pin(async move {
             let (js, bucket, name) = (self.js().await?, bucket(pipeline), id.to_string());
+            match js.object_get(&bucket, &name).await.map_err(stored_fault)? {
+                Some(there) if BlobId::of(&there) == id => return Ok(()),
+                // It is damaged.
+                Some(_) => js.object_delete(&bucket, &name).await.map_err(stored_fault)?,
+                None => {}
+            }
             match js.object_put(&bucket, &name, bytes.clone(), id.as_bytes()).await {
                 // Where the bucket is there already, the user needs no right to make one.
                 Err(BrokerError::NoResponders { .. }) => {

@@ -113,8 +113,15 @@ impl Directory {
         }
         self.make(directory)?;
         let path = directory.join(name);
-        if if_there == IfThere::Keep && path.exists() {
-            return Ok(());
+        if if_there == IfThere::Keep
+            && let Some(there) = self.read(&path)?
+        {
+            if there == bytes {
+                return Ok(());
+            }
+            // It is damaged: kept, for whoever wants to know how, but not under this name.
+            let aside = directory.join(format!("{name}.damaged"));
+            fs::rename(&path, aside).map_err(|error| self.failed("cannot be written", error))?;
         }
         let beside = directory.join(format!(".{name}.{}", std::process::id()));
         let written = File::create(&beside).and_then(|mut file| file.write_all(bytes).map(|()| file));
@@ -370,5 +377,19 @@ mod tests {
         store.write("p", Revision(0), Bytes::new()).await.unwrap();
         store.remove("p").await.unwrap();
         assert_eq!(fs::read_dir(directory.path().join("not/there/yet")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_damaged_are_stored_again_and_kept_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, bytes) = (LocalStore::new(directory.path()), Bytes::from_static(b"state"));
+        let id = BlobId::of(&bytes);
+        store.put("p", id, bytes.clone()).await.unwrap();
+        let path = directory.path().join("p.segments").join(id.to_string());
+        fs::write(&path, "stale").unwrap();
+        store.put("p", id, bytes.clone()).await.unwrap();
+        assert_eq!(store.get("p", id).await.unwrap(), Some(bytes));
+        assert_eq!(fs::read(path.with_extension("damaged")).unwrap(), b"stale");
+        assert_eq!(store.blobs("p").await.unwrap().len(), 1);
     }
 }

@@ -54,15 +54,12 @@ impl Js {
         self.create_stream(&config).await
     }
 
-    /// Stores an object, unless there is one of this name: its chunks, and when all are there what is said of it. Until
-    /// then it is not there.
+    /// Stores an object, of whose name there is none: its chunks, and when all are there what is said of it. Until then it
+    /// is not there.
     ///
     /// # Errors
     /// JetStream refuses or does not answer: then the object may not be there, and may be stored again.
     pub async fn object_put(&self, bucket: &str, name: &str, bytes: Bytes, sha256: &[u8]) -> Result<(), BrokerError> {
-        if self.object_meta(bucket, name).await?.is_some() {
-            return Ok(());
-        }
         // The last token of an inbox is as good an id as any.
         let inbox = self.connection().new_inbox();
         let nuid = inbox.rsplit('.').next().unwrap_or_default().to_owned();
@@ -103,7 +100,7 @@ impl Js {
         self.publish(subject, rollup, body.to_string()).await.map(drop)
     }
 
-    /// An object's bytes, unchecked; `None` if it is not there, or not whole.
+    /// An object's bytes, unchecked, none of them if it is not whole; `None` if it is not there.
     ///
     /// # Errors
     /// JetStream refuses or does not answer.
@@ -112,7 +109,7 @@ impl Js {
         let (stream, subject) = (stream_of(bucket), format!("$O.{bucket}.C.{}", meta.nuid));
         let (mut bytes, mut next) = (BytesMut::new(), 1);
         for _ in 0..meta.chunks {
-            let Some(chunk) = self.next_message(&stream, next, &subject).await? else { return Ok(None) };
+            let Some(chunk) = self.next_message(&stream, next, &subject).await? else { return Ok(Some(Bytes::new())) };
             bytes.extend_from_slice(&chunk.payload);
             next = chunk.seq + 1;
         }
