@@ -232,7 +232,6 @@ impl Launch {
             Checkpoints::Memory => Arc::new(MemoryStore::default()),
             Checkpoints::Server => Arc::new(KvStore::new(Arc::clone(&connections), self.replicas)),
         };
-        self.metrics.expect(graph);
         let mut environment = Environment::new(store, Workers::threads(self.workers)?);
         environment.stopper = self.stopper.clone();
         environment.savepoint = self.savepoint;

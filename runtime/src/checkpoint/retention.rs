@@ -84,6 +84,15 @@ impl Retention {
     }
 }
 
+impl Drop for Retention {
+    /// The next run has one of its own, which would not wait for this one's.
+    fn drop(&mut self) {
+        if let Some(sweep) = &self.sweep {
+            sweep.abort();
+        }
+    }
+}
+
 async fn forget(store: &dyn Store, pipeline: &str, ids: BTreeSet<BlobId>) -> Result<(), StoreError> {
     let mut pinned = BTreeSet::new();
     for (_, stored) in store.saved(pipeline).await? {

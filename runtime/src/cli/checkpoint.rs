@@ -56,7 +56,7 @@ struct Kept {
 struct Named {
     #[command(flatten)]
     kept: Kept,
-    /// The savepoint [default: the newest checkpoint]
+    /// The savepoint [default: the newest checkpoint; verify takes all that there is]
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use hdrhistogram::Histogram;
-#[cfg(feature = "jetstream")]
 use millstream_pipelines::graph::Graph;
 
 use super::channel::Budget;
@@ -99,7 +98,6 @@ impl Metrics {
     }
 
     /// Learns which outputs of a graph's nodes are of rejected rows, before it runs.
-    #[cfg(feature = "jetstream")]
     pub(crate) fn expect(&self, graph: &Graph) {
         for node in &graph.nodes {
             let rejecting = node.outputs.iter().map(|port| port.name_causes().is_some()).collect();

@@ -131,6 +131,7 @@ const SAME_FAULT: u32 = 10;
 pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let plan = plan(graph);
     let mut environment = environment.clone();
+    environment.metrics.expect(graph);
     if graph.is_shared() {
         let (_, Some(before)) = newest(graph, &environment, None, &mut environment.stopper.watch()).await? else {
             return Ok(Ended::Stopped);
