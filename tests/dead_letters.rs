@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use millstream::broker::{Connection, Js, Outgoing, StreamConfig, Subject};
+use millstream::broker::{Connection, Js, Outgoing, Purge, StreamConfig, Subject};
 use millstream::operators::Headers;
 use millstream_tests::support::*;
 use tempfile::TempDir;
@@ -101,6 +101,35 @@ async fn a_stream_that_cannot_be_had_ends_the_run_at_once_and_names_the_way_out(
         assert!(said.err.contains(words) && !said.err.contains("restarting"), "{}", said.err);
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_recorded_gap_is_a_letter_in_the_place_of_what_is_gone() {
+    let (server, connection) = server().await;
+    let js = Js::new(connection.clone());
+    let (folder, url) = (tempfile::tempdir().unwrap(), server.url());
+    let file = file(&folder, "p", "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("stream = \"IN\"", "stream = \"IN\"\non_gap = \"record_and_skip\"")).unwrap();
+    let orders = |ids: std::ops::Range<u32>| ids.map(|id| format!("{{\"id\":{id}}}").into_bytes()).collect::<Vec<_>>();
+    publish_each(&connection, "in.x", &orders(1..4)).await;
+    let said = call(MILLSTREAM, &run(&file, &url), &[]).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    publish_each(&connection, "in.x", &orders(4..9)).await;
+    js.purge("IN", &Purge { seq: 7, ..Purge::default() }).await.unwrap();
+    let said = call(MILLSTREAM, &run(&file, &url), &[]).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let ids: Vec<_> = read_all(&connection, "OUT").await.into_iter().map(|row| row.payload).collect();
+    assert_eq!(ids, [1, 2, 3, 7, 8].map(|id| format!("{{\"id\":{id}}}").into_bytes()));
+    let letters = read_all(&connection, "mill_dlq").await;
+    let [gap] = letters.as_slice() else { unreachable!("{} letters", letters.len()) };
+    assert_eq!((gap.subject.as_str(), gap.headers.get("Mill-Dlq-Reason")), ("mill.dlq.p.in", Some("gap")));
+    let words = gap.headers.get("Mill-Dlq-Error").unwrap();
+    assert!(words.contains("stream IN no longer has the messages 4 to 6, which were not read yet"), "{words}");
+    assert_eq!(gap.payload, br#"{"first":4,"last":6,"stream":"IN"}"#);
+    // It is behind a checkpoint, and not found again.
+    let said = call(MILLSTREAM, &run(&file, &url), &[]).await;
+    assert_eq!((said.code, read_all(&connection, "mill_dlq").await.len()), (Some(0), 1), "{}", said.err);
 }
 
 async fn publish(connection: &Connection, headers: &[(&str, &str)], payload: Vec<u8>) {

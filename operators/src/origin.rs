@@ -46,18 +46,35 @@ pub struct Origins {
     place: Arc<Place>,
     of_row: Vec<u32>,
     messages: Arc<[Origin]>,
+    gap: Option<Arc<str>>,
 }
 
 impl Origins {
     /// One row a message, in order.
     pub fn one_each(place: Arc<Place>, messages: impl Into<Arc<[Origin]>>) -> Self {
         let messages = messages.into();
-        Origins { place, of_row: (0..messages.len()).map(|i| u32::try_from(i).unwrap_or(u32::MAX)).collect(), messages }
+        Origins {
+            place,
+            of_row: (0..messages.len()).map(|i| u32::try_from(i).unwrap_or(u32::MAX)).collect(),
+            messages,
+            gap: None,
+        }
     }
 
     /// Row `i` came from message `of_row[i]`.
     pub fn new(place: Arc<Place>, of_row: Vec<u32>, messages: impl Into<Arc<[Origin]>>) -> Self {
-        Origins { place, of_row, messages: messages.into() }
+        Origins { place, of_row, messages: messages.into(), gap: None }
+    }
+
+    /// Of one row, which is no message: messages are gone that were not read, and it stands in their place. Its origin has
+    /// the sequence of the first of them, `words` say what is known. What decodes the row rejects it.
+    pub fn of_gap(place: Arc<Place>, origin: Origin, words: impl Into<Arc<str>>) -> Self {
+        Origins { place, of_row: vec![0], messages: Arc::new([origin]), gap: Some(words.into()) }
+    }
+
+    /// What is gone, where the rows stand in the place of messages that are gone.
+    pub fn gap(&self) -> Option<&Arc<str>> {
+        self.gap.as_ref()
     }
 
     /// The node and place that the messages came from.
@@ -99,7 +116,8 @@ impl Origins {
     }
 
     fn clone_messages(&self) -> Origins {
-        Origins { place: Arc::clone(&self.place), of_row: Vec::new(), messages: Arc::clone(&self.messages) }
+        let (messages, gap) = (Arc::clone(&self.messages), self.gap.clone());
+        Origins { place: Arc::clone(&self.place), of_row: Vec::new(), messages, gap }
     }
 
     pub(crate) fn rows_mut(&mut self) -> &mut Vec<u32> {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Origins;
+
 /// A row that could not be used, and why. It travels like any other row, so that it can be dead-lettered, counted or
 /// dropped on purpose; the message that it came from is the batch's [`Origin`](crate::Origin) of the row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ pub struct Cause {
 pub enum Code {
     /// The bytes are not what the format says.
     Decode,
+    /// Messages are gone that were not read: it stands in their place.
+    Gap,
     /// The operator refused the row.
     Operator,
     /// The operator panicked on it.
@@ -56,6 +60,7 @@ impl Code {
     pub fn as_str(self) -> &'static str {
         match self {
             Code::Decode => "decode",
+            Code::Gap => "gap",
             Code::Operator => "operator",
             Code::Panic => "panic",
             Code::Timeout => "timeout",
@@ -82,6 +87,11 @@ impl Cause {
     /// The operator refused the row, with these words.
     pub fn operator(why: impl fmt::Display) -> Self {
         Cause::new(Code::Operator, why.to_string())
+    }
+
+    /// Why each row of a batch is rejected that stands in the place of messages that are gone.
+    pub(crate) fn of_gap(origins: Option<&Origins>) -> Option<Self> {
+        Some(Cause::new(Code::Gap, origins?.gap()?.as_ref()))
     }
 
     /// The same cause, found `offset` bytes into the message.

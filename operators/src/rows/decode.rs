@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 
 use super::Format;
-use crate::{Batch, Operator, Outbox, Parts, PortType, Rejected, Result, Side, Turn};
+use crate::{Batch, Cause, Operator, Outbox, Parts, PortType, Rejected, Result, Side, Turn};
 
 /// Raw payloads become rows by a [`Format`]; what does not decode goes to the side output `rejected`, with its cause and
 /// its origin. It is never a fault of the run.
@@ -29,6 +29,11 @@ impl<T: Send + 'static, F: Format<T>> Operator for Decode<T, F> {
 
     fn on_batch(&mut self, batch: Batch<Vec<Bytes>>, out: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
         let Parts { times, rows, origins, weight } = batch.into_parts();
+        if let Some(cause) = Cause::of_gap(origins.as_ref()) {
+            let rows = rows.into_iter().map(|row| Rejected { row, cause: cause.clone() }).collect();
+            out.send_side(&self.rejected, Batch::from_parts(Parts { times, rows, origins, weight })?);
+            return Ok(Turn::Done);
+        }
         let total = rows.len();
         let (mut given_times, mut given) = (Vec::with_capacity(total), Vec::with_capacity(total));
         let mut of = Vec::with_capacity(total);
@@ -63,7 +68,11 @@ impl<T, F: fmt::Debug> fmt::Debug for Decode<T, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::Code;
+    use crate::Origins;
     use crate::rows::{Json, Ndjson};
     use crate::testkit::{Bench, cuts_do_not_matter, timed, with_origins};
 
@@ -80,6 +89,18 @@ mod tests {
         assert_eq!(good.origins().unwrap().get(1).unwrap().sequence, 3);
         let bad = bench.take_side_batches::<Rejected<Bytes>>(1).remove(0);
         assert_eq!((bad.rows()[0].row.as_ref(), bad.origins().unwrap().get(0).unwrap().sequence), (&b"x"[..], 2));
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_messages_that_are_gone_is_rejected_whatever_it_is() {
+        let mut bench = Bench::new(Decode::<i64, _>::new(Json));
+        let origin = crate::Origin { sequence: 7, ..crate::Origin::default() };
+        let origins = Origins::of_gap(Arc::default(), origin, "7 to 9 are gone");
+        bench.batch(messages(&["1"]).into_iter().collect::<Batch<_>>().with_origins(origins).unwrap());
+        assert!(bench.take_batches().is_empty());
+        let bad = bench.take_side_batches::<Rejected<Bytes>>(1).remove(0);
+        assert_eq!((bad.rows()[0].cause.code, bad.rows()[0].cause.message.as_str()), (Code::Gap, "7 to 9 are gone"));
+        assert_eq!(bad.origins().unwrap().get(0).unwrap().sequence, 7);
     }
 
     #[test]

@@ -102,6 +102,8 @@ enum GapWord {
     Fail,
     /// The loss is logged, and reading goes on behind it.
     Skip,
+    /// As `skip`, and a record of the loss goes where `on_error` sends rejected rows, such as the dead letters.
+    RecordAndSkip,
 }
 
 impl Spec for ReadJetStream {
@@ -125,9 +127,11 @@ impl Spec for ReadJetStream {
                 }
             },
         };
-        if matches!(self.on_gap, Some(GapWord::Skip)) {
-            from = from.skip_gaps();
-        }
+        from = match self.on_gap {
+            None | Some(GapWord::Fail) => from,
+            Some(GapWord::Skip) => from.skip_gaps(),
+            Some(GapWord::RecordAndSkip) => from.record_gaps(),
+        };
         if let Some(messages) = self.max_ack_pending {
             from = from.max_ack_pending(messages);
         }

@@ -313,6 +313,11 @@ impl Operator for Decode {
 
     fn on_batch(&mut self, batch: Batch<Vec<Bytes>>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         let Parts { times, rows: messages, origins, weight } = batch.into_parts();
+        if let Some(cause) = Cause::of_gap(origins.as_ref()) {
+            let rows: Vec<_> = messages.into_iter().map(|row| Rejected { row, cause: cause.clone() }).collect();
+            out.send_port(1, Batch::from_parts(Parts { times, rows, origins, weight })?);
+            return Ok(Turn::Done);
+        }
         self.open = Some(Open {
             times,
             messages,

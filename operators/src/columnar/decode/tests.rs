@@ -286,3 +286,14 @@ proptest! {
         prop_assert_eq!(first, second);
     }
 }
+
+#[test]
+fn what_stands_in_the_place_of_messages_that_are_gone_is_rejected_whatever_it_is() {
+    let origin = Origin { sequence: 7, ..Origin::default() };
+    let batch = Batch::new(vec![Timestamp::from_micros(1)], vec![Bytes::from_static(b"{}")]).unwrap();
+    let batch = batch.with_origins(Origins::of_gap(Arc::default(), origin, "7 to 9 are gone")).unwrap();
+    let mut taken = run(&mut decode(DecodeFormat::Json, &[("a", "int64")]), [batch]);
+    assert!(at_port::<RecordBatch>(&mut taken, 0).is_empty());
+    let bad = at_port::<Vec<Rejected<Bytes>>>(&mut taken, 1).remove(0);
+    assert_eq!((bad.rows()[0].cause.code, bad.rows()[0].cause.message.as_str()), (Code::Gap, "7 to 9 are gone"));
+}

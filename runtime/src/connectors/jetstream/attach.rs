@@ -7,7 +7,7 @@ use millstream_operators::{Fault, FaultKind, Result};
 use millstream_pipelines::graph::Subtask;
 
 use super::jumps::Jumps;
-use super::position::{JetStreamPosition, Start};
+use super::position::{Gap, JetStreamPosition, Start};
 use super::pull::{HEARTBEAT, Pull, nanos};
 use super::read::JetStreamRead;
 use crate::broker::{
@@ -30,8 +30,8 @@ pub(super) struct Reader {
 /// A consumer that is set to a position, and an inbox for what it delivers from there.
 pub(super) struct Attached {
     pub(super) pull: Pull,
-    /// Where it is set to.
-    pub(super) sequence: u64,
+    /// What is gone behind the position, and may be skipped: it is set behind that.
+    pub(super) gap: Option<Gap>,
     /// What it means that deliveries leave out sequences.
     pub(super) jumps: Jumps,
 }
@@ -122,12 +122,13 @@ impl Reader {
     pub(super) async fn attach(self: Arc<Self>, position: JetStreamPosition, durable: u64) -> Result<Attached> {
         let js = self.connections.js(Purpose::Read).await?;
         let info = self.stream(&js, true).await?;
-        let sequence = position.validate(&info, self.read.on_gap)?.unwrap_or(position.sequence);
+        let gap = position.validate(&info, self.read.on_gap)?;
+        let sequence = gap.as_ref().map_or(position.sequence, |gap| gap.to);
         let generation = js.connection().generation();
         let behind = if is_interest(&info) { durable.min(sequence) } else { sequence };
         self.reset(&js, &info, behind + 1).await?;
         let pull = Pull::open(js, &self.read.stream, &self.consumer, PULL, generation).await?;
-        Ok(Attached { pull, sequence, jumps: Jumps::of(&info.config, !self.read.subjects.is_empty()) })
+        Ok(Attached { pull, gap, jumps: Jumps::of(&info.config, !self.read.subjects.is_empty()) })
     }
 
     /// Refuses a stream that one reader with a position cannot read.

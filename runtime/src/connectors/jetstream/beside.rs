@@ -9,7 +9,7 @@ use millstream_operators::Result;
 
 use super::attach::Reader;
 use super::delivery::Delivery;
-use super::position::JetStreamPosition;
+use super::position::{Gap, JetStreamPosition};
 use super::rows::{Given, Rows};
 use super::source::{FIRST_PAUSE, JetStreamSource};
 use crate::broker::{Incoming, Js, StoredMessage, matches};
@@ -24,16 +24,19 @@ const MOST: usize = 256;
 // Looked at behind a place where a shared consumer's link broke.
 const SOME: u64 = 64;
 
+/// What was read beside a consumer.
+pub(super) struct Beside {
+    gap: Option<Gap>,
+    found: Vec<StoredMessage>,
+}
+
 impl Reader {
-    /// The malformed messages right behind `position`; with `anyway`, the first whatever it is.
+    /// The malformed messages right behind `position`; with `anyway`, the first whatever it is. And what is gone before
+    /// them, if that may be skipped.
     ///
     /// # Errors
     /// The stream no longer holds what follows, or a request failed: then it may be tried again.
-    pub(super) async fn beside(
-        self: Arc<Self>,
-        position: JetStreamPosition,
-        anyway: bool,
-    ) -> Result<Vec<StoredMessage>> {
+    pub(super) async fn beside(self: Arc<Self>, position: JetStreamPosition, anyway: bool) -> Result<Beside> {
         let js = self.connections.js(Purpose::Control).await?;
         let (mut found, mut from) = (Vec::new(), position.sequence + 1);
         while found.len() < MOST {
@@ -46,8 +49,8 @@ impl Reader {
         }
         // Asked last, so that no gap before the first of them goes unnoticed.
         let info = self.stream(&js, true).await?;
-        position.validate(&info, self.read.on_gap)?;
-        Ok(found)
+        let gap = position.validate(&info, self.read.on_gap)?;
+        Ok(Beside { gap, found })
     }
 
     /// The malformed messages among those that a shared consumer has delivered up to `delivered` and that may not have
@@ -89,7 +92,7 @@ impl JetStreamSource {
     /// Reads by itself what the link seems to break at. Cancel-safe.
     pub(super) async fn read_beside(&mut self) -> Result<Given> {
         let anyway = self.in_vain >= PATIENCE;
-        let found = loop {
+        let Beside { gap, found } = loop {
             let beside = self.beside.get_or_insert_with(|| {
                 let (reader, position, at) = (Arc::clone(&self.reader), self.position.clone(), self.attach_at);
                 Box::pin(async move {
@@ -104,6 +107,12 @@ impl JetStreamSource {
                 Err(fault) => self.later(fault)?,
             }
         };
+        if let Some(gap) = gap {
+            self.pass(gap);
+            if self.gone.is_some() {
+                return Ok(None);
+            }
+        }
         self.broke = false;
         self.patience = if found.iter().any(|message| !message.flaws.is_empty()) { 1 } else { PATIENCE };
         let mut rows = Rows::with_capacity(found.len());

@@ -62,6 +62,17 @@ impl JetStreamFrom {
         self
     }
 
+    /// As [`skip_gaps`](JetStreamFrom::skip_gaps), and a record of each loss goes where payloads go that do not decode,
+    /// in the place of what is gone: a dead letter with the reason `gap`, whose payload says which sequences are lost.
+    ///
+    /// It is given at least once: after a crash, a gap that no checkpoint covers yet is found and recorded again. With
+    /// [`stop_on_rejected`](Decoding::stop_on_rejected), the record stops the pipeline.
+    #[must_use]
+    pub fn record_gaps(mut self) -> Self {
+        self.0.on_gap = OnGap::Record;
+        self
+    }
+
     /// How many messages may be delivered and not yet part of a checkpoint; 100,000 unless this is called.
     #[must_use]
     pub fn max_ack_pending(mut self, messages: u32) -> Self {

@@ -11,6 +11,7 @@ mod beside;
 mod delivery;
 mod dsl;
 mod fast;
+mod gaps;
 mod gather;
 mod groups;
 mod ingest;

@@ -27,6 +27,8 @@ pub enum OnGap {
     Fail,
     /// The loss is logged, and reading goes on behind it.
     Skip,
+    /// As `Skip`, and a record of the loss goes where the source's rejected rows go, in the place of what is gone.
+    Record,
 }
 
 /// How far a source has come in its stream.
@@ -50,35 +52,36 @@ pub struct JetStreamPosition {
 }
 
 impl JetStreamPosition {
-    /// Whether a stream still holds all that follows; `Ok(Some(n))` is a position behind a gap that may be skipped.
-    pub(super) fn validate(&self, info: &StreamInfo, on_gap: OnGap) -> Result<Option<u64>> {
+    /// Whether a stream still holds all that follows; `Ok(Some(gap))` is a gap that may be skipped.
+    pub(super) fn validate(&self, info: &StreamInfo, on_gap: OnGap) -> Result<Option<Gap>> {
         self.check_stream(info)?;
         self.gap(info, None).map(|gap| gap.judged(on_gap)).transpose()
     }
 
     /// Refuses to read subjects that were not read so far, in a stream that has messages before the position: those of
-    /// these subjects would be left out.
-    pub(super) fn check_subjects(&self, info: &StreamInfo, now: &[String], on_gap: OnGap) -> Result {
+    /// these subjects would be left out. They are the gap, where it may be skipped.
+    pub(super) fn check_subjects(&self, info: &StreamInfo, now: &[String], on_gap: OnGap) -> Result<Option<Gap>> {
         let before = self.subjects.as_deref().unwrap_or_default();
         if before.is_empty() || self.sequence < info.state.first_seq {
-            return Ok(());
+            return Ok(None);
         }
         let all = [">".to_owned()];
         let now = if now.is_empty() { &all } else { now };
         let is_new = |subject: &&String| !before.iter().any(|wide| is_subset(subject, wide));
         let new: Vec<&String> = now.iter().filter(is_new).collect();
         if new.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let (stream, sequence) = (&info.config.name, self.sequence);
         let words = format!(
             "the source reads the subjects {new:?} of stream {stream} now, which it did not read up to message {sequence}"
         );
-        if on_gap == OnGap::Skip {
-            tracing::warn!("{words}; what is there of them up to there is left out, as on_gap says");
-            return Ok(());
+        if on_gap != OnGap::Fail {
+            let words = format!("{words}: what is there of them up to there is left out");
+            tracing::warn!("{words}, as on_gap says");
+            return Ok(Some(Gap { from: info.state.first_seq, to: sequence, words }));
         }
-        let out = "start under a new pipeline name to read all of them, or set on_gap = \"skip\" to leave out what came before";
+        let out = "start under a new pipeline name to read all of them, or set on_gap = \"skip\" (or \"record_and_skip\") to leave out what came before";
         Err(Fault::new(FaultKind::Setup, format!("{words}: {out}")).retry_with(Retry::Never))
     }
 
@@ -113,13 +116,15 @@ impl JetStreamPosition {
                 "stream {stream} no longer has the messages {from} to {to}: at least {least} of them are of the subjects that are read, and were not read yet"
             ),
         };
-        Some(Gap { to, words: format!("{words}: limits or a purge removed them") })
+        Some(Gap { from, to, words: format!("{words}: limits or a purge removed them") })
     }
 }
 
 /// Messages that are gone and were not read.
 #[derive(Debug)]
 pub(super) struct Gap {
+    /// The first of them.
+    pub(super) from: u64,
     /// The last of them.
     pub(super) to: u64,
     /// What to say of them.
@@ -127,13 +132,16 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// The position behind it, if it may be skipped.
-    pub(super) fn judged(self, on_gap: OnGap) -> Result<u64> {
+    /// The same gap, if it may be skipped.
+    pub(super) fn judged(self, on_gap: OnGap) -> Result<Gap> {
         if on_gap == OnGap::Fail {
-            return Err(lost(format!("{}; set on_gap = \"skip\" to go on behind them", self.words)));
+            return Err(lost(format!(
+                "{}; set on_gap = \"record_and_skip\" or \"skip\" to go on behind them",
+                self.words
+            )));
         }
         tracing::warn!("{}; going on behind them, as on_gap says", self.words);
-        Ok(self.to)
+        Ok(self)
     }
 }
 
@@ -158,13 +166,20 @@ mod tests {
 
     #[test]
     fn what_is_gone_is_never_skipped_in_silence() {
-        let kind = |position: JetStreamPosition, info| position.validate(&info, OnGap::Fail).map_err(|f| f.kind());
-        assert_eq!(kind(at(10), stream("then", 1, 20)), Ok(None));
-        assert_eq!(kind(at(10), stream("then", 11, 10)), Ok(None), "all read, all gone");
-        assert_eq!(kind(at(10), stream("now", 1, 20)), Err(FaultKind::SourceLost));
-        assert_eq!(kind(at(10), stream("then", 1, 9)), Err(FaultKind::SourceLost));
-        assert_eq!(kind(at(10), stream("then", 15, 20)), Err(FaultKind::SourceLost));
-        assert_eq!(at(10).validate(&stream("then", 15, 20), OnGap::Skip).unwrap(), Some(14));
+        let kind = |position: JetStreamPosition, info| {
+            position
+                .validate(&info, OnGap::Fail)
+                .map_or_else(|fault| Some(fault.kind()), |gap| gap.map(|_| unreachable!()))
+        };
+        assert_eq!(kind(at(10), stream("then", 1, 20)), None);
+        assert_eq!(kind(at(10), stream("then", 11, 10)), None, "all read, all gone");
+        assert_eq!(kind(at(10), stream("now", 1, 20)), Some(FaultKind::SourceLost));
+        assert_eq!(kind(at(10), stream("then", 1, 9)), Some(FaultKind::SourceLost));
+        assert_eq!(kind(at(10), stream("then", 15, 20)), Some(FaultKind::SourceLost));
+        for on_gap in [OnGap::Skip, OnGap::Record] {
+            let gap = at(10).validate(&stream("then", 15, 20), on_gap).unwrap().unwrap();
+            assert_eq!((gap.from, gap.to), (11, 14));
+        }
     }
 
     #[test]
@@ -178,7 +193,8 @@ mod tests {
             assert!(fault.kind() == FaultKind::Setup && fault.to_string().contains("up to message 10"), "{fault}");
         }
         assert!(before.check_subjects(&stream("then", 11, 20), &read(&["in.c"]), OnGap::Fail).is_ok(), "all are gone");
-        assert!(before.check_subjects(&stream("then", 1, 20), &read(&["in.c"]), OnGap::Skip).is_ok());
+        let gap = before.check_subjects(&stream("then", 3, 20), &read(&["in.c"]), OnGap::Skip).unwrap().unwrap();
+        assert_eq!((gap.from, gap.to), (3, 10));
         let all = JetStreamPosition { subjects: Some(Vec::new()), ..at(10) };
         assert!(all.check_subjects(&stream("then", 1, 20), &read(&["in.c"]), OnGap::Fail).is_ok());
     }

@@ -5,22 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Batch, Fault, FaultKind, Headers, Place, Result, Retry, Source};
+use millstream_operators::{Batch, Fault, FaultKind, Headers, Place, Result, Source};
 use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
 
 use super::attach::{Attached, Reader, is_interest};
-use super::beside::PATIENCE;
+use super::beside::{Beside, PATIENCE};
 use super::delivery::Delivery;
+use super::gaps::{judge, jumped};
 use super::gather::Gather;
 use super::jumps::Jumps;
 use super::lint::{overdue, risks};
 use super::look::{LOOK_AGAIN, Look};
-use super::position::{Gap, JetStreamPosition, OnGap};
+use super::position::{Gap, JetStreamPosition};
 use super::pull::{Again, HEARTBEAT, Pull};
 use super::read::JetStreamRead;
 use super::rows::{Given, Rows};
-use crate::broker::{BrokerError, StoredMessage, StreamInfo};
+use crate::broker::{BrokerError, StreamInfo};
 use crate::connectors::{Purpose, fault};
 use crate::engine::{Clock, Nudge};
 
@@ -55,7 +56,7 @@ pub struct JetStreamSource {
     // by itself.
     pub(super) broke: bool,
     pub(super) patience: u32,
-    pub(super) beside: Option<Doing<Vec<StoredMessage>>>,
+    pub(super) beside: Option<Doing<Beside>>,
     // The last message that was read so.
     pub(super) beside_upto: u64,
     pub(super) lets_go: bool,
@@ -79,6 +80,8 @@ pub struct JetStreamSource {
     pub(super) in_doubt: bool,
     pub(super) asking: Option<(u64, Doing<Option<Box<StreamInfo>>>)>,
     pub(super) answer: Option<(u64, Box<StreamInfo>)>,
+    // What is gone right behind the position, where a record of it is to be given before what follows.
+    pub(super) gone: Option<Gap>,
     pub(super) released: bool,
 }
 
@@ -126,6 +129,7 @@ impl JetStreamSource {
             in_doubt: false,
             asking: None,
             answer: None,
+            gone: None,
             released: false,
         })
     }
@@ -148,8 +152,10 @@ impl JetStreamSource {
             let attached = attached.await;
             self.attaching = None;
             match attached {
-                Ok(Attached { pull, sequence, jumps }) => {
-                    self.position.sequence = sequence;
+                Ok(Attached { pull, gap, jumps }) => {
+                    if let Some(gap) = gap {
+                        self.pass(gap);
+                    }
                     (self.jumps, self.waiting, self.seen) = (jumps, 0, None);
                     self.attachments += 1;
                     self.attached_at = Instant::now();
@@ -186,8 +192,9 @@ impl JetStreamSource {
                 look = done(&mut self.looking), if looks => {
                     self.looking = None;
                     self.look_at = Instant::now() + LOOK_AGAIN;
-                    if let Some(again) = self.see(look?)? {
-                        return Ok(Some(again));
+                    let again = self.see(look?)?;
+                    if again.is_some() || self.gone.is_some() {
+                        return Ok(again);
                     }
                 }
                 () = tokio::time::sleep_until(look_at), if !looks => self.look(),
@@ -218,18 +225,26 @@ impl JetStreamSource {
                 let least = self.jumps.least(self.waiting, delivery.pending + 1);
                 match &self.answer {
                     _ if self.jumps == Jumps::Losses => {
-                        jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq)?;
+                        let gap = jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq);
+                        judge(gap, &mut self.jumps, self.reader.read.on_gap, &mut self.gone)?;
                     }
                     Some((upto, info)) if delivery.consumer_seq <= *upto => {
                         if let Some(gap) = self.position.gap(info, least) {
-                            judge(gap, &mut self.jumps, self.reader.read.on_gap)?;
+                            judge(gap, &mut self.jumps, self.reader.read.on_gap, &mut self.gone)?;
                         }
                     }
                     _ => {
                         message.reply = Some(reply);
                         doubted = Some(message);
+                        self.in_doubt = true;
                         break;
                     }
+                }
+                // Its record comes first.
+                if self.gone.is_some() {
+                    message.reply = Some(reply);
+                    doubted = Some(message);
+                    break;
                 }
             }
             pull.came();
@@ -244,7 +259,6 @@ impl JetStreamSource {
         if let Some(doubted) = doubted {
             let rest = std::iter::once(doubted).chain(heard).collect();
             self.gather.put_back(rest);
-            self.in_doubt = true;
         }
         if let Some(reply) = last_reply {
             self.lag = Some(self.waiting);
@@ -303,30 +317,6 @@ pub(super) async fn done<T>(doing: &mut Option<Doing<T>>) -> Result<T> {
     }
 }
 
-/// What a gap means where jumps mean this.
-pub(super) fn judge(gap: Gap, jumps: &mut Jumps, on_gap: OnGap) -> Result<u64> {
-    if *jumps != Jumps::Compacted {
-        return gap.judged(on_gap);
-    }
-    // Once an attachment: such a stream does it all the time.
-    *jumps = Jumps::Untold;
-    tracing::warn!("{}; or later messages of the same subjects did (max_msgs_per_subject): going on", gap.words);
-    Ok(gap.to)
-}
-
-/// The stream went on behind messages that were not read.
-fn jumped(read: &JetStreamRead, wanted: u64, got: u64) -> Result {
-    let (stream, last) = (&read.stream, got - 1);
-    let words = format!(
-        "stream {stream} went on at {got} where {wanted} was next: the messages {wanted} to {last} are gone and were not read"
-    );
-    if read.on_gap == OnGap::Fail {
-        return Err(Fault::new(FaultKind::SourceLost, words).retry_with(Retry::Never));
-    }
-    tracing::warn!("{words}; going on, as on_gap says");
-    Ok(())
-}
-
 impl Source for JetStreamSource {
     type Out = Vec<Bytes>;
     type Position = JetStreamPosition;
@@ -342,10 +332,13 @@ impl Source for JetStreamSource {
             Some(from) => {
                 self.durable = from.sequence;
                 let JetStreamRead { subjects, on_gap, .. } = self.read();
-                let behind = from.validate(&info, *on_gap)?;
-                from.check_subjects(&info, subjects, *on_gap)?;
-                let (sequence, subjects) = (behind.unwrap_or(from.sequence), Some(subjects.clone()));
-                self.position = JetStreamPosition { sequence, subjects, ack: None, ..from };
+                let (gap, left_out) = (from.validate(&info, *on_gap)?, from.check_subjects(&info, subjects, *on_gap)?);
+                let subjects = Some(subjects.clone());
+                self.position = JetStreamPosition { subjects, ack: None, ..from };
+                // What is gone behind the position is found again when the consumer is set to it.
+                for gap in gap.into_iter().chain(left_out) {
+                    self.pass(gap);
+                }
             }
             None => {
                 info = self.reader.show_interest(&js, info).await?;
@@ -365,18 +358,25 @@ impl Source for JetStreamSource {
     async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<Bytes>>>> {
         let max_rows = max_rows.max(1);
         loop {
+            if let Some(gap) = self.gone.take() {
+                return self.record(gap);
+            }
             if self.pull.is_none() {
-                if self.broke
-                    && self.in_vain >= self.patience
-                    && let Some(rows) = self.read_beside().await?
-                {
-                    return Ok(Some(rows));
+                if self.broke && self.in_vain >= self.patience {
+                    let rows = self.read_beside().await?;
+                    if rows.is_some() {
+                        return Ok(rows);
+                    }
+                    if self.gone.is_some() {
+                        continue;
+                    }
                 }
                 // An interest stream delivers again what no checkpoint covers; behind that, it can be gone past.
                 if self.lets_go && self.beside_upto > self.durable {
                     std::future::pending::<()>().await;
                 }
                 self.attach().await?;
+                continue;
             }
             if self.in_doubt
                 && let Some(why) = self.clear_up().await?
@@ -388,6 +388,9 @@ impl Source for JetStreamSource {
                 pull.ask(u64::MAX).await?;
             }
             let again = self.hear(max_rows).await?;
+            if self.gone.is_some() {
+                continue;
+            }
             let (rows, wrong) = self.rows(max_rows)?;
             self.nudge();
             if let Some(why) = wrong.or(again) {

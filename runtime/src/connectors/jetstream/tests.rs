@@ -236,6 +236,93 @@ async fn where_a_gap_may_be_skipped_reading_goes_on_behind_it_and_nothing_is_lef
     assert_eq!(source.position().sequence, 31);
 }
 
+/// What a source gives, in order: sequences, and where messages are gone, which.
+async fn sequences_and_gaps(source: &mut JetStreamSource, within: Duration) -> Vec<String> {
+    source.commit(source.position()).await.unwrap();
+    let mut given = Vec::new();
+    while let Ok(batch) = timeout(within, source.next(1_024)).await {
+        let batch = batch.unwrap().unwrap();
+        let origins = batch.origins().unwrap();
+        for (row, message) in batch.rows().iter().enumerate() {
+            let sequence = origins.get(row).unwrap().sequence;
+            given.push(origins.gap().map_or(sequence.to_string(), |_| String::from_utf8_lossy(message).into_owned()));
+            assert!(source.position().sequence >= sequence);
+        }
+    }
+    given
+}
+
+fn gap(first: u64, last: u64) -> String {
+    format!("{{\"first\":{first},\"last\":{last},\"stream\":\"S\"}}")
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_gaps_are_recorded_each_has_its_place_before_what_follows() {
+    for (deny_delete, subjects) in [(false, vec![]), (true, vec![]), (false, vec!["s.a".into()])] {
+        let world = World::new().await;
+        world.js.update_stream(&StreamConfig { deny_delete, ..StreamConfig::new("S", ["s.*"]) }).await.unwrap();
+        world.publish("s.a", 30).await;
+        let read = JetStreamRead { on_gap: OnGap::Record, subjects, ..JetStreamRead::of("S") };
+        let mut source = ahead_of(&world, read.clone()).await;
+        let before = source.position();
+        // Found by a delivery behind it.
+        purge_before(&world, 21).await;
+        let given = sequences_and_gaps(&mut source, SECOND).await;
+        let mut wanted: Vec<_> = (5..=8).map(|sequence| sequence.to_string()).collect();
+        wanted.truncate(given.iter().position(|given| given.starts_with('{')).unwrap());
+        let last = 4 + wanted.len() as u64;
+        wanted.push(gap(last + 1, 20));
+        wanted.extend((21..25).map(|sequence| sequence.to_string()).take(given.len() - wanted.len()));
+        assert_eq!(given, wanted);
+        // Found by a look, with nothing behind it.
+        let _ = sequences_and_gaps(&mut source, SECOND).await;
+        let _ = sequences_and_gaps(&mut source, SECOND).await;
+        let read_up_to = source.position().sequence;
+        purge_all(&world).await;
+        if read_up_to < 31 {
+            assert_eq!(sequences_and_gaps(&mut source, SECOND * 11).await, [gap(read_up_to + 1, 31)]);
+        }
+        assert_eq!(source.position().sequence, 31);
+        // Found when it begins where a checkpoint stood.
+        world.publish("s.a", 1).await;
+        source.open(Some(before)).await.unwrap();
+        assert_eq!(sequences_and_gaps(&mut source, SECOND).await, [gap(5, 31), "32".to_owned()]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_was_found_and_not_recorded_yet_is_not_part_of_a_position() {
+    let world = World::new().await;
+    world.publish("s.a", 30).await;
+    let mut source = ahead_of(&world, JetStreamRead { on_gap: OnGap::Record, ..JetStreamRead::of("S") }).await;
+    purge_all(&world).await;
+    // Nobody asks for rows: it looks, and looks again.
+    assert!(timeout(SECOND * 25, source.drive()).await.is_err());
+    assert_eq!(source.position().sequence, 4);
+    assert_eq!(sequences_and_gaps(&mut source, SECOND).await, [gap(5, 30)]);
+    assert_eq!(source.position().sequence, 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn subjects_that_are_left_out_are_recorded_too() {
+    let world = World::new().await;
+    world.publish("s.a", 3).await;
+    world.publish("s.b", 3).await;
+    let read = |subjects: &[&str]| JetStreamRead {
+        subjects: subjects.iter().map(|&subject| subject.into()).collect(),
+        on_gap: OnGap::Record,
+        ..JetStreamRead::of("S")
+    };
+    let mut source = world.source(Duration::ZERO, read(&["s.b"])).await;
+    assert_eq!(sequences_and_gaps(&mut source, SECOND).await, ["4", "5", "6"]);
+    let position = source.position();
+    drop(source);
+    let mut source = world.source(Duration::ZERO, read(&["s.a", "s.b"])).await;
+    source.open(Some(position)).await.unwrap();
+    world.publish("s.a", 1).await;
+    assert_eq!(sequences_and_gaps(&mut source, SECOND).await, [gap(1, 6), "7".to_owned()]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_purge_of_everything_is_a_loss_to_a_source_that_waits_and_to_one_that_is_not_asked() {
     for asked in [true, false] {

@@ -7,11 +7,12 @@ use millstream_operators::Result;
 use tokio::time::Instant;
 
 use super::delivery::Delivery;
+use super::gaps::judge;
 use super::jumps::Jumps;
 use super::look::{LOOK_AGAIN, Look};
 use super::position::{JetStreamPosition, OnGap};
 use super::pull::Again;
-use super::source::{JetStreamSource, done, judge};
+use super::source::{JetStreamSource, done};
 
 /// The last delivery that has come.
 struct Last {
@@ -72,6 +73,9 @@ impl JetStreamSource {
         // The answer may be older than what was read meanwhile.
         let then = JetStreamPosition { sequence: self.looked_from, ..self.position.clone() };
         then.check_stream(&stream)?;
+        if self.gone.is_some() {
+            return Ok(None);
+        }
         let (Some(consumer), Some(pull)) = (consumer, &mut self.pull) else { return Ok(None) };
         pull.hear_now(&mut self.gather.heard);
         let last = self.last();
@@ -92,7 +96,10 @@ impl JetStreamSource {
             let behind = JetStreamPosition { sequence: last.sequence, ..then };
             if let Some(gap) = behind.gap(&stream, least) {
                 let on_gap = self.read().on_gap;
-                let to = judge(gap, &mut self.jumps, on_gap)?;
+                let to = judge(gap, &mut self.jumps, on_gap, &mut self.gone)?;
+                if self.gone.is_some() {
+                    return Ok(None);
+                }
                 if all_given {
                     self.position.sequence = self.position.sequence.max(to);
                 }
