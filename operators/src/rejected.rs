@@ -49,7 +49,7 @@ pub enum Code {
     EventTime,
     /// It came after its window had closed.
     Late,
-    /// The message made of it would be larger than the server takes.
+    /// The message made of it would be larger than its sink allows.
     Oversize,
     /// The subject or header made of it is not a legal one.
     Address,

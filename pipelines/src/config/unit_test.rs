@@ -104,6 +104,10 @@ fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Ve
             Mistake::at(value.span(), format!("`{}` must be {what}, and is {is}", key.get_ref()))
         };
         match (key.get_ref().as_ref(), value.get_ref()) {
+            ("name", DeValue::String(name)) if name.is_empty() => {
+                let what = "a test has to be called something, and this `name` is empty";
+                mistakes.push(Mistake::at(value.span(), what));
+            }
             ("name", DeValue::String(name)) => made.name = name.to_string(),
             ("name", _) => mistakes.push(must("text")),
             ("unordered", DeValue::Boolean(truth)) => made.unordered = *truth,
@@ -128,18 +132,12 @@ fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Ve
             }
         }
     }
-    for (missing, is) in
-        [("name", made.name.is_empty()), ("input", !has(test, "input")), ("expect", !has(test, "expect"))]
-    {
-        if is {
+    for missing in ["name", "input", "expect"] {
+        if !table.iter().any(|(key, _)| key.get_ref() == missing) {
             mistakes.push(Mistake::at(test.span(), format!("the key `{missing}` is missing in a test")));
         }
     }
     (mistakes.len() == before).then_some(made)
-}
-
-fn has(test: &Value<'_>, key: &str) -> bool {
-    matches!(test.get_ref(), DeValue::Table(table) if table.iter().any(|(name, _)| name.get_ref() == key))
 }
 
 /// The lists of a table by the names of nodes, where there are such nodes.

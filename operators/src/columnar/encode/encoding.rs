@@ -52,7 +52,7 @@ pub struct Encoding {
     pub subject: Option<Template>,
     /// Names and values of headers.
     pub headers: Vec<(String, Template)>,
-    /// Bytes of headers and payload that the server takes in one message.
+    /// Bytes of headers and payload that one message may have.
     pub max_size: usize,
     /// Whether each message becomes a line of a file, or lines, and so must not hold line breaks of its own.
     pub lines: bool,

@@ -152,7 +152,7 @@ impl Encode {
     }
 
     fn oversize(&self, bytes: usize) -> Option<Cause> {
-        let words = || format!("the message has {bytes} bytes, and the server takes {}", self.max_size);
+        let words = || format!("the message has {bytes} bytes and the limit is {}", self.max_size);
         (bytes > self.max_size).then(|| Cause::new(Code::Oversize, words()))
     }
 
@@ -327,7 +327,7 @@ mod tests {
             let line = format!(r#"{{"text":"{}"}}"#, "x".repeat(31));
             let (records, refused) = records(&mut encode, rows(&[("text", "utf8")], &[&line]));
             assert_eq!((records.len(), refused.len()), if fits { (1, 0) } else { (0, 1) });
-            assert!(fits || refused[0] == (line, "the message has 73 bytes, and the server takes 72".to_owned()));
+            assert!(fits || refused[0] == (line, "the message has 73 bytes and the limit is 72".to_owned()));
         }
     }
 
