@@ -59,6 +59,8 @@ pub mod prelude {
     pub use millstream_pipelines::graph::{AsyncLimits, View, explain};
     pub use serde::{Deserialize, Serialize};
 
+    #[cfg(feature = "columnar")]
+    pub use crate::connectors::generate;
     pub use crate::connectors::{
         core_nats, core_nats_to, dead_letters, file_sink, file_source, jetstream, jetstream_to, stdout,
     };

@@ -58,7 +58,18 @@ impl<C: ReadFrom> ColumnsFrom<C> {
     }
 }
 
+/// Something that gives rows of declared columns by itself, with no messages to make them of.
+pub trait IntoFrame {
+    /// Adds its nodes to a pipeline; the first is called `name`.
+    fn wire(self, pipeline: &Pipeline, name: &str) -> Frame;
+}
+
 impl Pipeline {
+    /// Begins rows of declared columns that come from no messages, such as generated ones.
+    pub fn rows(&self, name: &str, from: impl IntoFrame) -> Frame {
+        from.wire(self, name)
+    }
+
     /// Begins a stream of rows with declared columns.
     ///
     /// The connector's node is called `name`, the one that reads its messages `<name>/<format>`. `None` when something

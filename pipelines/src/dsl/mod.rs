@@ -21,7 +21,7 @@ mod time;
 mod windowed;
 
 #[cfg(feature = "columnar")]
-pub use columns::{ColumnsFrom, ColumnsTo, columns_from, columns_to};
+pub use columns::{ColumnsFrom, ColumnsTo, IntoFrame, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
 pub use frame::{Frame, KeyedFrame, WindowedFrame};

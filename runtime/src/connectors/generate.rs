@@ -6,14 +6,12 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use millstream_operators::columnar::numbers_schema;
 use millstream_operators::{Batch, Fault, Result, Source, Timestamp};
-use millstream_pipelines::dsl::SourceNode;
-use millstream_pipelines::graph::erase_source;
 use millstream_pipelines::registry::{Ordered, Spec, Wiring};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
 
-use super::clock;
+use super::generated::generate_node;
 use crate::engine::Clock;
 
 /// A source of numbered rows: `n` from 0 on, and `at`, the moment that row `n` is due.
@@ -122,21 +120,7 @@ impl Spec for Generate {
 
     fn wire(self, wiring: &mut Wiring<'_>) {
         let Generate { rate, count, fields } = self;
-        let count = count.unwrap_or(u64::MAX);
-        let detail = match rate {
-            Some(rate) => format!("{rate} rows a second"),
-            None => "as fast as they are taken".to_owned(),
-        };
-        let node = SourceNode {
-            kind: Generate::KIND.into(),
-            detail,
-            make: Arc::new(move |subtask| Ok(erase_source(GenerateSource::new(rate, count, clock(subtask))))),
-            touches: Vec::new(),
-            access: Vec::new(),
-            shared: false,
-            at_most_once: None,
-            problems: Vec::new(),
-        };
+        let node = generate_node(rate, count.unwrap_or(u64::MAX));
         let name = format!("{}/fields", wiring.name());
         wiring.reads_rows(node, &numbers_schema(), |rows| rows.select_as(&name, "fields", fields.0.clone()));
     }

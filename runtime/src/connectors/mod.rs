@@ -5,6 +5,8 @@ mod core_nats;
 mod file;
 #[cfg(feature = "columnar")]
 mod generate;
+#[cfg(feature = "columnar")]
+mod generated;
 mod jetstream;
 #[cfg(feature = "columnar")]
 mod kinds;
@@ -18,6 +20,8 @@ pub use core_nats::{CoreNatsSink, CoreNatsSource};
 pub use file::{FilePosition, FileSink, FileSource, FileStart};
 #[cfg(feature = "columnar")]
 pub use generate::{GeneratePosition, GenerateSource};
+#[cfg(feature = "columnar")]
+pub use generated::{Generated, generate};
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
     JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
