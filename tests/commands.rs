@@ -68,6 +68,37 @@ async fn until_end_ends_behind_what_was_there_even_if_the_last_of_it_is_not_for_
 }
 
 #[tokio::test]
+async fn until_end_is_refused_where_a_source_has_no_end() {
+    let (server, connection) = server().await;
+    feed(&connection, 0, 10).await;
+    let (folder, url) = (tempfile::tempdir().unwrap(), server.url());
+    let shared = "kind = \"jetstream\"\nstream = \"IN\"\nshare = true\nformat = \"raw\"";
+    let core = "kind = \"core_nats\"\nsubject = \"in.>\"\nformat = \"raw\"";
+    let endless = "kind = \"generate\"\nfields = { value = \"n\" }";
+    for (name, source, words, way_out) in [
+        ("shared", shared, "a stream that is shared has no such end", "read without `share`"),
+        ("core", core, "core NATS has no such end", "stop the process with SIGTERM"),
+        ("endless", endless, "without a `count` have no such end", "give it one"),
+    ] {
+        let path = folder.path().join(format!("{name}.toml")).display().to_string();
+        let out = "[sinks.out]\nkind = \"file\"\nfrom = \"rows\"";
+        let file = folder.path().join(name).display().to_string();
+        let text = format!(
+            "name = \"{name}\"\naccept_loss = {}\non_error = \"stop\"\n[sources.rows]\n{source}\n{out}\npath = \"{file}\"",
+            name == "core"
+        );
+        std::fs::write(&path, text).unwrap();
+        let said = call(OWN, &["run", &path, "--until-end", "--nats", &url], &[]).await;
+        assert_eq!(said.code, Some(2), "{name}: {}", said.err);
+        for part in ["rows: the run is to end with what the sources have now", words, way_out] {
+            assert!(said.err.contains(part), "{part} is not in {}", said.err);
+        }
+    }
+    // None of them has begun: nobody has taken a message, nor interest in any.
+    assert!(Js::new(connection).consumer("IN", "mill-shared-rows").await.is_err());
+}
+
+#[tokio::test]
 async fn a_run_that_cannot_drain_stops_at_the_second_signal_or_when_its_time_is_over() {
     let (server, connection) = server().await;
     fill_up_at(&connection, 10).await;

@@ -167,7 +167,8 @@ impl Launch {
         self
     }
 
-    /// Ends the run when everything that its sources have now is processed.
+    /// Ends the run when everything that its sources have now is processed. A source that has no such end refuses to be
+    /// made: a shared stream, core NATS, or generated rows without a count.
     #[must_use]
     pub fn until_end(mut self) -> Self {
         self.mode = RunMode::until_end();

@@ -114,6 +114,8 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["input", "output"])]
     pub(super) from: Option<String>,
     /// End when everything that the sources have now is processed
+    ///
+    /// Sources that have no such end are refused: shared streams, core NATS, and `generate` without a `count`.
     #[arg(long)]
     pub(super) until_end: bool,
     /// Keep checkpoints in this directory, not in the server's key-value store

@@ -7,7 +7,7 @@ use millstream_operators::columnar::numbers_schema;
 use millstream_pipelines::dsl::{Frame, IntoFrame, OnRejected, Pipeline, SourceNode};
 use millstream_pipelines::graph::erase_source;
 
-use super::{GenerateSource, clock};
+use super::{GenerateSource, clock, refuse_until_end};
 
 // What is slower or quicker than this is a slip of whoever wrote it.
 const SLOWEST: f64 = 0.001;
@@ -86,7 +86,12 @@ pub(super) fn generate_node(rate: Option<f64>, count: u64) -> SourceNode {
     SourceNode {
         kind: "generate".into(),
         detail,
-        make: Arc::new(move |subtask| Ok(erase_source(GenerateSource::new(rate, count, clock(subtask))))),
+        make: Arc::new(move |subtask| {
+            if count == u64::MAX {
+                refuse_until_end(subtask, "rows that are generated without a `count` have no such end: give it one")?;
+            }
+            Ok(erase_source(GenerateSource::new(rate, count, clock(subtask))))
+        }),
         touches: Vec::new(),
         access: Vec::new(),
         shared: false,

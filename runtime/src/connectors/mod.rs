@@ -2,6 +2,7 @@
 //! or a [`Sink`](millstream_operators::Sink) of records; formats are operators beside them.
 
 mod core_nats;
+mod endless;
 mod file;
 #[cfg(feature = "columnar")]
 mod generate;
@@ -17,6 +18,7 @@ mod stdout;
 pub(crate) use crate::broker::stream_fault;
 pub use crate::broker::{Connections, Purpose, fault};
 pub use core_nats::{CoreNatsSink, CoreNatsSource};
+use endless::refuse_until_end;
 pub use file::{FilePosition, FileSink, FileSource, FileStart};
 #[cfg(feature = "columnar")]
 pub use generate::{GeneratePosition, GenerateSource};

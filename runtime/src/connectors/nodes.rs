@@ -6,7 +6,9 @@ use std::sync::Arc;
 use millstream_pipelines::dsl::{SinkNode, SourceNode};
 use millstream_pipelines::graph::{Touch, erase_sink, erase_source};
 
-use super::{Connections, CoreNatsSink, CoreNatsSource, FileSink, FileSource, FileStart, StdoutSink, clock};
+use super::{
+    Connections, CoreNatsSink, CoreNatsSource, FileSink, FileSource, FileStart, StdoutSink, clock, refuse_until_end,
+};
 use crate::engine::Begin;
 
 /// A source of what is published on a core NATS subject, which may have wildcards, while the pipeline listens: at most once.
@@ -34,6 +36,11 @@ pub(super) fn core_nats_node(subject: String, group: Option<String>) -> SourceNo
         kind: "core_nats".into(),
         detail: subject.clone(),
         make: Arc::new(move |subtask| {
+            refuse_until_end(
+                subtask,
+                "core NATS has no such end: it keeps nothing, and what will be published is not known. Leave that out, and \
+                 stop the process with SIGTERM, which drains it",
+            )?;
             let connections = Connections::of(subtask)?;
             let (node, group) = (&subtask.node, group.clone());
             Ok(erase_source(CoreNatsSource::new(node, connections, &subject, group, clock(subtask))))

@@ -12,8 +12,11 @@ use serde::Serialize;
 use super::letters::Letters;
 use super::until_end::UntilEnd;
 use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start};
-use crate::connectors::Connections;
+use crate::connectors::{Connections, refuse_until_end};
 use crate::engine::{Metrics, RunMode};
+
+// Why a run cannot be told to end with what a shared stream has.
+const NO_END: &str = "a stream that is shared has no such end: what is left of it may be in the hands of other processes. Leave that out, and stop the process with SIGTERM, which drains it, when its lag is 0; or read without `share` (`.shared()` in Rust)";
 
 /// A stream to read, from its first message unless said otherwise; end with a format, such as
 /// [`json`](JetStreamFrom::json).
@@ -167,6 +170,7 @@ impl ReadFrom for JetStreamFrom {
             problems,
             make: Arc::new(move |subtask| {
                 if shared {
+                    refuse_until_end(subtask, NO_END)?;
                     return Ok(erase_source(SharedSource::new(subtask, read.clone())?));
                 }
                 let source = JetStreamSource::new(subtask, read.clone())?;
