@@ -245,7 +245,11 @@ pub(super) fn is_interest(info: &StreamInfo) -> bool {
 
 /// A start at a sequence that the stream has not reached.
 pub(super) fn beyond(stream: &str, sequence: u64, last: u64) -> Fault {
-    Fault::new(FaultKind::Setup, format!("start is sequence {sequence}, but stream {stream} ends at {last}"))
+    let words = format!(
+        "start is sequence {sequence}, but stream {stream} ends at {last}: begin at {} for what comes next, or before it",
+        last + 1
+    );
+    Fault::new(FaultKind::Setup, words)
 }
 
 /// The durable consumer of a source. Pipeline and node names hold no dots or spaces.
