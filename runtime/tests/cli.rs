@@ -219,7 +219,7 @@ async fn a_server_that_a_killed_dev_left_is_used_on_and_stopped_in_the_end() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn without_a_server_that_is_new_enough_dev_says_how_to_get_one() {
+async fn without_a_server_that_is_new_enough_dev_says_how_to_get_one_and_the_demo_goes_on_without() {
     use std::os::unix::fs::PermissionsExt as _;
     let place = tempfile::tempdir().unwrap();
     let old = place.path().join("old");
@@ -231,4 +231,19 @@ async fn without_a_server_that_is_new_enough_dev_says_how_to_get_one() {
     let nowhere = place.path().join("nowhere");
     let said = call(&["dev"], &[("MILLSTREAM_NATS_SERVER", nowhere.to_str().unwrap())]).await;
     assert!(said.code == Some(2) && said.err.contains("nowhere"), "{}", said.err);
+    // The demo takes the broker that it has in itself, and says why.
+    let demo = ["demo", "--seconds", "1", "--rate", "100"];
+    let said = call(&demo, &[("MILLSTREAM_NATS_SERVER", old.to_str().unwrap())]).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for part in ["on the broker inside of this process, as there is no nats-server of 2.12 or newer", "2.9.10, too old"]
+    {
+        assert!(said.out.contains(part), "{part} is not in {}", said.out);
+    }
+    let said = call(&demo, &[("MILLSTREAM_NATS_SERVER", nowhere.to_str().unwrap())]).await;
+    assert!(said.code == Some(2) && said.err.contains("nowhere"), "{}", said.err);
+    // One that was found and is new enough is named with its version.
+    let found = find_program().unwrap();
+    let said = call(&demo, &[("MILLSTREAM_NATS_SERVER", found.to_str().unwrap())]).await;
+    let which = format!("{} 2.", found.display());
+    assert!(said.code == Some(0) && said.out.contains(&which), "{which} is not in {}{}", said.out, said.err);
 }

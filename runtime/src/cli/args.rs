@@ -189,8 +189,8 @@ pub(super) struct Schema {}
 
 /// Show the main job: generated orders flow through a pipeline file
 ///
-/// It starts a `nats-server` of its own where it finds one (MILLSTREAM_NATS_SERVER, on PATH, or in .tools/bin of this
-/// directory or one above it), and takes the broker inside of this process otherwise.
+/// It starts a `nats-server` of its own where it finds one of 2.12 or newer (MILLSTREAM_NATS_SERVER, on PATH, or in
+/// .tools/bin of this directory or one above it), and takes the broker inside of this process otherwise.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  millstream demo\n  millstream demo --seconds 60 --rate 20000")]
 pub(super) struct Demo {

@@ -53,7 +53,7 @@ pub(super) async fn demo(
 ) -> Result<ExitCode, Failure> {
     let place = find_or_start(&settings.with_server(&args.server)).await?;
     let connection = match (&place, place.options()) {
-        (Place::Embedded(broker), _) => broker.connect(),
+        (Place::Embedded(broker, _), _) => broker.connect(),
         (_, Some(options)) => options.connect().await?,
         (_, None) => return Err(Failure::fault("there is no place to run at")),
     };

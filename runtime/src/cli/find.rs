@@ -1,39 +1,48 @@
 //! [`find_or_start`]: a place to run at: a server that was named, one that is started, or the embedded broker.
 
+use super::new_enough::{Choice, new_enough};
 use super::settings::Settings;
 use super::{Failure, output};
 use crate::Launch;
-use crate::broker::{ConnectOptions, Embedded, NatsServer, find_program};
+use crate::broker::{ConnectOptions, Embedded, NatsServer, ServerOptions};
 
 /// Where a pipeline can be run.
 #[derive(Debug)]
 pub(super) enum Place {
     /// A server that somebody named.
     Named(Box<ConnectOptions>),
-    /// A server that was started for this, and goes with it.
-    Started(NatsServer),
-    /// A broker in this process, where there is no server to start.
-    Embedded(Embedded),
+    /// A server that was started for this, and goes with it; which program it is.
+    Started(NatsServer, String),
+    /// A broker in this process, where there is no server to start; why there is none.
+    Embedded(Embedded, String),
 }
 
 /// Finds or starts a place to run at, for what has to work at once and anywhere. A server that happens to run on this
 /// machine is left alone, unless it was named: what is on it is somebody's.
 ///
 /// # Errors
-/// A server was named and cannot be used: then no other is taken in its place.
+/// A server, or a program to start as one, was named and cannot be used: then no other is taken in its place.
 pub(super) async fn find_or_start(settings: &Settings) -> Result<Place, Failure> {
     if settings.names_server() {
         let options = settings.connect_options(None);
         options.clone().connect().await?;
         return Ok(Place::Named(Box::new(options)));
     }
-    if find_program().is_ok() {
-        match NatsServer::start().await {
-            Ok(server) => return Ok(Place::Started(server)),
-            Err(error) => output::say(&format!("the nats-server that was found does not start: {error}")),
+    let Choice { program, words } = new_enough()?;
+    let why = match program {
+        None => words,
+        Some(program) => {
+            let options = ServerOptions { program: Some(program), ..ServerOptions::default() };
+            match NatsServer::start_as(options).await {
+                Ok(server) => return Ok(Place::Started(server, words)),
+                Err(error) => {
+                    output::say(&format!("{words}, does not start: {error}"));
+                    "the nats-server that was found does not start".to_owned()
+                }
+            }
         }
-    }
-    Ok(Place::Embedded(Embedded::default()))
+    };
+    Ok(Place::Embedded(Embedded::default(), why))
 }
 
 impl Place {
@@ -41,10 +50,10 @@ impl Place {
     pub(super) fn words(&self) -> String {
         match self {
             Place::Named(options) => format!("the NATS server at {}", options.shown()),
-            Place::Started(server) => format!("a nats-server started for this, at {}", server.url()),
-            Place::Embedded(_) => "the broker inside of this process, as no nats-server was found: nobody else can \
-                                   reach it, and it keeps nothing"
-                .to_owned(),
+            Place::Started(server, which) => format!("a nats-server started for this, at {}: {which}", server.url()),
+            Place::Embedded(_, why) => {
+                format!("the broker inside of this process, as {why}: nobody else can reach it, and it keeps nothing")
+            }
         }
     }
 
@@ -52,15 +61,15 @@ impl Place {
     pub(super) fn options(&self) -> Option<ConnectOptions> {
         match self {
             Place::Named(options) => Some((**options).clone()),
-            Place::Started(server) => Some(ConnectOptions::to(server.url())),
-            Place::Embedded(_) => None,
+            Place::Started(server, _) => Some(ConnectOptions::to(server.url())),
+            Place::Embedded(..) => None,
         }
     }
 
     /// The launch, at this place.
     pub(super) fn launch(&self, launch: Launch) -> Launch {
         match (self, self.options()) {
-            (Place::Embedded(broker), _) => launch.embedded(broker.clone()),
+            (Place::Embedded(broker, _), _) => launch.embedded(broker.clone()),
             (_, Some(options)) => launch.nats(options),
             (_, None) => launch,
         }
@@ -86,7 +95,7 @@ mod tests {
         pipeline
             .source("in", jetstream("IN").text().ignore_rejected())
             .sink("out", jetstream_to("OUT").text().subject("out").stop_on_rejected());
-        let place = Place::Embedded(broker);
+        let place = Place::Embedded(broker, "there is none".to_owned());
         assert!(place.words().contains("keeps nothing"));
         place.launch(Launch::default()).until_end().run(&pipeline).await.unwrap();
         assert_eq!(js.stream("OUT").await.unwrap().state.messages, 1);

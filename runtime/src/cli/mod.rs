@@ -35,6 +35,7 @@ mod file;
 mod find;
 mod live;
 mod logging;
+mod new_enough;
 mod output;
 mod permissions;
 mod program;

@@ -12,15 +12,14 @@ use leftover::{Folder, Seen};
 use serving::{Serving, serve};
 
 use super::args::Dev;
+use super::new_enough::{Choice, new_enough};
 use super::{Failure, output};
-use crate::broker::{INSTALL, ServerOptions, programs, version_of};
+use crate::broker::{INSTALL, ServerOptions};
 use crate::launch::Signals;
 
 /// Where streams are kept unless it is said.
 pub(super) const DEFAULT_STORE: &str = ".millstream/nats";
 const DEFAULT_PORT: u16 = 4222;
-const OLDEST: (u32, u32, u32) = (2, 12, 0);
-const FULL: (u32, u32, u32) = (2, 14, 0);
 
 pub(super) async fn dev(args: Dev) -> Result<ExitCode, Failure> {
     let signals = Signals::listen().map_err(|fault| Failure::fault(fault.chain()))?;
@@ -92,34 +91,10 @@ fn cannot(path: &Path, what: &str, error: &std::io::Error) -> Failure {
     Failure::usage(format!("{} cannot {what}: {error}", path.display()))
 }
 
-/// The first program that is new enough.
+/// The program to run.
 fn program() -> Result<PathBuf, Failure> {
-    let mut old = Vec::new();
-    for program in programs()? {
-        match version_of(&program) {
-            Some(version) if version >= OLDEST => {
-                if version < FULL {
-                    output::say(&format!(
-                        "{} is {}: 2.14 or newer has everything that pipelines use",
-                        program.display(),
-                        dotted(version)
-                    ));
-                }
-                return Ok(program);
-            }
-            Some(version) => old.push(format!("{} is {}, too old", program.display(), dotted(version))),
-            None => old.push(format!("{} does not say its version", program.display())),
-        }
-    }
-    let why = match old.is_empty() {
-        true => "there is no nats-server on PATH, nor in .tools/bin here or above".to_owned(),
-        false => format!("there is no nats-server of 2.12 or newer ({})", old.join("; ")),
-    };
-    Err(Failure::usage(format!("{why}; {INSTALL}")))
-}
-
-fn dotted((major, minor, patch): (u32, u32, u32)) -> String {
-    format!("{major}.{minor}.{patch}")
+    let Choice { program, words } = new_enough()?;
+    program.ok_or_else(|| Failure::usage(format!("{words}; {INSTALL}")))
 }
 
 /// The port to listen on: the wanted one, which must be free; without a wish the usual one, or a free one.
