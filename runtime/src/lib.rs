@@ -12,7 +12,7 @@
 //!     pipeline
 //!         .source("orders", jetstream("ORDERS").json::<Order>().rejected_to("dead", dead_letters("mill_dlq").create()))
 //!         .filter("large", |order| order.amount >= 10.0)
-//!         .sink("totals", jetstream_to("LARGE").json().subject("orders.large").stop_on_rejected());
+//!         .sink("totals", jetstream_to("LARGE").json().subject("large.orders").stop_on_rejected());
 //!     millstream::main(&pipeline).await
 //! }
 //! ```
