@@ -154,7 +154,7 @@ fn in_a_checkpoint(keys: u64, counts: &mut Counts) -> Result {
         let frozen = freeze(counts)?;
         let run = encode(frozen, whole)?;
         let encoded = start.elapsed();
-        let (segment, bytes) = Segment::pack(&run)?;
+        let (segment, bytes) = Segment::pack(&run, run.whole)?;
         let bytes = bytes.or_else(|| segment.inline.clone()).unwrap_or_default();
         let packed = start.elapsed();
         let put = runtime.block_on(store.put("bench", segment.sha256, bytes.clone()));

@@ -6,7 +6,9 @@ use std::future::{Future, pending};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{Batch, Cause, Epoch, Payload, Result};
+use std::sync::Arc;
+
+use crate::{Batch, Cause, Epoch, Fault, FaultKind, Outputs, Payload, Record, Result};
 
 /// Where rows come from.
 ///
@@ -78,6 +80,15 @@ pub trait Source: Send + 'static {
 /// - `write` returns when it has taken the batch over, and waits while it has no room: that is backpressure.
 /// - When `flush` returns, every row written before is stored where it belongs.
 /// - While its peer is away it waits and tries again; it neither drops nor grows.
+///
+/// # Sinks that store each row once
+/// A sink may keep rows until the checkpoint that they belong to is durable, and store them then: a failure repeats
+/// none (Flink calls it two-phase commit). What is different for it:
+/// - When `flush` returns, everything is stored that `commit` was called for; the rows behind that are kept.
+/// - [`outputs`](Sink::outputs) gives those, right after `flush`. They become part of the checkpoint.
+/// - [`commit`](Sink::commit) begins to store them, and returns at once; `drive` goes on with it.
+/// - [`resume`](Sink::resume) is called once, before any row: with what the checkpoint has that the run starts from,
+///   when nobody else can complete a checkpoint any more.
 pub trait Sink: Send + 'static {
     /// What it takes.
     type In: Payload;
@@ -96,6 +107,27 @@ pub trait Sink: Send + 'static {
     /// The checkpoint of `epoch` is durable.
     fn commit(&mut self, _epoch: Epoch) -> impl Future<Output = Result> + Send {
         async { Ok(()) }
+    }
+
+    /// The rows that are not stored yet and for which `commit` was not called, in order; `None` if it is no sink that
+    /// keeps them.
+    fn outputs(&mut self) -> Option<Arc<[Record]>> {
+        None
+    }
+
+    /// Makes sure that what a checkpoint has of its outputs, and of those of subtasks that are no more, is stored once.
+    ///
+    /// # Errors
+    /// It is not known what of them is stored; or they are not, and this is no sink that could.
+    fn resume(&mut self, from: Vec<Outputs>) -> impl Future<Output = Result> + Send {
+        let unpublished = from.iter().find(|outputs| !outputs.published).map(|outputs| outputs.epoch);
+        async move {
+            let Some(epoch) = unpublished else { return Ok(()) };
+            let words = format!(
+                "the outputs of checkpoint {epoch} may not all be published, and this sink does not store each row once: start the pipeline once more with guarantee = \"effectively-once\" and stop it in an orderly way"
+            );
+            Err(Fault::new(FaultKind::Setup, words))
+        }
     }
 
     /// What goes on between batches: confirmations, retries, linger. Cancel-safe; it never returns unless it fails.

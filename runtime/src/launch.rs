@@ -26,6 +26,7 @@ pub struct Launch {
     workers: usize,
     mode: RunMode,
     savepoint: Option<String>,
+    rewind: bool,
     drain_within: Option<Duration>,
     stopper: Stopper,
     metrics: Metrics,
@@ -167,6 +168,14 @@ impl Launch {
         self
     }
 
+    /// Lets a pipeline that promises effectively-once start from a checkpoint that is older than its outputs, or whose
+    /// outputs were purged: from a savepoint, or after a loss. What came since is stored again.
+    #[must_use]
+    pub fn rewind(mut self) -> Self {
+        self.rewind = true;
+        self
+    }
+
     /// Ends the run when everything that its sources have now is processed. A source that has no such end refuses to be
     /// made: a shared stream, core NATS, or generated rows without a count.
     #[must_use]
@@ -236,6 +245,7 @@ impl Launch {
         let mut environment = Environment::new(store, Workers::threads(self.workers)?);
         environment.stopper = self.stopper.clone();
         environment.savepoint = self.savepoint;
+        environment.rewind = self.rewind;
         environment =
             environment.counting(self.metrics).with_shared(connections).with(self.mode).with(Settlements::default());
         let mut signals = Signals::listen()?;

@@ -45,11 +45,14 @@ pub(crate) struct FileSettings {
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
+#[expect(clippy::enum_variant_names, reason = "they are the field's words")]
 enum GuaranteeWord {
     /// Messages may be lost.
     AtMostOnce,
     /// Every message is in the output, perhaps more than once.
     AtLeastOnce,
+    /// What comes of every message is in the output once, about a checkpoint interval later.
+    EffectivelyOnce,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -92,6 +95,7 @@ impl FileSettings {
         let guarantee = self.guarantee.map(|word| match word {
             GuaranteeWord::AtMostOnce => Guarantee::AtMostOnce,
             GuaranteeWord::AtLeastOnce => Guarantee::AtLeastOnce,
+            GuaranteeWord::EffectivelyOnce => Guarantee::EffectivelyOnce,
         });
         set(&mut settings.guarantee, guarantee);
         settings.accept_loss = self.accept_loss;

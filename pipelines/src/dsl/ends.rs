@@ -74,6 +74,9 @@ pub struct SinkNode {
     pub access: Vec<Access>,
     /// Why it may lose messages, if it may.
     pub at_most_once: Option<String>,
+    /// Why it may store rows again when something fails, also in a pipeline that promises effectively-once; nothing if it
+    /// keeps them for the checkpoint then ([`Sink`]).
+    pub repeats: Option<String>,
     /// Whether each message becomes a line, which not every format can be.
     pub lines: bool,
     /// What is wrong with its settings.
@@ -310,6 +313,7 @@ impl IntoSink<Record> for SinkNode {
         node.touches = self.touches;
         node.access = self.access;
         node.at_most_once = self.at_most_once;
+        node.repeats = self.repeats;
         node.inputs = vec![PortType::of::<Vec<Record>>("in")];
         stream.wire(node);
     }
@@ -340,6 +344,7 @@ pub(super) fn discard_rows<P: Payload>() -> Make<dyn DynSink> {
 impl<T: Send + 'static> IntoSink<T> for Discard {
     fn wire(self, stream: Stream<T>, name: &str) {
         let mut node = Node::new(name, "discard", Role::Sink(discard_rows::<Vec<T>>()));
+        node.repeats = None;
         node.inputs = vec![PortType::of::<Vec<T>>("in")];
         stream.wire(node);
     }
@@ -372,6 +377,7 @@ impl<T: Send + 'static> IntoSink<Rejected<T>> for Halt {
     fn wire(self, stream: Stream<Rejected<T>>, name: &str) {
         let make: Make<dyn DynSink> = Arc::new(|_| Ok(erase_sink(HaltAt::<T>(std::marker::PhantomData))));
         let mut node = Node::new(name, "stop", Role::Sink(make));
+        node.repeats = None;
         node.inputs = vec![PortType::of::<Vec<Rejected<T>>>("in")];
         stream.wire(node);
     }

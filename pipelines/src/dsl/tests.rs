@@ -46,6 +46,7 @@ impl WriteTo for Nowhere {
             touches,
             access: Vec::new(),
             at_most_once: None,
+            repeats: None,
             lines: false,
             problems,
         }

@@ -201,14 +201,35 @@ fn overlap(a: &str, b: &str) -> bool {
 }
 
 fn promises(graph: &Graph, problems: &mut Vec<Problem>) {
-    if graph.settings.guarantee == Guarantee::AtMostOnce || graph.settings.accept_loss {
+    let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
+    if once {
+        once_promised(graph, problems);
+    }
+    if graph.settings.guarantee == Guarantee::AtMostOnce || (graph.settings.accept_loss && !once) {
         return;
     }
     for node in &graph.nodes {
         if let Some(why) = &node.at_most_once {
-            let what = format!("the pipeline promises at-least-once, but {why}");
-            let help = "use JetStream here, or accept the loss in words: `accept_loss = true`";
-            problems.push(Problem::at(&node.name, what).help(help));
+            let (promise, help) = match once {
+                true => ("effectively-once", "use JetStream here, or promise less"),
+                false => ("at-least-once", "use JetStream here, or accept the loss in words: `accept_loss = true`"),
+            };
+            problems.push(Problem::at(&node.name, format!("the pipeline promises {promise}, but {why}")).help(help));
+        }
+    }
+}
+
+/// What keeps a pipeline from storing what comes of each message once.
+fn once_promised(graph: &Graph, problems: &mut Vec<Problem>) {
+    for node in &graph.nodes {
+        if let Some(why) = &node.repeats {
+            let what = format!("the pipeline promises effectively-once, but {why}");
+            problems.push(Problem::at(&node.name, what).help("write to JetStream here, or promise at-least-once"));
+        }
+        if node.shared {
+            let what = "the pipeline promises effectively-once, but a shared source has no position: what a process had in hand when it was killed is done again by another";
+            let help = "read without `share`, or promise at-least-once";
+            problems.push(Problem::at(&node.name, what).in_setting("share").help(help));
         }
     }
 }

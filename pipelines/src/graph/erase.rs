@@ -8,12 +8,13 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::{
-    AnyBatch, AsyncOperator, Batch, Cause, Either, Emit, Epoch, Fault, FaultKind, Operator, Origins, Outbox, Parts,
-    Payload, Rejected, Result, Retry, Sink, Source, StateVisitor, Timestamp, Turn,
+    AnyBatch, AsyncOperator, Batch, Cause, Either, Emit, Epoch, Fault, FaultKind, Operator, Origins, Outbox, Outputs,
+    Parts, Payload, Record, Rejected, Result, Retry, Sink, Source, StateVisitor, Timestamp, Turn,
 };
 
 /// A future in a box.
@@ -180,6 +181,8 @@ pub trait DynSink: Send {
     fn write(&mut self, batch: AnyBatch) -> Boxed<'_, Result>;
     fn flush(&mut self, epoch: Epoch) -> Boxed<'_, Result>;
     fn commit(&mut self, epoch: Epoch) -> Boxed<'_, Result>;
+    fn outputs(&mut self) -> Option<Arc<[Record]>>;
+    fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result>;
     fn drive(&mut self) -> Boxed<'_, Result>;
 }
 
@@ -205,6 +208,14 @@ impl<S: Sink> DynSink for ErasedSink<S> {
 
     fn commit(&mut self, epoch: Epoch) -> Boxed<'_, Result> {
         Box::pin(self.0.commit(epoch))
+    }
+
+    fn outputs(&mut self) -> Option<Arc<[Record]>> {
+        self.0.outputs()
+    }
+
+    fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result> {
+        Box::pin(self.0.resume(from))
     }
 
     fn drive(&mut self) -> Boxed<'_, Result> {

@@ -72,6 +72,8 @@ pub struct Node {
     pub shared: bool,
     /// Whether it may lose messages when something fails, and why.
     pub at_most_once: Option<String>,
+    /// Whether it may store rows again when something fails, even where the pipeline promises effectively-once, and why.
+    pub repeats: Option<String>,
 }
 
 /// A place outside that a node reads or writes.
@@ -319,6 +321,9 @@ pub enum Guarantee {
     AtMostOnce,
     /// Every message is in the output, perhaps more than once.
     AtLeastOnce,
+    /// What comes of every message is in the output once: outputs are part of the checkpoint, and are stored when that is
+    /// durable.
+    EffectivelyOnce,
 }
 
 impl Graph {
@@ -358,7 +363,11 @@ impl Graph {
 
 impl Node {
     /// A node with a name, a kind and a role; ports and the rest are filled in by the caller.
+    ///
+    /// A sink is taken for one that may store rows again; whoever knows better sets [`repeats`](Node::repeats).
     pub fn new(name: impl Into<String>, kind: impl Into<Cow<'static, str>>, role: Role) -> Self {
+        let repeats = "it stores rows as they come, and again after a failure";
+        let repeats = matches!(role, Role::Sink(_)).then(|| repeats.to_owned());
         Node {
             name: name.into(),
             kind: kind.into(),
@@ -371,6 +380,7 @@ impl Node {
             access: Vec::new(),
             shared: false,
             at_most_once: None,
+            repeats,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use millstream_operators::{Fault, FaultKind, Result, Retry, Run, Saved};
+use millstream_operators::{Fault, FaultKind, Outputs, Result, Retry, Run, Saved};
 
 use super::manifest::Manifest;
 use super::segment::{BlobId, Segment};
@@ -15,6 +15,7 @@ use super::store::{Revision, Store, StoreError};
 pub(crate) struct Restored {
     pub(crate) manifest: Manifest,
     pub(crate) states: BTreeMap<String, Vec<(u32, Saved)>>,
+    pub(crate) outputs: BTreeMap<String, Vec<Outputs>>,
 }
 
 /// So many segments are read at once.
@@ -87,7 +88,31 @@ pub(crate) async fn load(store: &dyn Store, pipeline: &str, manifest: Manifest) 
         });
         states.insert(node.clone(), saved.collect());
     }
-    Ok(Restored { manifest, states })
+    let outputs = load_outputs(store, pipeline, &manifest, &place).await?;
+    Ok(Restored { manifest, states, outputs })
+}
+
+/// The outputs that a manifest keeps, without the records of those that are published.
+async fn load_outputs(
+    store: &dyn Store,
+    pipeline: &str,
+    manifest: &Manifest,
+    place: &str,
+) -> Result<BTreeMap<String, Vec<Outputs>>, StoreError> {
+    let mut outputs: BTreeMap<String, Vec<Outputs>> = BTreeMap::new();
+    for (node, logs) in &manifest.sinks {
+        for log in logs {
+            let pieces: &[Segment] = if log.published { &[] } else { &log.pieces };
+            let mut reading = Vec::new();
+            for piece in pieces {
+                reading.push(read_bytes(store, pipeline, node, piece, place));
+            }
+            let bytes: Vec<Bytes> = stream::iter(reading).buffered(AT_ONCE).try_collect().await?;
+            let read = log.unpack(&bytes, place).map_err(|fault| StoreError::Failed(fault.at(node)))?;
+            outputs.entry(node.clone()).or_default().push(read);
+        }
+    }
+    Ok(outputs)
 }
 
 async fn read_segment(
@@ -97,12 +122,22 @@ async fn read_segment(
     segment: &Segment,
     place: &str,
 ) -> Result<Run, StoreError> {
-    let failed = |fault: Fault| StoreError::Failed(fault.at(node));
-    let bytes = match &segment.inline {
-        Some(bytes) => bytes.clone(),
-        None => store.get(pipeline, segment.sha256).await?.ok_or_else(|| failed(segment.missing(place)))?,
-    };
-    segment.unpack(&bytes, place).map_err(failed)
+    let bytes = read_bytes(store, pipeline, node, segment, place).await?;
+    segment.unpack(&bytes, place).map_err(|fault| StoreError::Failed(fault.at(node)))
+}
+
+async fn read_bytes(
+    store: &dyn Store,
+    pipeline: &str,
+    node: &str,
+    segment: &Segment,
+    place: &str,
+) -> Result<Bytes, StoreError> {
+    let missing = || StoreError::Failed(segment.missing(place).at(node));
+    match &segment.inline {
+        Some(bytes) => Ok(bytes.clone()),
+        None => store.get(pipeline, segment.sha256).await?.ok_or_else(missing),
+    }
 }
 
 /// The newest checkpoint that is whole, and the revision of the newest that there is; `None` when there is none.

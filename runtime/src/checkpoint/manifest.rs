@@ -7,6 +7,7 @@ use millstream_operators::{Epoch, Fault, FaultKind, Result, Retry, Saved, Timest
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::output_log::OutputLog;
 use super::segment::Segment;
 
 /// Everything that a run needs to go on: where each source stood and what each operator held, at one barrier.
@@ -31,6 +32,9 @@ pub struct Manifest {
     pub sources: BTreeMap<String, Vec<SourcePosition>>,
     /// What each operator held, by node and subtask.
     pub operators: BTreeMap<String, Vec<NodeState>>,
+    /// The outputs of sinks that store each row once, by node and subtask: those of the last epoch that had some.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sinks: BTreeMap<String, Vec<OutputLog>>,
 }
 
 /// Where a subtask of a source stood.
@@ -65,7 +69,9 @@ impl Manifest {
     /// The segments whose bytes are not in it.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
         let states = self.operators.values().flatten();
-        states.flat_map(|state| state.keyed.values()).flatten().filter(|segment| segment.inline.is_none())
+        let keyed = states.flat_map(|state| state.keyed.values()).flatten();
+        let outputs = self.sinks.values().flatten().flat_map(|log| &log.pieces);
+        keyed.chain(outputs).filter(|segment| segment.inline.is_none())
     }
 
     /// The bytes to store.

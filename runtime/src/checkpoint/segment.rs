@@ -1,11 +1,12 @@
-//! [`Segment`]: a run of keyed state in a checkpoint, named by what it holds.
+//! [`Segment`]: a piece of a checkpoint, a run of keyed state or some outputs, named by what it holds.
 
 use std::fmt;
 use std::io::Read;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind, Result, Retry, Run};
+use millstream_operators::{Fault, FaultKind, Result, Retry};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 #[serde(into = "String", try_from = "String")]
 pub struct BlobId([u8; 32]);
 
-/// A run of keyed state: what of it is in the manifest. Its bytes, MessagePack and then Zstandard, are stored under its id, or
+/// A piece of a checkpoint: what of it is in the manifest. Its bytes, MessagePack and then Zstandard, are stored under its id, or
 /// are here where they are few.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,24 +51,25 @@ impl BlobId {
 }
 
 impl Segment {
-    /// A run as a segment, and the bytes to store under its id, if they are not in it.
+    /// A value, a [`Run`](millstream_operators::Run) or other, as a segment, and the bytes to store under its id, if they
+    /// are not in it.
     ///
     /// # Errors
-    /// A checkpoint fault when the run cannot be encoded.
-    pub fn pack(run: &Run) -> Result<(Segment, Option<Bytes>)> {
-        let encoded = rmp_serde::to_vec(run).map_err(|error| damaged("a run cannot be encoded").because(error))?;
+    /// A checkpoint fault when it cannot be encoded.
+    pub fn pack<T: Serialize>(value: &T, whole: bool) -> Result<(Segment, Option<Bytes>)> {
+        let encoded = rmp_serde::to_vec(value).map_err(|error| damaged("a piece cannot be encoded").because(error))?;
         let bytes = zstd::bulk::compress(&encoded, LEVEL);
-        let bytes = Bytes::from(bytes.map_err(|error| damaged("a run cannot be compressed").because(error))?);
+        let bytes = Bytes::from(bytes.map_err(|error| damaged("a piece cannot be compressed").because(error))?);
         let (sha256, size, length) = (BlobId::of(&bytes), bytes.len() as u64, encoded.len() as u64);
         let (inline, stored) = if bytes.len() <= FEW { (Some(bytes), None) } else { (None, Some(bytes)) };
-        Ok((Segment { sha256, size, length, whole: run.whole, inline }, stored))
+        Ok((Segment { sha256, size, length, whole, inline }, stored))
     }
 
-    /// The run in its bytes, once they have been checked; `place` says where they were read.
+    /// What is in its bytes, once they have been checked; `place` says where they were read.
     ///
     /// # Errors
     /// A checkpoint fault that names the segment, its place and what is wrong.
-    pub fn unpack(&self, bytes: &[u8], place: &str) -> Result<Run> {
+    pub fn unpack<T: DeserializeOwned>(&self, bytes: &[u8], place: &str) -> Result<T> {
         let wrong = |what: String| damaged(&format!("its segment {} in {place} {what}", self.sha256));
         if bytes.len() as u64 != self.size {
             return Err(wrong(format!("should have {} bytes and has {}", self.size, bytes.len())));
@@ -161,7 +163,13 @@ mod base64_bytes {
 mod tests {
     use std::collections::BTreeMap;
 
+    use millstream_operators::Run;
+
     use super::*;
+
+    fn packed(run: &Run) -> (Segment, Option<Bytes>) {
+        Segment::pack(run, run.whole).unwrap()
+    }
 
     fn run(len: usize) -> Run {
         let noise = (0..len).map(|n| (n * 7 % 251) as u8 ^ (n / 251) as u8);
@@ -170,30 +178,30 @@ mod tests {
 
     #[test]
     fn a_run_comes_back_from_its_bytes_and_few_are_in_the_segment_itself() {
-        let (small, none) = Segment::pack(&run(10)).unwrap();
+        let (small, none) = packed(&run(10));
         assert!(none.is_none());
-        assert_eq!(small.unpack(small.inline.as_ref().unwrap(), "here").unwrap(), run(10));
-        let (large, bytes) = Segment::pack(&run(100_000)).unwrap();
+        assert_eq!(small.unpack::<Run>(small.inline.as_ref().unwrap(), "here").unwrap(), run(10));
+        let (large, bytes) = packed(&run(100_000));
         assert!(large.inline.is_none());
-        assert_eq!(large.unpack(&bytes.unwrap(), "there").unwrap(), run(100_000));
+        assert_eq!(large.unpack::<Run>(&bytes.unwrap(), "there").unwrap(), run(100_000));
         let json = serde_json::to_string(&small).unwrap();
         assert_eq!(serde_json::from_str::<Segment>(&json).unwrap(), small);
     }
 
     #[test]
     fn bytes_that_are_cut_off_or_changed_are_not_believed_nor_lengths_that_cannot_be() {
-        let (segment, bytes) = Segment::pack(&run(100_000)).unwrap();
+        let (segment, bytes) = packed(&run(100_000));
         let bytes = bytes.unwrap();
         for cut in (0..bytes.len()).step_by(997) {
-            assert!(segment.unpack(&bytes[..cut], "there").is_err());
+            assert!(segment.unpack::<Run>(&bytes[..cut], "there").is_err());
             let mut changed = bytes.to_vec();
             changed[cut] ^= 4;
-            let fault = segment.unpack(&changed, "there").unwrap_err();
+            let fault = segment.unpack::<Run>(&changed, "there").unwrap_err();
             assert!(fault.to_string().contains(&segment.sha256.to_string()), "{fault}");
         }
         for length in [u64::MAX, segment.length - 1, segment.length + 1] {
             let liar = Segment { length, ..segment.clone() };
-            assert!(liar.unpack(&bytes, "there").is_err(), "{length}");
+            assert!(liar.unpack::<Run>(&bytes, "there").is_err(), "{length}");
         }
     }
 }

@@ -113,6 +113,9 @@ pub(super) struct Run {
     /// Start from this savepoint, not from the newest checkpoint: what came since is read and written again
     #[arg(long, value_name = "NAME", conflicts_with_all = ["input", "output"])]
     pub(super) from: Option<String>,
+    /// Where outputs are stored once: start from a checkpoint that is older than they are, and store what came since again
+    #[arg(long, conflicts_with_all = ["input", "output"])]
+    pub(super) rewind: bool,
     /// End when everything that the sources have now is processed
     ///
     /// Sources that have no such end are refused: shared streams, core NATS, and `generate` without a `count`.

@@ -42,6 +42,7 @@ fn summary(graph: &Graph) -> String {
     let guarantee = match graph.settings.guarantee {
         Guarantee::AtMostOnce => "at most once",
         Guarantee::AtLeastOnce => "at least once",
+        Guarantee::EffectivelyOnce => "effectively once",
         _ => "",
     };
     let parts = [plural(sources, "source"), plural(steps, "step"), plural(sinks, "sink"), guarantee.to_owned()];

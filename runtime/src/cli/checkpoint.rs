@@ -254,7 +254,7 @@ fn size(manifest: &Manifest) -> u64 {
 }
 
 fn shown(name: &str, manifest: &Manifest) -> String {
-    let Manifest { pipeline, epoch, at, version, key_groups, sources, operators } = manifest;
+    let Manifest { pipeline, epoch, at, version, key_groups, sources, operators, sinks } = manifest;
     let mut text = format!("{name}: checkpoint {epoch} of pipeline {pipeline}\nmade {at} by millstream {version}\n");
     for (node, positions) in sources {
         for of in positions {
@@ -276,6 +276,19 @@ fn shown(name: &str, manifest: &Manifest) -> String {
                     if segments.len() == 1 { "run" } else { "runs" }
                 ));
             }
+        }
+    }
+    for (node, logs) in sinks {
+        for log in logs {
+            let size = log.pieces.iter().map(|piece| piece.size).sum();
+            text.push_str(&format!(
+                "sink {node}[{}]: {} outputs of checkpoint {}, {}, {}\n",
+                log.subtask,
+                log.total,
+                log.epoch,
+                output::bytes(size),
+                if log.published { "all published" } else { "to be published" }
+            ));
         }
     }
     text

@@ -100,6 +100,7 @@ fn put(node: &mut Node, kind: &'static str, path: &std::path::Path, role: Role) 
     node.touches.clear();
     node.access.clear();
     node.at_most_once = None;
+    node.repeats = None;
     // Two writers of one file would mix their lines.
     node.parallelism = Some(1);
 }

@@ -3,15 +3,15 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use millstream_pipelines::graph::{Access, Graph};
+use millstream_pipelines::graph::{Access, Graph, Guarantee};
 
 use super::args::Remove;
 use super::file::Ends;
 use super::settings::Settings;
 use super::{Failure, Program, output};
-use crate::broker::{Js, codes};
+use crate::broker::{Js, Purge, codes};
 use crate::checkpoint::{Store, read_manifest};
-use crate::connectors::{Connections, Purpose, consumer_name};
+use crate::connectors::{Connections, Purpose, consumer_name, marker_subjects};
 
 /// Something that goes.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ struct Left {
 #[derive(Debug)]
 enum Thing {
     Consumer { stream: String, name: String },
+    Markers { stream: String, subjects: String },
     Checkpoints,
 }
 
@@ -40,6 +41,7 @@ pub(super) async fn remove(program: &Program, args: Remove, settings: Settings) 
     let js = connections.js(Purpose::Control).await.map_err(setup)?;
     let (graph, name) = (&file.graph, file.graph.name.as_str());
     let mut left = consumers(&js, graph).await?;
+    left.extend(markers(&js, graph).await?);
     left.extend(checkpoints(store.as_ref(), &js, name, settings.checkpoints().is_none()).await?);
     if left.is_empty() {
         output::print(&format!("pipeline {name} left nothing at {}", connections.describe()));
@@ -63,10 +65,13 @@ pub(super) async fn remove(program: &Program, args: Remove, settings: Settings) 
                 Err(error) if error.api_code() != Some(codes::CONSUMER_NOT_FOUND) => return Err(error.into()),
                 _ => {}
             },
+            Thing::Markers { stream, subjects } => {
+                js.purge(&stream, &Purge { filter: Some(subjects), ..Purge::default() }).await?;
+            }
             Thing::Checkpoints => store.remove(name).await.map_err(|error| Failure::fault(told(&error)))?,
         }
     }
-    output::print("removed; the streams are as they were");
+    output::print("removed; the streams hold what they held");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,6 +99,26 @@ async fn consumers(js: &Js, graph: &Graph) -> Result<Vec<Left>, Failure> {
                 words,
                 busy: info.num_waiting > 0,
             });
+        }
+    }
+    Ok(left)
+}
+
+/// The markers of sinks that store each row once: with them there, a new start from no checkpoint would be refused.
+async fn markers(js: &Js, graph: &Graph) -> Result<Vec<Left>, Failure> {
+    let mut left = Vec::new();
+    for node in graph.nodes.iter().filter(|_| graph.settings.guarantee == Guarantee::EffectivelyOnce) {
+        for access in &node.access {
+            let Access::Write { stream, .. } = access else { continue };
+            let subjects = marker_subjects(&graph.name, &node.name);
+            match js.last_message(stream, &subjects).await {
+                Ok(None) => continue,
+                Err(error) if error.api_code() == Some(codes::STREAM_NOT_FOUND) => continue,
+                Err(error) => return Err(error.into()),
+                Ok(Some(_)) => {}
+            }
+            let words = format!("markers {subjects} of stream {stream}: how far the outputs are in it");
+            left.push(Left { what: Thing::Markers { stream: stream.clone(), subjects }, words, busy: false });
         }
     }
     Ok(left)

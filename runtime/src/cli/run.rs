@@ -43,6 +43,9 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
     if let Some(name) = args.from {
         launch = launch.from_savepoint(name);
     }
+    if args.rewind {
+        launch = launch.rewind();
+    }
     if args.until_end {
         launch = launch.until_end();
     }

@@ -26,10 +26,11 @@ pub use generate::{GeneratePosition, GenerateSource};
 pub use generated::{Generated, generate};
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
-    JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, dead_letters, jetstream, jetstream_to,
+    JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, TransactionalSink, dead_letters, jetstream,
+    jetstream_to,
 };
 #[cfg(feature = "cli")]
-pub(crate) use jetstream::{advisories_of, consumer_name, removals};
+pub(crate) use jetstream::{advisories_of, consumer_name, lacks, marker_subjects, removals};
 #[cfg(feature = "columnar")]
 pub use kinds::registry;
 pub use memory::{CollectSink, Collected, ListSource};

@@ -63,6 +63,7 @@ pub fn core_nats_to() -> SinkNode {
         touches: vec![Touch { system: "nats".into(), stream: None, subject: None }],
         access: Vec::new(),
         at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
+        repeats: Some("core NATS keeps nothing that could be looked at after a failure".to_owned()),
         lines: false,
         problems: Vec::new(),
     }
@@ -94,6 +95,7 @@ fn stdout_node(subjects: bool) -> SinkNode {
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
+        repeats: Some("what is printed is printed, and again after a failure".to_owned()),
         lines: true,
         problems: Vec::new(),
     }
@@ -145,6 +147,7 @@ fn file_node(path: PathBuf, several: bool, truncates: impl Fn(Begin) -> bool + S
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
+        repeats: Some("lines are written as they come, and again after a failure".to_owned()),
         lines: true,
         problems: Vec::new(),
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Result, Then, Timestamp};
+use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Outputs, Result, Then, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -14,7 +14,7 @@ use super::metrics::Metrics;
 use super::report::{Command, Report, TaskId};
 use super::round::{Member, Round};
 use super::stop::Stop;
-use crate::checkpoint::{BlobId, Manifest, Retention, Revision, Store, StoreError, as_stored};
+use crate::checkpoint::{BlobId, Manifest, OutputLog, Retention, Revision, Store, StoreError, as_stored};
 
 /// How a run that did not fail ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) struct Coordinator {
     pub(crate) tasks: BTreeMap<TaskId, Member>,
     pub(crate) sources: BTreeMap<TaskId, mpsc::Sender<Command>>,
     pub(crate) sinks: BTreeMap<TaskId, mpsc::Sender<Command>>,
+    /// What of the checkpoint that the run starts from each sink has to see to.
+    pub(crate) outputs: BTreeMap<TaskId, Vec<Outputs>>,
     pub(crate) reports: mpsc::Receiver<Report>,
     pub(crate) nudge: Arc<Notify>,
     pub(crate) stop: watch::Receiver<Stop>,
@@ -57,7 +59,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 impl Coordinator {
     /// Runs until the last checkpoint is durable.
     pub(crate) async fn run(&mut self) -> Result<Ended> {
-        if !self.first_checkpoint().await? {
+        if !self.first_checkpoint().await? || !self.resume().await? {
             return Ok(Ended::Stopped);
         }
         for source in self.sources.values() {
@@ -85,7 +87,7 @@ impl Coordinator {
                         }
                     }
                     Some(Report::Exhausted(task)) => { exhausted.insert(task); }
-                    Some(Report::Open(..)) => {}
+                    Some(Report::Open(..) | Report::Resumed | Report::Published) => {}
                     // Whoever joins the tasks knows why.
                     None => std::future::pending().await,
                 },
@@ -112,7 +114,7 @@ impl Coordinator {
                 && let Some(done) = round.take()
             {
                 let barrier = done.barrier;
-                match self.commit(done, started).await {
+                match self.commit(done, started, true).await {
                     Ok(()) => failures = 0,
                     Err(fault)
                         if fault.kind() == FaultKind::Checkpoint
@@ -129,11 +131,13 @@ impl Coordinator {
                 for line in self.sources.values().chain(self.sinks.values()) {
                     let _ = line.send(Command::Committed(barrier.epoch)).await;
                 }
-                match barrier.then {
-                    Then::GoOn => {}
-                    Then::Stop => return Ok(Ended::Drained),
-                    Then::Finish => return Ok(Ended::Finished),
-                }
+                let ended = match barrier.then {
+                    Then::GoOn => continue,
+                    Then::Stop => Ended::Drained,
+                    Then::Finish => Ended::Finished,
+                };
+                self.published().await?;
+                return Ok(ended);
             }
         }
     }
@@ -165,16 +169,71 @@ impl Coordinator {
         }
         round.operators = self.manifest.operators.clone();
         let has_segments = self.manifest.segments().next().is_some();
-        self.commit(round, started).await?;
+        self.commit(round, started, false).await?;
         if has_segments {
             self.retention.sweep_orphans(self.clock.now());
         }
         Ok(true)
     }
 
-    async fn commit(&mut self, round: Round, started: Instant) -> Result {
+    /// Lets the sinks see to the outputs of the checkpoint that the run starts from: from the first checkpoint on, nobody
+    /// else can complete one. False when the run is asked to stop meanwhile.
+    async fn resume(&mut self) -> Result<bool> {
+        for (task, sink) in &self.sinks {
+            let _ = sink.send(Command::Resume(self.outputs.remove(task).unwrap_or_default())).await;
+        }
+        let mut waiting = self.sinks.len();
+        let mut stop = self.stop.clone();
+        while waiting > 0 {
+            tokio::select! {
+                biased;
+                () = wanted(&mut stop) => return Ok(false),
+                report = self.reports.recv() => match report {
+                    Some(Report::Resumed) => waiting -= 1,
+                    Some(_) => {}
+                    None => std::future::pending().await,
+                },
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits until the sinks have stored what the last checkpoint has, and keeps that this is so: the next run need not
+    /// look, and none is needed to complete this one.
+    async fn published(&mut self) -> Result {
+        let mut waiting = self.sinks.len();
+        while waiting > 0 {
+            match self.reports.recv().await {
+                Some(Report::Published) => waiting -= 1,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+        if !self.manifest.sinks.values().flatten().all(|log| log.published) {
+            let Manifest { epoch, sources, operators, .. } = self.manifest.clone();
+            let mut round = Round::new(Barrier { epoch: epoch.next(), then: Then::GoOn }, []);
+            (round.sources, round.operators) = (sources, operators);
+            self.commit(round, Instant::now(), true).await?;
+        }
+        self.sinks.clear();
+        Ok(())
+    }
+
+    /// Makes a checkpoint durable. In the `course` of a run, all sinks have stored the outputs of the one before.
+    async fn commit(&mut self, round: Round, started: Instant, course: bool) -> Result {
         let at = self.clock.now();
-        let Round { barrier, sources, operators, blobs, .. } = round;
+        let Round { barrier, sources, operators, outputs, blobs, .. } = round;
+        let mut sinks = self.manifest.sinks.clone();
+        if course {
+            sinks.values_mut().flatten().for_each(|log| log.published = true);
+        }
+        for (node, log) in outputs.into_iter().filter(|(_, log)| log.total > 0) {
+            let logs = sinks.entry(node.to_string()).or_default();
+            let place = logs.iter().position(|other| other.subtask == log.subtask);
+            let before = place.map(|place| logs.swap_remove(place)).map(|before| (before.epoch, before.total));
+            logs.push(OutputLog { before, ..log });
+            logs.sort_by_key(|log| log.subtask);
+        }
         let manifest = Manifest {
             pipeline: self.pipeline.to_string(),
             epoch: barrier.epoch,
@@ -183,6 +242,7 @@ impl Coordinator {
             key_groups: self.key_groups,
             sources,
             operators,
+            sinks,
         };
         self.unwritten.extend(blobs);
         let mut ids: BTreeSet<BlobId> = manifest.segments().map(|segment| segment.sha256).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{AnyBatch, Epoch, Fault, Message, Result, Then, Timestamp, Watermark};
+use millstream_operators::{AnyBatch, Epoch, Fault, FaultKind, Message, Record, Result, Then, Timestamp, Watermark};
 use millstream_pipelines::graph::{DynSink, DynSource};
 use tokio::sync::mpsc;
 
@@ -13,6 +13,7 @@ use super::inbox::{Event, Inbox};
 use super::metrics::NodeMetrics;
 use super::report::{Command, Line, Part, Report};
 use super::router::{Router, Stopped};
+use crate::checkpoint::OutputLog;
 
 /// One subtask of a source.
 pub(crate) struct SourceTask {
@@ -55,6 +56,7 @@ impl SourceTask {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Go) => running = true,
+                    Some(Command::Resume(_)) => {}
                     Some(Command::Barrier(barrier)) => {
                         if barrier.then == Then::Finish {
                             self.router.control(|| Message::Watermark(Watermark::At(Timestamp::MAX))).await?;
@@ -128,6 +130,7 @@ fn driven(ended: Result) -> Fault {
 pub(crate) struct SinkTask {
     pub(crate) node: Arc<str>,
     pub(crate) sink: Box<dyn DynSink>,
+    pub(crate) subtask: u32,
     pub(crate) inbox: Inbox,
     pub(crate) line: Line,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -153,8 +156,15 @@ impl SinkTask {
                     Some(Command::Committed(epoch)) => {
                         self.sink.commit(epoch).await?;
                         if stopping == Some(epoch) {
-                            return Ok(());
+                            // What it was told to store only now, if it keeps rows until then.
+                            self.sink.flush(epoch).await?;
+                            // The run is over when the coordinator lets go of the other end.
+                            self.line.tell(Report::Published).await;
                         }
+                    }
+                    Some(Command::Resume(outputs)) => {
+                        self.sink.resume(outputs).await?;
+                        self.line.tell(Report::Resumed).await;
                     }
                     Some(Command::Go | Command::Barrier(_)) => {}
                     None => return Ok(()),
@@ -187,7 +197,11 @@ impl SinkTask {
             }
             Event::Barrier(barrier) => {
                 self.sink.flush(barrier.epoch).await?;
-                self.line.passed(barrier.epoch, Part::Flushed).await;
+                let part = match self.sink.outputs() {
+                    None => Part::Flushed,
+                    Some(records) => packed(Arc::clone(&self.node), self.subtask, barrier.epoch, records).await?,
+                };
+                self.line.passed(barrier.epoch, part).await;
                 if barrier.then != Then::GoOn {
                     return Ok(Some(barrier.epoch));
                 }
@@ -197,3 +211,18 @@ impl SinkTask {
         Ok(None)
     }
 }
+
+/// The outputs of an epoch as a checkpoint keeps them. Where they are many, they are packed on a thread of their own.
+async fn packed(node: Arc<str>, subtask: u32, epoch: Epoch, records: Arc<[Record]>) -> Result<Part> {
+    let (log, blobs) = if records.len() < MANY {
+        OutputLog::pack(subtask, epoch, &records)?
+    } else {
+        let packing = tokio::task::spawn_blocking(move || OutputLog::pack(subtask, epoch, &records));
+        packing.await.unwrap_or_else(|error| {
+            Err(Fault::new(FaultKind::Panic, "outputs could not be packed for a checkpoint").because(error))
+        })?
+    };
+    Ok(Part::Outputs(node, log, blobs))
+}
+
+const MANY: usize = 1_024;

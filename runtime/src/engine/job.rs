@@ -74,6 +74,7 @@ impl Job<'_> {
             tasks: BTreeMap::new(),
             sources: BTreeMap::new(),
             sinks: BTreeMap::new(),
+            outputs: BTreeMap::new(),
             reports: inbound,
             nudge: Arc::clone(nudge),
             stop,
@@ -198,7 +199,11 @@ impl Job<'_> {
                 let sink = make(&self.subtask(id, subtask, of))?;
                 let (commands, received) = mpsc::channel::<Command>(16);
                 coordinator.sinks.insert(task, commands);
-                let task = SinkTask { node: name, sink, inbox, line, commands: received, metrics, clock };
+                // Those of subtasks that are no more are shared out among those that are.
+                let outputs = self.from.outputs.get(&*name).into_iter().flatten();
+                let mine = outputs.filter(|outputs| outputs.subtask % of.max(1) == subtask);
+                coordinator.outputs.insert(task, mine.cloned().collect());
+                let task = SinkTask { node: name, sink, subtask, inbox, line, commands: received, metrics, clock };
                 workers.spawn(subtask, tasks, task.run());
             }
             Role::Async(make, limits) => {
@@ -273,7 +278,7 @@ impl Job<'_> {
     }
 
     fn restore(&self, chain: &mut Chain, snapshots: &Snapshots, stage: &Stage, subtask: u32) -> Result {
-        let (of, Restored { manifest, states }) = (stage.parallelism, &self.from);
+        let (of, Restored { manifest, states, .. }) = (stage.parallelism, &self.from);
         chain.restore(|node| {
             let (Some(all), Some(saved)) = (manifest.operators.get(node), states.get(node)) else { return Ok(None) };
             let Some(other) = all.iter().find(|state| state.of != of) else {

@@ -1,10 +1,13 @@
 //! What tasks tell the coordinator, and what it tells them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use millstream_operators::{Barrier, Epoch};
+use millstream_operators::{Barrier, Epoch, Outputs};
 use tokio::sync::mpsc;
 
 use super::snapshots::All;
+use crate::checkpoint::{BlobId, OutputLog};
 
 /// A subtask of a node or stage, by its number in the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +22,10 @@ pub(crate) enum Report {
     Exhausted(TaskId),
     /// The barrier of the epoch has passed the task.
     Passed(TaskId, Epoch, Part),
+    /// A sink has seen to the outputs of the checkpoint that the run started from.
+    Resumed,
+    /// A sink has stored all that the last checkpoint has of it.
+    Published,
 }
 
 /// A task's part of a checkpoint.
@@ -30,11 +37,16 @@ pub(crate) enum Part {
     State(All),
     /// A sink has stored everything.
     Flushed,
+    /// A sink of this node has stored everything before its last outputs, which are these, with the bytes of their
+    /// pieces.
+    Outputs(Arc<str>, OutputLog, Vec<(BlobId, Bytes)>),
 }
 
 /// What the coordinator tells a source or sink.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// See to the outputs of the checkpoint that the run starts from.
+    Resume(Vec<Outputs>),
     /// Start reading.
     Go,
     /// Send this barrier.

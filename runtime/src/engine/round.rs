@@ -8,7 +8,7 @@ use millstream_operators::{Barrier, Fault, Result};
 
 use super::report::{Part, TaskId};
 use super::snapshots::Snapshot;
-use crate::checkpoint::{BlobId, NodeState, SourcePosition};
+use crate::checkpoint::{BlobId, NodeState, OutputLog, SourcePosition};
 
 /// Which subtask of how many a task is, and of which node if it is a source.
 #[derive(Clone, Debug)]
@@ -25,7 +25,9 @@ pub(crate) struct Round {
     missing: BTreeSet<TaskId>,
     pub(crate) sources: BTreeMap<String, Vec<SourcePosition>>,
     pub(crate) operators: BTreeMap<String, Vec<NodeState>>,
-    /// What the operators' segments hold, where that may not be stored yet.
+    /// What sinks will store when the checkpoint is durable, each with its node.
+    pub(crate) outputs: Vec<(Arc<str>, OutputLog)>,
+    /// What segments hold, where that may not be stored yet.
     pub(crate) blobs: BTreeMap<BlobId, Bytes>,
 }
 
@@ -33,7 +35,14 @@ impl Round {
     /// A round that all these tasks take part in.
     pub(crate) fn new(barrier: Barrier, tasks: impl IntoIterator<Item = TaskId>) -> Self {
         let missing = tasks.into_iter().collect();
-        Round { barrier, missing, sources: BTreeMap::new(), operators: BTreeMap::new(), blobs: BTreeMap::new() }
+        Round {
+            barrier,
+            missing,
+            sources: BTreeMap::new(),
+            operators: BTreeMap::new(),
+            outputs: Vec::new(),
+            blobs: BTreeMap::new(),
+        }
     }
 
     /// Takes a task's part.
@@ -52,6 +61,10 @@ impl Round {
                 }
             }
             Part::Flushed => {}
+            Part::Outputs(node, log, blobs) => {
+                self.blobs.extend(blobs);
+                self.outputs.push((node, log));
+            }
         }
         Ok(())
     }

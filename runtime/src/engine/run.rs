@@ -13,7 +13,7 @@ use super::job::Job;
 use super::metrics::Metrics;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
-use crate::checkpoint::{self, Manifest, MemoryStore, Restored, Revision, Store, StoreError};
+use crate::checkpoint::{self, Manifest, MemoryStore, OutputLog, Restored, Revision, Store, StoreError};
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct Environment {
     pub stopper: Stopper,
     /// The savepoint to start from, in place of the newest checkpoint.
     pub savepoint: Option<String>,
+    /// Whether outputs that are stored already may be stored again; see [`Rewind`].
+    pub rewind: bool,
     /// Asks for a checkpoint before the interval is over; sources find it among the resources.
     pub(crate) nudge: Arc<Notify>,
 }
@@ -44,7 +46,8 @@ impl Environment {
         let (metrics, clock) = (Metrics::default(), Clock::system());
         let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
         let resources = resources.with(Now(Arc::new(move || clock.now())));
-        Environment { resources, store, metrics, clock, workers, stopper: Stopper::default(), savepoint: None, nudge }
+        let (stopper, savepoint, rewind) = (Stopper::default(), None, false);
+        Environment { resources, store, metrics, clock, workers, stopper, savepoint, rewind, nudge }
     }
 
     /// The same environment, which counts in `metrics`.
@@ -104,6 +107,11 @@ impl RunMode {
     }
 }
 
+/// Whether a run may start from a checkpoint that is older than the outputs that are stored already, and so store some
+/// again; sinks that store each row once find it among the resources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewind(pub bool);
+
 /// From where a run starts; sinks find it among the resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Begin {
@@ -149,18 +157,20 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut pause = FIRST_PAUSE;
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
+    let mut rewind = environment.rewind;
     loop {
         let mut stop = environment.stopper.watch();
         let (revision, from) = newest(graph, environment, savepoint, &mut stop).await?;
         let Some(from) = from else { return Ok(Ended::Stopped) };
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
-        let environment = &environment.clone().with(begin);
+        let environment = &environment.clone().with(begin).with(Rewind(rewind));
         let first = from.manifest.epoch;
         let job = Job { graph, plan: &plan, environment, from, revision };
         let (reached, ended) = job.run(stop.clone()).await;
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);
+        rewind &= reached.epoch == first;
         let fault = match ended {
             Ok(ended) => return Ok(ended),
             Err(fault) if fault.retry() == Retry::Never => return Err(fault),
@@ -256,6 +266,14 @@ fn check_fits(graph: &Graph, manifest: &Manifest) -> Result {
     if !lost.is_empty() {
         return Err(setup(format!(
             "the last checkpoint holds the place or state of {lost:?}, which the pipeline no longer has; give the node its name back, or start under a new pipeline name"
+        )));
+    }
+    let is_open = |logs: &[OutputLog]| logs.iter().any(|log| !log.published);
+    let open: Vec<_> = manifest.sinks.iter().filter(|(name, logs)| !known(name) && is_open(logs)).collect();
+    if !open.is_empty() {
+        let names: Vec<_> = open.into_iter().map(|(name, _)| name).collect();
+        return Err(setup(format!(
+            "the last checkpoint holds outputs of {names:?} that may not all be published, and the pipeline no longer has this sink; give it its name back"
         )));
     }
     Ok(())

@@ -84,7 +84,7 @@ impl Snapshots {
                 segments.clear();
             }
             if run.whole || !run.is_empty() {
-                let (segment, bytes) = Segment::pack(&run)?;
+                let (segment, bytes) = Segment::pack(&run, run.whole)?;
                 blobs.extend(bytes.map(|bytes| (segment.sha256, bytes)));
                 segments.push(segment);
             }

@@ -159,6 +159,7 @@ fn collecting(records: &Collected<Record>) -> SinkNode {
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
+        repeats: None,
         lines: false,
         problems: Vec::new(),
     }

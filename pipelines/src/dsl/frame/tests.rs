@@ -36,6 +36,7 @@ fn sink() -> SinkNode {
         touches: Vec::new(),
         access: Vec::new(),
         at_most_once: None,
+        repeats: None,
         lines: false,
         problems: Vec::new(),
     }

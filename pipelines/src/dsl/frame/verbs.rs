@@ -364,15 +364,20 @@ impl Frame {
 
     /// Ends the rows: they are counted and dropped.
     pub fn discard(self, name: &str) {
-        self.end(name, "discard", ends::discard_rows::<RecordBatch>());
+        let mut node = Node::new(name, "discard", Role::Sink(ends::discard_rows::<RecordBatch>()));
+        node.repeats = None;
+        self.end_in(node);
     }
 
     /// Ends the rows in a sink that takes record batches.
     pub fn end(self, name: &str, kind: &'static str, make: Make<dyn crate::graph::DynSink>) {
+        self.end_in(Node::new(name, kind, Role::Sink(make)));
+    }
+
+    fn end_in(self, mut node: Node) {
         if self.broken {
             return;
         }
-        let mut node = Node::new(name, kind, Role::Sink(make));
         node.inputs = vec![PortType::of::<RecordBatch>("in")];
         let id = self.pipeline.add(node);
         self.pipeline.connect(self.port, InPort { node: id, port: 0 }, self.route);

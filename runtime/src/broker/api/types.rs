@@ -367,6 +367,8 @@ impl StoredMessage {
 pub struct ApiLevel(pub u32);
 
 impl ApiLevel {
+    /// The first that knows atomic batches: that of nats-server 2.12.
+    pub const ATOMIC_BATCHES: ApiLevel = ApiLevel(2);
     /// The first that knows fast ingest: that of nats-server 2.14.
     pub const FAST_INGEST: ApiLevel = ApiLevel(4);
 }

@@ -2,12 +2,12 @@
 
 use chrono::DateTime;
 use millstream_operators::{Headers, Timestamp};
-use millstream_pipelines::graph::{Access, Graph};
+use millstream_pipelines::graph::{Access, Graph, Guarantee};
 use serde_json::Value;
 use std::time::Duration;
 
 use crate::broker::{ApiError, BrokerError, ConsumerInfo, Js, StreamInfo, codes};
-use crate::connectors::consumer_name;
+use crate::connectors::{consumer_name, marker_subjects};
 use crate::engine::Clock;
 
 /// What a server and the streams of a pipeline are like.
@@ -30,6 +30,8 @@ pub(super) struct Facts {
 pub(super) struct Looked {
     pub(super) node: String,
     pub(super) access: Access,
+    /// The subjects of the markers of a sink that stores each row once.
+    pub(super) markers: Option<String>,
     /// `None` if there is no such stream.
     pub(super) stream: Result<Option<Told>, BrokerError>,
     /// The node's consumer; `None` if it was not made yet.
@@ -72,7 +74,12 @@ impl Facts {
                     }
                     _ => None,
                 };
-                streams.push(Looked { node: node.name.clone(), access: access.clone(), stream, consumer });
+                let once = graph.filter(|graph| graph.settings.guarantee == Guarantee::EffectivelyOnce);
+                let markers = match access {
+                    Access::Write { .. } => once.map(|graph| marker_subjects(&graph.name, &node.name)),
+                    _ => None,
+                };
+                streams.push(Looked { node: node.name.clone(), access: access.clone(), markers, stream, consumer });
             }
         }
         let bucket = match graph.filter(|_| checkpoints_on_server) {

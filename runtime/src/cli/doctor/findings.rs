@@ -80,6 +80,11 @@ fn server(facts: &Facts, findings: &mut Findings) {
     let level = facts.account.as_ref().ok().and_then(|info| info.pointer("/api/level")?.as_u64());
     let level = level.map_or_else(|| "API level unknown".to_owned(), |level| format!("API level {level}"));
     findings.fact(format!("server   nats-server {} at {}, {level}", facts.version, facts.place));
+    if facts.streams.iter().any(|looked| looked.markers.is_some())
+        && parse_version(&facts.version).is_some_and(|version| version < (2, 12, 0))
+    {
+        findings.error("it is older than 2.12, and effectively-once needs its atomic batches: use 2.14 or newer");
+    }
     match parse_version(&facts.version) {
         Some(version) if version < (2, 10, 0) => findings.error(
             "it is older than 2.10, which a consumer of several subjects needs: use 2.14 or newer",
@@ -198,7 +203,7 @@ mod tests {
     fn looked(access: Access, config: StreamConfig) -> Looked {
         let stream =
             Ok(Some(Told { info: StreamInfo { config, ..StreamInfo::default() }, ahead: Some((5_000_000, 10)) }));
-        Looked { node: "n".to_owned(), access, stream, consumer: None }
+        Looked { node: "n".to_owned(), access, markers: None, stream, consumer: None }
     }
 
     fn judged(version: &str, streams: Vec<Looked>) -> Vec<(Grade, String)> {
@@ -209,6 +214,35 @@ mod tests {
 
     fn has(findings: &[(Grade, String)], grade: Grade, part: &str) -> bool {
         findings.iter().any(|(found, text)| *found == grade && text.contains(part))
+    }
+
+    #[test]
+    fn what_effectively_once_needs_is_said_unless_the_sink_sees_to_it() {
+        let write = |create: Option<Vec<String>>| Access::Write {
+            stream: "S".to_owned(),
+            subjects: None,
+            create,
+            extend: false,
+            dedup: false,
+        };
+        let once = |create, config| Looked {
+            markers: Some("mill.txn.p.n.*".to_owned()),
+            ..looked(write(create), StreamConfig { num_replicas: 3, ..config })
+        };
+        let errors = |looked: Looked, version| {
+            let all = judged(version, vec![looked]);
+            all.into_iter().filter(|(grade, _)| *grade == Grade::Error).map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        let plain = || StreamConfig::new("S", ["s.*"]);
+        let found = errors(once(None, plain()), "2.15.1");
+        assert!(
+            found.len() == 1 && found[0].contains("allow_atomic, allow_rollup_hdrs, the subject mill.txn.p.n.*"),
+            "{found:?}"
+        );
+        assert_eq!(errors(once(Some(vec!["s.*".to_owned()]), plain()), "2.15.1"), [""; 0]);
+        let queue = StreamConfig { retention: Retention::WorkQueue, ..plain() };
+        assert!(errors(once(Some(vec!["s.*".to_owned()]), queue), "2.15.1")[0].contains("retention limits"));
+        assert!(errors(once(Some(vec![]), plain()), "2.11.4")[0].contains("older than 2.12"));
     }
 
     #[test]
@@ -237,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_not_there_is_an_error_unless_the_pipeline_makes_it() {
-        let gone = |access| Looked { node: "n".to_owned(), access, stream: Ok(None), consumer: None };
+        let gone = |access| Looked { node: "n".to_owned(), access, markers: None, stream: Ok(None), consumer: None };
         assert!(has(&judged("2.15.1", vec![gone(read(&[]))]), Grade::Error, "nats stream add S"));
         let sink =
             millstream_pipelines::dsl::WriteTo::sink_node(crate::connectors::jetstream_to("S").create(["s.>"]), "out");
@@ -257,7 +291,8 @@ mod tests {
     fn a_denied_question_names_the_subject_and_the_way_out() {
         let subject = "$JS.API.STREAM.INFO.S".into();
         let denied = BrokerError::Permission { subject, action: DeniedAction::Publish };
-        let looked = Looked { node: "n".to_owned(), access: read(&[]), stream: Err(denied), consumer: None };
+        let looked =
+            Looked { node: "n".to_owned(), access: read(&[]), markers: None, stream: Err(denied), consumer: None };
         let found = judged("2.15.1", vec![looked]);
         assert!(
             has(&found, Grade::Error, "$JS.API.STREAM.INFO.S") && has(&found, Grade::Error, "millstream permissions")

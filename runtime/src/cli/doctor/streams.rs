@@ -9,7 +9,7 @@ use super::facts::{Looked, Told};
 use super::findings::Findings;
 use crate::broker::{Discard, Retention, Storage, StreamConfig, StreamInfo, overlaps};
 use crate::cli::output::{bytes, count, span};
-use crate::connectors::removals;
+use crate::connectors::{lacks, removals};
 
 /// What a stream is like, unless that is `known`, and what is wrong with it for its node.
 pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
@@ -44,6 +44,15 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
     findings.fact(format!("stream   {name}, {verb} by {node}: {words}"));
     let config = &told.info.config;
     keeping(config, findings);
+    if let (Some(markers), Access::Write { create, .. }) = (&looked.markers, access) {
+        let lacks = lacks(config, markers, create.is_none());
+        if !lacks.is_empty() {
+            findings.error(format!(
+                "effectively-once needs {}: change the stream, or let the sink do what can be done (`create`)",
+                lacks.join(", ")
+            ));
+        }
+    }
     match access {
         Access::Read { subjects, shared, .. } => {
             reading(&told.info, subjects, *shared, findings);

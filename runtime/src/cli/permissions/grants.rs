@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use millstream_pipelines::graph::{Access, Graph, Node, Role};
+use millstream_pipelines::graph::{Access, Graph, Guarantee, Node, Role};
 
-use crate::connectors::{advisories_of, consumer_name};
+use crate::connectors::{advisories_of, consumer_name, marker_subjects};
 
 /// What the subjects depend on besides the graph.
 #[derive(Clone, Debug)]
@@ -71,8 +71,15 @@ impl Grants {
                         if create.is_some() && scope.create {
                             all.push(format!("{}.STREAM.CREATE.{stream}", scope.api));
                         }
-                        if *extend && scope.create {
+                        let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
+                        if (*extend || (once && create.is_some())) && scope.create {
                             all.push(format!("{}.STREAM.UPDATE.{stream}", scope.api));
+                        }
+                        if once {
+                            // How new the server is, and the marker.
+                            all.push(format!("{}.INFO", scope.api));
+                            all.push(format!("{}.STREAM.MSG.GET.{stream}", scope.api));
+                            all.push(marker_subjects(&graph.name, &node.name));
                         }
                         all.extend(known.into_iter().flatten().cloned());
                         (format!("{} writes {stream}", node.name), all)
@@ -186,6 +193,17 @@ mod tests {
         assert!(subjects(&grants).contains(&"$JS.hub.API.$KV.mill_p.ckpt"));
         assert!(subjects(&grants).contains(&"$JS.hub.API.STREAM.INFO.IN"));
         assert_eq!(grants.subscribe, ["_mine.>"]);
+    }
+
+    #[test]
+    fn a_sink_that_stores_each_row_once_reads_and_writes_its_marker() {
+        let mut graph = graph();
+        graph.settings.guarantee = Guarantee::EffectivelyOnce;
+        let grants = Grants::of(&graph, &scope());
+        for subject in ["mill.txn.p.out.*", "mill.txn.p.dead.*", "$JS.API.STREAM.MSG.GET.OUT", "$JS.API.INFO"] {
+            assert!(subjects(&grants).contains(&subject), "{subject} is not in {:?}", subjects(&grants));
+        }
+        assert!(!subjects(&grants).contains(&"$JS.API.STREAM.UPDATE.OUT"), "its sink may not change the stream");
     }
 
     #[test]

@@ -6,12 +6,16 @@ use bytes::Bytes;
 use millstream_operators::rows::{Format, Json, MsgPack, Ndjson, Raw, Text};
 use millstream_operators::{PortType, Problem, Record, Rejected, Timestamp};
 use millstream_pipelines::dsl::{Decoding, Encoding, IntoSink, ReadFrom, SinkNode, SourceNode, Stream, WriteTo};
-use millstream_pipelines::graph::{Access, Node, Role, Subtask, Touch, erase, erase_sink, erase_source};
+use millstream_pipelines::graph::{
+    Access, Guarantee, Node, Role, Settings, Subtask, Touch, erase, erase_sink, erase_source,
+};
 use serde::Serialize;
 
 use super::letters::Letters;
 use super::until_end::UntilEnd;
-use super::{JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start};
+use super::{
+    JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start, TransactionalSink,
+};
 use crate::connectors::{Connections, refuse_until_end};
 use crate::engine::{Metrics, RunMode};
 
@@ -271,11 +275,16 @@ impl WriteTo for JetStreamTo {
                 dedup: write.dedup,
             }],
             at_most_once: None,
+            repeats: None,
             lines: false,
             problems,
             make: Arc::new(move |subtask| {
                 let connections = Connections::of(subtask)?;
                 let node = subtask.resources.get::<Metrics>().map(|metrics| metrics.node(&subtask.node));
+                let settings = subtask.resources.get::<Settings>().unwrap_or_default();
+                if settings.guarantee == Guarantee::EffectivelyOnce {
+                    return Ok(erase_sink(TransactionalSink::new(subtask, write.clone())?));
+                }
                 let name = format!("{}:{}:{}", subtask.pipeline, subtask.node, subtask.index);
                 let sink = JetStreamSink::new(&name, write.clone(), connections).reporting(node);
                 Ok(erase_sink(sink))

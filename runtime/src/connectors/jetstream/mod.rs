@@ -3,7 +3,8 @@
 //! The source reads by one durable consumer whose acknowledgements cover all before them, checks every delivery for a
 //! gap, and resets the consumer when there is one: positions live in the checkpoint, the server's view of them is for
 //! people. Shared, it is one of several that take turns at a consumer with an acknowledgement for each message, and has no
-//! position. The sink publishes with a bounded window and sends everything unconfirmed again after any doubt.
+//! position. The sink publishes with a bounded window and sends everything unconfirmed again after any doubt. Under the
+//! guarantee effectively-once another sink takes its place, which publishes what checkpoints hold.
 
 mod answer;
 mod attach;
@@ -20,6 +21,7 @@ mod letters;
 mod lint;
 mod look;
 mod message_ids;
+mod messages;
 mod position;
 mod pull;
 mod read;
@@ -31,6 +33,7 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transactional;
 mod until_end;
 mod watch;
 mod window;
@@ -45,3 +48,6 @@ pub use read::{JetStreamRead, Share};
 pub use shared::{Settlements, SharedSource};
 pub use sink::{JetStreamSink, JetStreamWrite};
 pub use source::JetStreamSource;
+pub use transactional::TransactionalSink;
+#[cfg(feature = "cli")]
+pub(crate) use transactional::{lacks, marker_subjects};

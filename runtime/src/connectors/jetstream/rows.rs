@@ -6,6 +6,7 @@ use bytes::Bytes;
 use millstream_operators::{Batch, Origin, Origins, Place, Result, Timestamp};
 
 use super::delivery::Delivery;
+use super::transactional::is_marker;
 use crate::broker::Incoming;
 
 /// A batch of payloads, if there are any.
@@ -26,8 +27,12 @@ impl Rows {
         Rows { times, rows, messages: Vec::with_capacity(capacity), weight: 0 }
     }
 
-    /// Adds a message, whose bytes are shared with the row's origin and not copied.
+    /// Adds a message, whose bytes are shared with the row's origin and not copied; but for the marker of a sink, which is
+    /// no data.
     pub(super) fn push(&mut self, delivery: &Delivery, message: Incoming) {
+        if is_marker(&message.subject) {
+            return;
+        }
         let stored_at = Timestamp::from_micros(delivery.stored_at / 1000);
         self.weight += message.wire_len;
         self.times.push(stored_at);

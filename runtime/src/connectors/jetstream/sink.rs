@@ -4,15 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Batch, Epoch, Fault, FaultKind, Headers, Origins, Record, Result, Sink};
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Record, Result, Sink};
 use tokio::time::Instant;
 
 use super::ingest::Ingest;
-use super::letters;
-use super::message_ids::MessageIds;
+use super::messages::Messages;
 use super::stream::find_or_create;
-use super::window::{Waiting, Window};
-use crate::broker::{Connection, Incoming, LinkState, Outgoing, Subject, Subscription, is_publishable};
+use super::window::Window;
+use crate::broker::{Connection, Incoming, LinkState, Outgoing, Subscription};
 use crate::connectors::{Connections, Purpose, fault};
 use crate::engine::NodeMetrics;
 
@@ -55,14 +54,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// a new link it sends everything unconfirmed again, in order. While the stream is full, missing or away it waits and says
 /// so: what is upstream waits with it, and nothing is dropped.
 pub struct JetStreamSink {
-    write: JetStreamWrite,
+    messages: Messages,
     connections: Arc<Connections>,
     open: Option<Open>,
     window: Window,
     trouble: Option<Trouble>,
     pause: Duration,
-    subject: Option<(Bytes, Subject)>,
-    ids: MessageIds,
     node: Option<Arc<NodeMetrics>>,
     // Whether the node was told to be stalled.
     stalled: bool,
@@ -111,14 +108,12 @@ impl JetStreamSink {
     /// A sink that message ids call `name`: no two that write to one stream may have the same, and none may change its own.
     pub fn new(name: &str, write: JetStreamWrite, connections: Arc<Connections>) -> Self {
         JetStreamSink {
-            write,
+            messages: Messages::of(name, write),
             connections,
             open: None,
             window: Window::default(),
             trouble: None,
             pause: FIRST_PAUSE,
-            subject: None,
-            ids: MessageIds::of(name),
             node: None,
             stalled: false,
         }
@@ -129,55 +124,6 @@ impl JetStreamSink {
     pub fn reporting(mut self, node: Option<Arc<NodeMetrics>>) -> Self {
         self.node = node;
         self
-    }
-
-    fn waiting(&mut self, record: Record, origins: Option<&Origins>, row: usize, max: usize) -> Result<Waiting> {
-        let Record { subject, mut headers, payload } = record;
-        // Whoever made the record: reserved headers are the sink's to add.
-        if headers.iter().any(|(name, _)| Headers::is_reserved(name)) {
-            headers = headers.filtered(|name| !Headers::is_reserved(name));
-        }
-        let origin = origins.and_then(|all| Some((all.place().as_ref(), all.get(row)?)));
-        if self.write.dedup {
-            let id = origin.and_then(|origin| self.ids.next(origin, &subject, &headers, &payload));
-            match id {
-                Some(id) => headers.push("Nats-Msg-Id", id).map_err(|error| Fault::bug(error.to_string()))?,
-                None => self.ids.warn_of_none(&self.write.stream),
-            }
-        }
-        let mut message = Waiting { subject: self.subject(subject)?, headers, payload };
-        if self.write.by_reference && letters::is_too_large(&message.headers, &message.payload, max) {
-            let known = origin.filter(|(_, origin)| origin.sequence > 0);
-            let whole = known.map(|(place, origin)| format!("{}/{}", place.stream, origin.sequence));
-            let fitting = letters::fit(&message.headers, &message.payload, max, whole.as_deref());
-            (message.headers, message.payload) = fitting.map_err(|error| Fault::bug(error.to_string()))?;
-        }
-        let size = message.size();
-        if size > max {
-            let words = format!(
-                "a message of {size} bytes for {} is over the server's max_payload of {max}: set the sink's max_size to it, so that such rows are rejected",
-                message.subject
-            );
-            return Err(Fault::new(FaultKind::Setup, words));
-        }
-        Ok(message)
-    }
-
-    /// A record's subject, checked. Records often share the memory of it: then it was checked before.
-    fn subject(&mut self, bytes: Bytes) -> Result<Subject> {
-        if let Some((known, subject)) = &self.subject
-            && known.as_ptr() == bytes.as_ptr()
-            && known.len() == bytes.len()
-        {
-            return Ok(subject.clone());
-        }
-        let checked = Subject::try_from(bytes.clone()).ok().filter(|subject| is_publishable(subject));
-        let subject = checked.ok_or_else(|| {
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            Fault::new(FaultKind::Setup, format!("nothing can be published to the subject {text:?}"))
-        })?;
-        self.subject = Some((bytes, subject.clone()));
-        Ok(subject)
     }
 
     /// Sends what waits and may be sent; whether anything was. Cancel-safe: a message counts as sent when it was.
@@ -231,7 +177,7 @@ impl JetStreamSink {
         let Some(open) = &mut self.open else { return Ok(()) };
         let subject = self.window.last_sent().map(|message| message.subject.clone());
         // Without a message in flight any subject of the stream will do.
-        let Some(subject) = subject.or_else(|| self.subject.as_ref().map(|(_, subject)| subject.clone())) else {
+        let Some(subject) = subject.or_else(|| self.messages.last_subject()) else {
             return Ok(());
         };
         if let Some(reply) = open.ingest.end()? {
@@ -306,7 +252,7 @@ impl JetStreamSink {
         }
         if was_fast && !open.ingest.is_fast() {
             tracing::info!(
-                stream = self.write.stream,
+                stream = self.messages.write().stream,
                 "fast ingest is not allowed any more: going on by group replies"
             );
         }
@@ -339,7 +285,7 @@ impl JetStreamSink {
         }
         let subject = at.and_then(|at| self.window.get(at)).or(self.window.first());
         tracing::warn!(
-            stream = self.write.stream,
+            stream = self.messages.write().stream,
             subject = subject.map(|message| message.subject.as_str()),
             "the output waits, {} messages will be sent again in {:?}: {why}",
             self.window.in_flight(),
@@ -383,11 +329,11 @@ impl Sink for JetStreamSink {
 
     async fn open(&mut self) -> Result {
         let js = self.connections.js(Purpose::Write).await?;
-        let fast = find_or_create(&js, &self.write).await?;
+        let fast = find_or_create(&js, self.messages.write()).await?;
         let connection = js.connection().clone();
         let (link, generation, inbox) = (connection.link(), connection.generation(), connection.new_inbox());
         let answers = connection.subscribe(format!("{inbox}.>"), 1 << 14).await.map_err(fault)?;
-        let ingest = Ingest::new(&self.write.stream, &inbox, fast);
+        let ingest = Ingest::new(&self.messages.write().stream, &inbox, fast);
         let now = Instant::now();
         let heard = Vec::new();
         self.open = Some(Open { connection, answers, link, generation, ingest, heard, due_since: now, sent_at: now });
@@ -398,7 +344,7 @@ impl Sink for JetStreamSink {
         let parts = batch.into_parts();
         let max = self.open.as_ref().map_or(usize::MAX, |open| open.connection.max_payload());
         for (row, record) in parts.rows.into_iter().enumerate() {
-            let message = self.waiting(record, parts.origins.as_ref(), row, max)?;
+            let message = self.messages.message(record, parts.origins.as_ref(), row, max)?;
             while !self.window.has_room(message.size()) {
                 self.step(Until::Room).await?;
             }
@@ -411,7 +357,7 @@ impl Sink for JetStreamSink {
         while !self.window.is_empty() {
             self.step(Until::Confirmed).await?;
         }
-        self.ids.end_epoch();
+        self.messages.end_epoch();
         Ok(())
     }
 
@@ -425,6 +371,6 @@ impl Sink for JetStreamSink {
 impl std::fmt::Debug for JetStreamSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let why = self.trouble.as_ref().map_or("", |trouble| trouble.why.as_str());
-        write!(f, "JetStreamSink({}, {} unconfirmed {why})", self.write.stream, self.window.in_flight())
+        write!(f, "JetStreamSink({}, {} unconfirmed {why})", self.messages.write().stream, self.window.in_flight())
     }
 }

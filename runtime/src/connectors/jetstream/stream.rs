@@ -18,20 +18,46 @@ use crate::connectors::{fault, stream_fault};
 /// and shall not be changed; or it confirms nothing.
 pub(super) async fn find_or_create(js: &Js, write: &JetStreamWrite) -> Result<bool> {
     let name = &write.stream;
-    let level = match js.account().await {
-        Ok(account) => account.level,
-        // It may be forbidden to ask; then what needs no new server is used.
+    // Where it is not known, what needs no new server is used.
+    let is_new = level_of(js, name).await?.unwrap_or_default() >= ApiLevel::FAST_INGEST;
+    let info = find_or_make(js, write, |config| StreamConfig { allow_batched: is_new, ..config }).await?;
+    match (is_new, info.config.allow_batched) {
+        (true, true) => tracing::debug!(stream = name, "writing by fast ingest"),
+        (true, false) => tracing::info!(
+            stream = name,
+            "writing by group replies; fast ingest would be quicker: set `allow_batched` on the stream"
+        ),
+        (false, _) => tracing::debug!(stream = name, "writing by group replies: the server does not know fast ingest"),
+    }
+    Ok(is_new && info.config.allow_batched)
+}
+
+/// How new the server's JetStream is; `None` if it may not be asked.
+pub(super) async fn level_of(js: &Js, stream: &str) -> Result<Option<ApiLevel>> {
+    match js.account().await {
+        Ok(account) => Ok(Some(account.level)),
         Err(error @ BrokerError::Permission { .. }) => {
-            tracing::info!(stream = name, "it is not known how new the server's JetStream is: {error}");
-            ApiLevel::default()
+            tracing::info!(stream, "it is not known how new the server's JetStream is: {error}");
+            Ok(None)
         }
-        Err(error) => return Err(fault(error)),
-    };
-    let is_new = level >= ApiLevel::FAST_INGEST;
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// Finds the stream, or makes it as `new` has it.
+///
+/// # Errors
+/// As [`find_or_create`].
+pub(super) async fn find_or_make(
+    js: &Js,
+    write: &JetStreamWrite,
+    new: impl Fn(StreamConfig) -> StreamConfig,
+) -> Result<StreamInfo> {
+    let name = &write.stream;
     let info = match (js.find_stream(name).await.map_err(fault)?, &write.create) {
         (Some(info), _) => cover(js, write, info).await?,
         (None, Some(subjects)) => {
-            let config = StreamConfig { allow_batched: is_new, ..StreamConfig::new(name, subjects.clone()) };
+            let config = new(StreamConfig::new(name, subjects.clone()));
             match js.create_stream(&config).await {
                 Ok(info) => info,
                 // Another pipeline was quicker, with other subjects.
@@ -52,15 +78,7 @@ pub(super) async fn find_or_create(js: &Js, write: &JetStreamWrite) -> Result<bo
             format!("stream {name} acknowledges nothing (`no_ack`), so no output could be confirmed: change it");
         return Err(Fault::new(FaultKind::Setup, words));
     }
-    match (is_new, info.config.allow_batched) {
-        (true, true) => tracing::debug!(stream = name, "writing by fast ingest"),
-        (true, false) => tracing::info!(
-            stream = name,
-            "writing by group replies; fast ingest would be quicker: set `allow_batched` on the stream"
-        ),
-        (false, _) => tracing::debug!(stream = name, "writing by group replies: the server does not know fast ingest"),
-    }
-    Ok(is_new && info.config.allow_batched)
+    Ok(info)
 }
 
 // When several pipelines add their subjects to one stream, the last one's list counts: each looks again a moment later.

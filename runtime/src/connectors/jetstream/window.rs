@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use millstream_operators::Headers;
+use millstream_operators::{Headers, Record};
 
 use crate::broker::{Outgoing, Subject};
 
@@ -16,6 +16,12 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// The record that it would be again.
+    pub(super) fn into_record(self) -> Record {
+        let Waiting { subject, headers, payload } = self;
+        Record { subject: subject.into_bytes(), headers, payload }
+    }
+
     /// What counts against the server's `max_payload`, and against the window's bound.
     pub(super) fn size(&self) -> usize {
         self.headers.wire_len() + self.payload.len()

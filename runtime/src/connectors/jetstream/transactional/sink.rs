@@ -1,0 +1,209 @@
+//! [`TransactionalSink`]: records into a stream, each stored once.
+
+use std::sync::Arc;
+
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Outputs, Record, Result, Sink};
+use millstream_pipelines::graph::Subtask;
+use tokio::task::JoinHandle;
+
+use super::marker::{marker_subject, marker_subjects};
+use super::publisher::{At, Publisher};
+use super::stream::prepare;
+use crate::broker::{Connection, Subject};
+use crate::connectors::jetstream::JetStreamWrite;
+use crate::connectors::jetstream::messages::Messages;
+use crate::connectors::{Connections, Purpose};
+use crate::engine::{Metrics, NodeMetrics, Nudge, Rewind};
+
+/// A sink whose records become part of the checkpoint, and are published when that is durable: nobody who reads the stream
+/// sees one twice, whatever fails.
+///
+/// Its protocol: records of an epoch are kept, and the checkpoint has them. When it is durable they go out in atomic
+/// batches, each behind a marker that says how many of them are there then. The marker is written by comparing: a run that
+/// takes over writes it anew with its own name, and then no batch of another run is stored. Where marker and checkpoint
+/// contradict each other at the start, the run ends: something was restored, purged or lost.
+///
+/// What readers see is about a checkpoint interval behind.
+pub struct TransactionalSink {
+    messages: Messages,
+    connections: Arc<Connections>,
+    place: Place,
+    node: Option<Arc<NodeMetrics>>,
+    nudge: Option<Arc<Nudge>>,
+    rewind: bool,
+    connection: Option<Connection>,
+    publisher: Option<Publisher>,
+    at: Option<At>,
+    // What came since the last barrier, and what the checkpoint on its way has.
+    kept: Vec<Record>,
+    bytes: usize,
+    nudged: bool,
+    closed: Arc<[Record]>,
+    publishing: Option<Publishing>,
+}
+
+/// Which subtask of which sink it is.
+struct Place {
+    pipeline: Arc<str>,
+    node: Arc<str>,
+    index: u32,
+}
+
+/// So many records, or bytes, are kept before a checkpoint is asked for.
+const MOST: usize = 65_536;
+const MOST_BYTES: usize = 16 << 20;
+
+impl TransactionalSink {
+    /// The sink of the node of `subtask`.
+    ///
+    /// # Errors
+    /// There are no NATS connections among its resources.
+    pub fn new(subtask: &Subtask, write: JetStreamWrite) -> Result<Self> {
+        let (pipeline, node) = (Arc::<str>::from(&*subtask.pipeline), Arc::<str>::from(&*subtask.node));
+        // Stored once, a message needs no id; and in a batch one that is known already would refuse the others.
+        let write = JetStreamWrite { dedup: false, ..write };
+        Ok(TransactionalSink {
+            messages: Messages::of("", write),
+            connections: Connections::of(subtask)?,
+            node: subtask.resources.get::<Metrics>().map(|metrics| metrics.node(&node)),
+            nudge: subtask.resources.get(),
+            rewind: subtask.resources.get::<Rewind>().is_some_and(|rewind| rewind.0),
+            place: Place { pipeline, node, index: subtask.index },
+            connection: None,
+            publisher: None,
+            at: None,
+            kept: Vec::new(),
+            bytes: 0,
+            nudged: false,
+            closed: Arc::from([]),
+            publishing: None,
+        })
+    }
+
+    /// The publisher of a subtask, this one or one that is no more.
+    async fn publisher(&self, subtask: u32) -> Result<Publisher> {
+        let js = self.connections.js(Purpose::Write).await?;
+        let Place { pipeline, node, .. } = &self.place;
+        let inbox = js.connection().new_inbox();
+        Ok(Publisher {
+            subject: Subject::from(marker_subject(pipeline, node, subtask)),
+            stream: self.messages.write().stream.clone(),
+            owner: inbox.rsplit('.').next().unwrap_or(&inbox).to_owned(),
+            rewind: self.rewind,
+            node: self.node.clone(),
+            js,
+        })
+    }
+
+    /// Waits until what is being published is. Cancel-safe.
+    async fn published(&mut self) -> Result {
+        let Some(publishing) = &mut self.publishing else { return Ok(()) };
+        let ended = (&mut publishing.0).await;
+        self.publishing = None;
+        let ended = ended.unwrap_or_else(|error| {
+            Err(Fault::new(FaultKind::Panic, "the task that publishes outputs is gone").because(error))
+        });
+        self.at = Some(ended?);
+        Ok(())
+    }
+}
+
+impl Sink for TransactionalSink {
+    type In = Vec<Record>;
+
+    async fn open(&mut self) -> Result {
+        let js = self.connections.js(Purpose::Write).await?;
+        prepare(&js, self.messages.write(), &marker_subjects(&self.place.pipeline, &self.place.node)).await?;
+        self.connection = Some(js.connection().clone());
+        Ok(())
+    }
+
+    async fn resume(&mut self, from: Vec<Outputs>) -> Result {
+        let (mine, others): (Vec<_>, Vec<_>) =
+            from.into_iter().partition(|outputs| outputs.subtask == self.place.index);
+        for outputs in others {
+            let publisher = self.publisher(outputs.subtask).await?;
+            let at = publisher.take_over(Some(&outputs)).await?;
+            if !outputs.published && !self.rewind {
+                publisher.publish(at, outputs.epoch, &outputs.records).await?;
+            }
+        }
+        let publisher = self.publisher(self.place.index).await?;
+        let mine = mine.into_iter().next();
+        let mut at = publisher.take_over(mine.as_ref()).await?;
+        if let Some(outputs) = mine.filter(|outputs| !outputs.published && !self.rewind) {
+            at = publisher.publish(at, outputs.epoch, &outputs.records).await?;
+        }
+        (self.publisher, self.at) = (Some(publisher), Some(at));
+        Ok(())
+    }
+
+    async fn write(&mut self, batch: Batch<Vec<Record>>) -> Result {
+        let parts = batch.into_parts();
+        let max = self.connection.as_ref().map_or(usize::MAX, Connection::max_payload).saturating_sub(HEADERS);
+        for (row, record) in parts.rows.into_iter().enumerate() {
+            let message = self.messages.message(record, parts.origins.as_ref(), row, max)?;
+            self.bytes += message.size();
+            self.kept.push(message.into_record());
+        }
+        if !self.nudged && (self.kept.len() >= MOST || self.bytes >= MOST_BYTES) {
+            self.nudged = true;
+            if let Some(nudge) = &self.nudge {
+                nudge.checkpoint();
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, _: Epoch) -> Result {
+        self.published().await
+    }
+
+    fn outputs(&mut self) -> Option<Arc<[Record]>> {
+        // Those of a checkpoint that failed are part of the next.
+        let kept = std::mem::take(&mut self.kept);
+        self.closed = match self.closed.is_empty() {
+            true => Arc::from(kept),
+            false => self.closed.iter().cloned().chain(kept).collect(),
+        };
+        (self.bytes, self.nudged) = (0, false);
+        Some(Arc::clone(&self.closed))
+    }
+
+    async fn commit(&mut self, epoch: Epoch) -> Result {
+        let records = std::mem::replace(&mut self.closed, Arc::from([]));
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.published().await?;
+        let (Some(publisher), Some(at)) = (self.publisher.clone(), self.at.clone()) else {
+            return Err(Fault::bug("a checkpoint was completed before its sink had taken over"));
+        };
+        self.publishing = Some(Publishing(tokio::spawn(async move { publisher.publish(at, epoch, &records).await })));
+        Ok(())
+    }
+
+    async fn drive(&mut self) -> Result {
+        self.published().await?;
+        std::future::pending().await
+    }
+}
+
+/// The headers of a batch, which come on top of a message's own.
+const HEADERS: usize = 256;
+
+/// A task that publishes; it ends with the sink.
+struct Publishing(JoinHandle<Result<At>>);
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl std::fmt::Debug for TransactionalSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Place { node, index, .. } = &self.place;
+        write!(f, "TransactionalSink({node}/{index} into {})", self.messages.write().stream)
+    }
+}

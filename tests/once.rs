@@ -1,0 +1,254 @@
+//! A pipeline that promises effectively-once is killed, its server is killed, it is stopped, replaced and woken again while
+//! orders flow: its output streams, read raw, are what an independent computation gives, each message once and in order.
+//!
+//! `MILLSTREAM_ONCE` and `MILLSTREAM_ONCE_ORDERS` make the stories longer (the form: 40 kills of the runtime, 20 of
+//! the server, 30 rounds of twins).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "it is test code, and counts are printed"
+)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millstream::broker::{Connection, Js, NatsServer};
+use millstream_tests::support::*;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+const ONCE: &str = env!("CARGO_BIN_EXE_once");
+const CUSTOMERS: u64 = 100;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+fn orders() -> u64 {
+    setting("MILLSTREAM_ONCE_ORDERS", 30_000)
+}
+
+fn kills() -> u64 {
+    setting("MILLSTREAM_ONCE", 10)
+}
+
+async fn a_while() {
+    sleep(Duration::from_millis(150 + chance() % 500)).await;
+}
+
+/// The pipeline with this parallelism.
+fn once(urls: &str, pipeline: &str, parallelism: u64, replicas: usize) -> Pump {
+    Pump::start_with(ONCE, &[urls, pipeline, &parallelism.to_string(), &replicas.to_string()])
+}
+
+/// What the output needs for it; the other streams are made by their sinks.
+async fn allow(connection: &Connection, pipeline: &str) {
+    let js = Js::new(connection.clone());
+    let mut out = js.stream("OUT").await.unwrap().config;
+    out.subjects.extend(["to_eu", "to_rest"].map(|sink| format!("mill.txn.{pipeline}.{sink}.*")));
+    (out.allow_atomic, out.allow_rollup_hdrs) = (true, true);
+    js.update_stream(&out).await.unwrap();
+}
+
+/// What is no order, one every few hundred milliseconds.
+struct Bad(tokio::task::JoinHandle<()>);
+
+impl Bad {
+    const EACH: u64 = 20;
+
+    fn start(connection: &Connection) -> Bad {
+        let connection = connection.clone();
+        Bad(tokio::spawn(async move {
+            for number in 0..Bad::EACH {
+                // With an id, as what gets no answer while a server is away is sent again.
+                while !publish_once(&connection, number).await {}
+                sleep(Duration::from_millis(200)).await;
+            }
+        }))
+    }
+}
+
+async fn publish_once(connection: &Connection, number: u64) -> bool {
+    let mut headers = millstream::operators::Headers::NONE;
+    headers.push("Nats-Msg-Id", &format!("bad {number}")).unwrap();
+    let js = Js::new(connection.clone()).timeout(Duration::from_secs(1));
+    js.publish("in.bad", headers, format!("bad {number}")).await.is_ok()
+}
+
+/// The data of a stream, in order: markers are left out.
+async fn data(connection: &Connection, stream: &str) -> Vec<(String, String)> {
+    // Its sink may not have made it yet.
+    if Js::new(connection.clone()).find_stream(stream).await.unwrap().is_none() {
+        return Vec::new();
+    }
+    let all = read_all(connection, stream).await.into_iter();
+    let text = |stored: Stored| (stored.subject, String::from_utf8(stored.payload).unwrap());
+    all.map(text).filter(|(subject, _)| !subject.starts_with("mill.txn.")).collect()
+}
+
+/// How many of the orders must come out.
+fn due(orders: u64) -> u64 {
+    (0..orders).filter(|id| expected(*id).is_some()).count() as u64
+}
+
+/// Waits until all outputs are there, ends the pipeline, and compares.
+async fn settle(story: &str, connection: &Connection, orders: u64, bad: Bad, mut running: Pump) {
+    bad.0.await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while (data(connection, "TOTALS").await.len() as u64) < due(orders) {
+        assert!(Instant::now() < deadline, "{story}: the outputs do not come");
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert!(running.terminate().await.success(), "{story}");
+    compare(story, connection, orders).await;
+}
+
+async fn compare(story: &str, connection: &Connection, orders: u64) {
+    let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut totals: Vec<Vec<Value>> = vec![Vec::new(); CUSTOMERS as usize];
+    let mut sums = vec![(0, 0); CUSTOMERS as usize];
+    // In the order in which they were stored: what is sent again while a server comes back may have gone past others.
+    let input = data(connection, "IN").await.into_iter().filter(|(subject, _)| subject == "in.order");
+    let ids: Vec<u64> =
+        input.map(|(_, text)| serde_json::from_str::<Value>(&text).unwrap()["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len() as u64, orders);
+    for id in ids {
+        let Some((subject, text)) = expected(id) else { continue };
+        let (customer, row) = (id % CUSTOMERS, serde_json::from_str::<Value>(&text).unwrap());
+        wanted.entry(subject).or_default().push(text);
+        let (count, cents) = sums.get_mut(customer as usize).unwrap();
+        (*count, *cents) = (*count + 1, *cents + row["cents"].as_u64().unwrap());
+        let total = json!({"customer": customer, "orders": *count, "cents": *cents});
+        totals.get_mut(customer as usize).unwrap().push(total);
+    }
+    let mut out: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (subject, text) in data(connection, "OUT").await {
+        out.entry(subject).or_default().push(text);
+    }
+    let mut given: Vec<Vec<Value>> = vec![Vec::new(); CUSTOMERS as usize];
+    for (_, text) in data(connection, "TOTALS").await {
+        let row: Value = serde_json::from_str(&text).unwrap();
+        given.get_mut(row["customer"].as_u64().unwrap() as usize).unwrap().push(row);
+    }
+    let mut letters: Vec<_> = data(connection, "DEAD").await.into_iter().map(|(_, text)| text).collect();
+    let counts = (out.values().map(Vec::len).sum::<usize>(), given.iter().map(Vec::len).sum::<usize>(), letters.len());
+    println!(
+        "{story}: {orders} orders in; {} priced, {} totals and {} letters out, of {} and {}",
+        counts.0,
+        counts.1,
+        counts.2,
+        due(orders),
+        Bad::EACH
+    );
+    // Of each subject, which one sink writes with several subtasks, the order is that of each subtask.
+    for texts in out.values_mut().chain(wanted.values_mut()) {
+        texts.sort_unstable();
+    }
+    assert!(out == wanted, "{story}: {counts:?}");
+    assert!(given == totals, "{story}: the totals of each customer, in order: {counts:?}");
+    letters.sort_unstable();
+    let mut bad: Vec<_> = (0..Bad::EACH).map(|number| format!("bad {number}")).collect();
+    bad.sort_unstable();
+    assert_eq!(letters, bad, "{story}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_killed_stores_each_output_once() {
+    let (server, connection) = server().await;
+    allow(&connection, "killed").await;
+    let (feeder, bad) = (Feeder::start(&connection, orders()), Bad::start(&connection));
+    let mut running = once(&server.url(), "killed", 1, 1);
+    for round in 0..kills() {
+        a_while().await;
+        running.kill_9();
+        // With other numbers of subtasks, too.
+        running = once(&server.url(), "killed", 1 + round % 3, 1);
+    }
+    let orders = feeder.finish().await;
+    settle("runtime killed", &connection, orders, bad, running).await;
+}
+
+async fn killed_in_turn(story: &str, mut server: NatsServer, connection: Connection, runtime_too: bool) {
+    allow(&connection, story).await;
+    let (feeder, bad) = (Feeder::start(&connection, orders()), Bad::start(&connection));
+    let mut running = once(&server.url(), story, 2, 1);
+    for round in 0..kills().div_ceil(2) {
+        a_while().await;
+        if runtime_too && round % 2 == 0 {
+            running.kill_9();
+        }
+        server.kill_9();
+        server.restart().await.unwrap();
+        if runtime_too && round % 2 == 0 {
+            running = once(&server.url(), story, 2, 1);
+        }
+    }
+    let orders = feeder.finish().await;
+    settle(story, &connection, orders, bad, running).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_stores_each_output_once() {
+    let (server, connection) = server().await;
+    killed_in_turn("server-killed", server, connection, false).await;
+}
+
+#[tokio::test]
+async fn runtime_and_server_that_are_killed_together_store_each_output_once() {
+    let (server, connection) = server().await;
+    killed_in_turn("both-killed", server, connection, true).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_sleeps_while_its_twin_takes_over_stores_nothing_when_it_wakes() {
+    let (server, connection) = server().await;
+    allow(&connection, "twins").await;
+    let (feeder, bad) = (Feeder::start(&connection, orders()), Bad::start(&connection));
+    let start = || Running::start(ONCE, &[&server.url(), "twins", "1", "1"], &[]);
+    let mut running = start();
+    for round in 0..kills().div_ceil(2).max(3) {
+        a_while().await;
+        running.signal("STOP");
+        let before = data(&connection, "TOTALS").await.len();
+        let twin = start();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // The twin has published something of its own.
+        while data(&connection, "TOTALS").await.len() < before + 50 {
+            assert!(Instant::now() < deadline, "round {round}: the twin does not go on: {}", twin.err());
+            sleep(Duration::from_millis(50)).await;
+        }
+        running.signal("CONT");
+        let said = running.ended().await;
+        assert_eq!(said.code, Some(3), "round {round}: {}", said.err);
+        assert!(said.err.contains("has taken over"), "round {round}: {}", said.err);
+        running = twin;
+    }
+    let orders = feeder.finish().await;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    bad.0.await.unwrap();
+    while (data(&connection, "TOTALS").await.len() as u64) < due(orders) {
+        assert!(Instant::now() < deadline, "the outputs do not come: {}", running.err());
+        sleep(Duration::from_millis(300)).await;
+    }
+    running.signal("TERM");
+    let said = running.ended().await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    compare("twins", &connection, orders).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_give_it_is_refused_at_once_with_what_it_needs() {
+    let (server, connection) = server().await;
+    feed(&connection, 0, 10).await;
+    let (status, words) = Pump::words(ONCE, &[&server.url(), "refused", "1", "1"]);
+    assert_eq!(status.code(), Some(2), "{words}");
+    assert!(
+        words.contains(
+            "stream OUT cannot give it: it needs allow_atomic, allow_rollup_hdrs, the subject mill.txn.refused.to_"
+        ),
+        "{words}"
+    );
+    assert_eq!(out_len(&connection).await, 0);
+}
