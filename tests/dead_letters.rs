@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use millstream::broker::{Connection, Js, Outgoing, Purge, StreamConfig, Subject};
+use millstream::broker::{Connection, Js, NatsServer, Outgoing, Purge, StreamConfig, Subject};
 use millstream::operators::Headers;
 use millstream_tests::support::*;
 use tempfile::TempDir;
@@ -100,6 +100,51 @@ async fn a_stream_that_cannot_be_had_ends_the_run_at_once_and_names_the_way_out(
         assert_eq!(said.code, Some(2), "{}", said.err);
         assert!(said.err.contains(words) && !said.err.contains("restarting"), "{}", said.err);
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_the_server_would_not_take_is_a_letter_also_with_an_id_or_in_a_batch() {
+    const MOST: usize = 1 << 16;
+    for (name, more, dedup) in [("a", "", false), ("b", "", true), ("c", "guarantee = \"effectively-once\"", false)] {
+        let server = NatsServer::start_with(&format!("max_payload: {MOST}\n")).await.unwrap();
+        let connection = server.connect().await.unwrap();
+        create_streams(&connection, 1).await;
+        Js::new(connection.clone()).delete_stream("OUT").await.unwrap();
+        let row = |id: usize, size: usize| format!("{{\"id\":{id},\"text\":\"{}\"}}", "x".repeat(size - 18));
+        let sizes = [100, MOST - 300, MOST - 200, MOST - 1, MOST, 100];
+        let rows = sizes.iter().enumerate().map(|(id, size)| row(id, *size).into_bytes()).collect::<Vec<_>>();
+        publish_each(&connection, "in.x", &rows).await;
+        let (folder, url) = (tempfile::tempdir().unwrap(), server.url());
+        let path = file(&folder, name, "");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text = text.replace("id = \"int64 not null\"", "id = \"int64 not null\", text = \"utf8\"");
+        let text =
+            text.replace("stream = \"OUT\"", &format!("stream = \"OUT\"\ncreate = [\"out.>\"]\ndedup = {dedup}"));
+        let text = text.replace("on_error = \"stop\"", "on_error = { send_to = \"dead\" }");
+        std::fs::write(&path, format!("{more}\n{text}")).unwrap();
+        let said = call(MILLSTREAM, &run(&path, &url), &[]).await;
+        assert_eq!(said.code, Some(0), "{name}: {}", said.err);
+        let all = read_all(&connection, "OUT").await.into_iter();
+        let stored = all.filter(|row| row.subject == "out.all").map(|row| row.payload.len()).collect::<Vec<_>>();
+        let letters = read_all(&connection, "mill_dlq").await.into_iter();
+        let reasons: Vec<_> = letters
+            .filter(|letter| letter.subject.starts_with("mill.dlq."))
+            .map(|letter| letter.headers.get("Mill-Dlq-Reason").unwrap().to_owned())
+            .collect();
+        assert_eq!(stored.len() + reasons.len(), sizes.len(), "{name}: {stored:?} {reasons:?}");
+        assert!(stored.len() >= 2 && reasons.iter().all(|reason| reason == "oversize"), "{name}: {reasons:?}");
+        assert_eq!(
+            stored.len(),
+            if name == "a" {
+                6
+            } else if dedup {
+                2
+            } else {
+                3
+            },
+            "{name}: {stored:?}"
+        );
     }
 }
 

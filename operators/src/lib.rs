@@ -23,6 +23,7 @@ mod problem;
 mod record;
 mod rejected;
 pub mod rows;
+mod size_limit;
 mod state;
 pub mod suggest;
 mod template;
@@ -47,6 +48,7 @@ pub use port::{PortType, Side};
 pub use problem::{BuildError, Problem};
 pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
+pub use size_limit::SizeLimit;
 pub use state::{
     Frozen, Keyed, PaneGroups, Pieces, Run, Saved, Snapshot, StateKey, StateValue, StateVisitor, Timers, Unsplittable,
 };

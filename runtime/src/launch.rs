@@ -14,7 +14,7 @@ use millstream_pipelines::graph::Graph;
 use crate::broker::{ConnectOptions, Embedded};
 use crate::checkpoint::{KvStore, LocalStore, MemoryStore, Store};
 use crate::connectors::{Connections, Settlements};
-use crate::engine::{Ended, Environment, Metrics, RunMode, Stopper, Workers, run as run_graph};
+use crate::engine::{Ended, Environment, Metrics, Replicas, RunMode, Stopper, Workers, run as run_graph};
 
 /// How a pipeline runs in this process. [`run`] is the short form.
 #[derive(Debug, Default)]
@@ -192,7 +192,8 @@ impl Launch {
         self
     }
 
-    /// How many copies of its checkpoints the servers keep, where the store is made; 1 unless this is called.
+    /// How many copies the servers keep of what the run makes there: the store of its checkpoints, and streams that sinks
+    /// create; 1 unless this is called.
     #[must_use]
     pub fn replicas(mut self, replicas: usize) -> Self {
         self.replicas = replicas;
@@ -248,6 +249,7 @@ impl Launch {
         environment.rewind = self.rewind;
         environment =
             environment.counting(self.metrics).with_shared(connections).with(self.mode).with(Settlements::default());
+        environment = environment.with(Replicas(self.replicas.max(1)));
         let mut signals = Signals::listen()?;
         // Nobody is obeyed any more once the run is over.
         tokio::select! {

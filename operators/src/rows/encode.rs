@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Format;
 use crate::{
-    Batch, Cause, Code, Headers, Operator, Outbox, Parts, PortType, Record, Rejected, Result, Side, Turn,
+    Batch, Cause, Code, Headers, Operator, Outbox, Parts, PortType, Record, Rejected, Result, Side, SizeLimit, Turn,
     check_subject, check_token,
 };
 
@@ -19,6 +19,9 @@ pub struct Encode<T, F> {
     headers: Option<SetHeaders<T>>,
     keep_headers: bool,
     max_size: usize,
+    limit: SizeLimit,
+    // The lower of both, for a batch.
+    most: usize,
     lines: bool,
     rejected: Side<Rejected<T>>,
 }
@@ -108,13 +111,31 @@ impl<T: Send + 'static, F: Format<T>> Encode<T, F> {
     /// The operator that encodes by `format` and addresses by `address`.
     pub fn new(format: F, address: Address<T>) -> Self {
         let rejected = Side::rejected(1);
-        Encode { format, address, headers: None, keep_headers: false, max_size: 1 << 20, lines: false, rejected }
+        let (max_size, limit) = (1 << 20, SizeLimit::default());
+        Encode {
+            format,
+            address,
+            headers: None,
+            keep_headers: false,
+            max_size,
+            limit,
+            most: max_size,
+            lines: false,
+            rejected,
+        }
     }
 
     /// The same, but records of more bytes, headers included, are rejected; 1 MiB unless this is called.
     #[must_use]
     pub fn max_size(mut self, bytes: usize) -> Self {
         self.max_size = bytes;
+        self
+    }
+
+    /// The same, where the sink may set a lower limit.
+    #[must_use]
+    pub fn limit(mut self, limit: SizeLimit) -> Self {
+        self.limit = limit;
         self
     }
 
@@ -154,6 +175,7 @@ impl<T: Send + 'static, F: Format<T>> Operator for Encode<T, F> {
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<Record>>) -> Result<Turn> {
         let Parts { times, rows, origins, weight } = batch.into_parts();
+        self.most = self.max_size.min(self.limit.get());
         // One piece of memory for the payloads of a batch, and one for its subjects.
         let mut bytes = Vec::with_capacity(weight.max(rows.len() * 32));
         let mut subjects = String::new();
@@ -242,8 +264,8 @@ impl<T, F: Format<T>> Encode<T, F> {
             return Err(Cause::operator(BREAKS_LINE));
         }
         let size = bytes.len() - start + headers.wire_len();
-        if size > self.max_size {
-            let words = format!("the message has {size} bytes and the limit is {}", self.max_size);
+        if size > self.most {
+            let words = format!("the message has {size} bytes and the limit is {}", self.most);
             return Err(Cause::new(Code::Oversize, words));
         }
         Ok((start..bytes.len(), subject, headers))

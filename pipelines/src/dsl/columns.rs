@@ -4,7 +4,7 @@ use std::fmt;
 
 use arrow::datatypes::SchemaRef;
 use millstream_operators::columnar::{Decode, DecodeFormat, EncodeFormat, Encoding, Meta, TypeError, schema};
-use millstream_operators::{Fault, Operator, PortType, Problem, Template};
+use millstream_operators::{Fault, Operator, PortType, Problem, SizeLimit, Template};
 
 use super::{Frame, OnRejected, Pipeline, ReadFrom, WriteTo};
 use crate::graph::{Access, InPort, Make, Node, OutPort, Role, Route, erase};
@@ -144,7 +144,8 @@ pub struct ColumnsTo<C> {
 
 /// Writes rows of declared columns by a connector.
 pub fn columns_to<C: WriteTo>(connector: C, format: EncodeFormat) -> ColumnsTo<C> {
-    let encoding = Encoding { format, subject: None, headers: Vec::new(), max_size: 1 << 20, lines: false };
+    let limit = SizeLimit::default();
+    let encoding = Encoding { format, subject: None, headers: Vec::new(), max_size: 1 << 20, limit, lines: false };
     ColumnsTo { connector, encoding, problems: Vec::new(), rejected: None }
 }
 
@@ -190,7 +191,7 @@ impl Frame {
     pub fn sink<C: WriteTo>(self, name: &str, to: ColumnsTo<C>) {
         let ColumnsTo { connector, mut encoding, problems, rejected } = to;
         let mut node = connector.sink_node(name);
-        encoding.lines = node.lines;
+        (encoding.lines, encoding.limit) = (node.lines, node.limit.clone());
         if let Some(subject) = &encoding.subject {
             node.publishes_to([subject.pattern()]);
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use millstream_operators::rows::{Address, Encode, Format, SetHeaders, Tokens};
 use millstream_operators::{
     Batch, Epoch, Fault, Headers, InvalidHeader, Payload, PortType, Problem, Record, Rejected, Result, Retry, Sink,
+    SizeLimit,
 };
 
 use super::{Pipeline, Stream};
@@ -77,6 +78,8 @@ pub struct SinkNode {
     /// Why it may store rows again when something fails, also in a pipeline that promises effectively-once; nothing if it
     /// keeps them for the checkpoint then ([`Sink`]).
     pub repeats: Option<String>,
+    /// How large a message may be: the sink sets it when it is open, if it knows, and larger ones are rejected then.
+    pub limit: SizeLimit,
     /// Whether each message becomes a line, which not every format can be.
     pub lines: bool,
     /// What is wrong with its settings.
@@ -282,7 +285,7 @@ impl<C: WriteTo, T: Send + 'static, F: Format<T>> IntoSink<T> for Encoding<C, T,
         if let Address::Constant(subject) = &self.address {
             sink.publishes_to([subject.clone()]);
         }
-        let lines = sink.lines;
+        let (lines, limit) = (sink.lines, sink.limit.clone());
         if lines && F::BINARY {
             let what = format!("each message becomes a line here, which `{}` cannot be", F::NAME);
             pipeline.problem(Problem::at(name, what).in_setting("format").help("use `Json` or `Text`"));
@@ -290,7 +293,7 @@ impl<C: WriteTo, T: Send + 'static, F: Format<T>> IntoSink<T> for Encoding<C, T,
         let Encoding { format, address, headers, keep_headers, max_size, .. } = self;
         let (records, rejected) = stream.encode(&format!("{name}/{}", F::NAME), move || {
             let encode = Encode::new(format.clone(), address.clone()).headers(headers.clone());
-            encode.keep_headers(keep_headers).max_size(max_size).lines(lines)
+            encode.keep_headers(keep_headers).max_size(max_size).limit(limit.clone()).lines(lines)
         });
         if let Some(rest) = self.rejected {
             rest(rejected, name);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::rows::{Group, Json};
-use millstream_operators::{Fault, Rejected};
+use millstream_operators::{Fault, Rejected, SizeLimit};
 
 use super::*;
 use crate::graph::{Make, Settings, Step, Touch, View, explain, plan};
@@ -47,6 +47,7 @@ impl WriteTo for Nowhere {
             access: Vec::new(),
             at_most_once: None,
             repeats: None,
+            limit: SizeLimit::default(),
             lines: false,
             problems,
         }

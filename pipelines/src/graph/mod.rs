@@ -121,6 +121,21 @@ pub enum Access {
     },
 }
 
+/// What a node does with streams, for the node itself: it is among its resources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uses(pub Vec<Access>);
+
+impl Uses {
+    /// The subjects that it is known to publish to, where a filled token counts as `*`.
+    pub fn publishes(&self) -> Vec<String> {
+        let subjects = self.0.iter().filter_map(|access| match access {
+            Access::Write { subjects, .. } => subjects.as_ref(),
+            Access::Read { .. } => None,
+        });
+        subjects.flatten().cloned().collect()
+    }
+}
+
 impl Access {
     /// The stream.
     pub fn stream(&self) -> &str {

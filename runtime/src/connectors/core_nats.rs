@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Batch, Epoch, Fault, Origin, Origins, Place, Record, Result, Sink, Source};
+use millstream_operators::{Batch, Epoch, Fault, Origin, Origins, Place, Record, Result, Sink, SizeLimit, Source};
 
 use crate::broker::{Connection, Incoming, Outgoing, Subject, Subscription};
 use crate::broker::{Connections, Purpose, fault};
@@ -73,12 +73,22 @@ impl Source for CoreNatsSource {
 pub struct CoreNatsSink {
     connections: Arc<Connections>,
     connection: Option<Connection>,
+    limit: SizeLimit,
 }
 
 impl CoreNatsSink {
     /// A sink over these connections.
     pub fn new(connections: Arc<Connections>) -> Self {
-        CoreNatsSink { connections, connection: None }
+        CoreNatsSink { connections, connection: None, limit: SizeLimit::default() }
+    }
+}
+
+impl CoreNatsSink {
+    /// The same sink, which says there what the server takes.
+    #[must_use]
+    pub fn telling(mut self, limit: SizeLimit) -> Self {
+        self.limit = limit;
+        self
     }
 }
 
@@ -86,7 +96,9 @@ impl Sink for CoreNatsSink {
     type In = Vec<Record>;
 
     async fn open(&mut self) -> Result {
-        self.connection = Some(self.connections.get(Purpose::Write).await?);
+        let connection = self.connections.get(Purpose::Write).await?;
+        self.limit.set(connection.max_payload());
+        self.connection = Some(connection);
         Ok(())
     }
 

@@ -181,7 +181,7 @@ struct DeadLetter {
     #[serde(default)]
     stream: Option<String>,
     /// Creates the stream if there is none, and adds the pipeline's subject to one that does not take it; `true` if not
-    /// given.
+    /// given, unlike with other sinks: what was refused should have a place.
     #[serde(default)]
     create: Option<bool>,
 }

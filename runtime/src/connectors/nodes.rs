@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use millstream_operators::SizeLimit;
 use millstream_pipelines::dsl::{SinkNode, SourceNode};
 use millstream_pipelines::graph::{Touch, erase_sink, erase_source};
 
@@ -56,14 +57,19 @@ pub(super) fn core_nats_node(subject: String, group: Option<String>) -> SourceNo
 /// A sink that publishes on core NATS, at most once: what nobody hears is lost. The pipeline must accept that in words, with
 /// the setting `accept_loss`. Say where with [`subject`](millstream_pipelines::dsl::Encoding::subject).
 pub fn core_nats_to() -> SinkNode {
+    let limit = SizeLimit::default();
+    let told = limit.clone();
     SinkNode {
         kind: "core_nats".into(),
         detail: String::new(),
-        make: Arc::new(|subtask| Ok(erase_sink(CoreNatsSink::new(Connections::of(subtask)?)))),
+        make: Arc::new(move |subtask| {
+            Ok(erase_sink(CoreNatsSink::new(Connections::of(subtask)?).telling(told.clone())))
+        }),
         touches: vec![Touch { system: "nats".into(), stream: None, subject: None }],
         access: Vec::new(),
         at_most_once: Some("core NATS does not say whether anybody has heard".to_owned()),
         repeats: Some("core NATS keeps nothing that could be looked at after a failure".to_owned()),
+        limit,
         lines: false,
         problems: Vec::new(),
     }
@@ -96,6 +102,7 @@ fn stdout_node(subjects: bool) -> SinkNode {
         access: Vec::new(),
         at_most_once: None,
         repeats: Some("what is printed is printed, and again after a failure".to_owned()),
+        limit: SizeLimit::default(),
         lines: true,
         problems: Vec::new(),
     }
@@ -148,6 +155,7 @@ fn file_node(path: PathBuf, several: bool, truncates: impl Fn(Begin) -> bool + S
         access: Vec::new(),
         at_most_once: None,
         repeats: Some("lines are written as they come, and again after a failure".to_owned()),
+        limit: SizeLimit::default(),
         lines: true,
         problems: Vec::new(),
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind, PortType, Result, Saved};
-use millstream_pipelines::graph::{Graph, NodeId, Plan, PlannedEdge, Resources, Role, Route, Stage, Step, Subtask};
+use millstream_pipelines::graph::{
+    Graph, NodeId, Plan, PlannedEdge, Resources, Role, Route, Stage, Step, Subtask, Uses,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -230,8 +232,10 @@ impl Job<'_> {
     }
 
     fn subtask(&self, node: NodeId, index: u32, of: u32) -> Subtask {
-        let name = self.graph.node(node).map(|node| node.name.as_str()).unwrap_or_default();
-        let resources: Resources = self.environment.resources.clone().with(self.graph.settings.clone());
+        let node = self.graph.node(node);
+        let name = node.map(|node| node.name.as_str()).unwrap_or_default();
+        let uses = Uses(node.map(|node| node.access.clone()).unwrap_or_default());
+        let resources: Resources = self.environment.resources.clone().with(self.graph.settings.clone()).with(uses);
         Subtask { pipeline: self.graph.name.as_str().into(), node: name.into(), index, of, resources }
     }
 

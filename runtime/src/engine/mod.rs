@@ -32,6 +32,6 @@ pub use clock::Clock;
 pub use coordinator::Ended;
 pub use metrics::{CheckpointSnapshot, Metrics, NodeMetrics, NodeSnapshot};
 pub(crate) use run::Begin;
-pub use run::{Environment, Nudge, Rewind, RunMode, run};
+pub use run::{Environment, Nudge, Replicas, Rewind, RunMode, run};
 pub use stop::Stopper;
 pub use workers::Workers;

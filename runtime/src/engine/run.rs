@@ -107,6 +107,10 @@ impl RunMode {
     }
 }
 
+/// How many copies servers keep of what a run makes there; sinks find it among the resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replicas(pub usize);
+
 /// Whether a run may start from a checkpoint that is older than the outputs that are stored already, and so store some
 /// again; sinks that store each row once find it among the resources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Record, Timestamp};
+use millstream_operators::{Record, SizeLimit, Timestamp};
 use millstream_pipelines::config::{self, Expected, Given, Report, UnitTest};
 use millstream_pipelines::dsl::{SinkNode, SourceNode};
 use millstream_pipelines::graph::{erase_sink, erase_source};
@@ -160,6 +160,7 @@ fn collecting(records: &Collected<Record>) -> SinkNode {
         access: Vec::new(),
         at_most_once: None,
         repeats: None,
+        limit: SizeLimit::default(),
         lines: false,
         problems: Vec::new(),
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::Template;
+use crate::{SizeLimit, Template};
 
 /// How rows are written into messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct Encoding {
     pub headers: Vec<(String, Template)>,
     /// Bytes of headers and payload that one message may have.
     pub max_size: usize,
+    /// How many the sink takes, which may be fewer.
+    pub limit: SizeLimit,
     /// Whether each message becomes a line of a file, or lines, and so must not hold line breaks of its own.
     pub lines: bool,
 }

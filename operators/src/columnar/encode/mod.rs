@@ -15,7 +15,7 @@ pub use self::encoding::{EncodeError, EncodeFormat, Encoding};
 use super::cells::Rows;
 use super::rows::{rejected_port, rejected_rows};
 use crate::rows::{BREAKS_LINE, breaks_line};
-use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, Turn};
+use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, SizeLimit, Turn};
 
 /// Writes rows into messages. A row whose subject or header would not be legal, or that is too large, goes to the port
 /// [`REJECTED`](super::REJECTED), number 1, with [`Code::Address`] or [`Code::Oversize`]; one that cannot be a line where
@@ -27,6 +27,9 @@ pub struct Encode {
     column: usize,
     address: Address,
     max_size: usize,
+    limit: SizeLimit,
+    // The lower of both, for a batch.
+    most: usize,
     schema: SchemaRef,
 }
 
@@ -37,7 +40,7 @@ impl Encode {
     /// Everything that is wrong: columns that there are not, reserved or illegal headers, a format that does not go
     /// with the columns, with a subject that differs from row to row, or with lines.
     pub fn new(schema: &SchemaRef, encoding: Encoding) -> Result<Self, Vec<EncodeError>> {
-        let Encoding { format, subject, headers, max_size, lines } = encoding;
+        let Encoding { format, subject, headers, max_size, limit, lines } = encoding;
         let wrong = |setting: &str, what: String, help: Option<&str>| {
             let (setting, help) = (setting.to_owned(), help.map(str::to_owned));
             vec![EncodeError { setting, within: None, what, help }]
@@ -60,7 +63,7 @@ impl Encode {
         };
         let help = "keep one column with `select`, besides those that subject and headers name";
         let column = column.map_err(|what| wrong("format", what, Some(help)))?;
-        Ok(Encode { format, lines, column, address, max_size, schema: SchemaRef::clone(schema) })
+        Ok(Encode { format, lines, column, address, max_size, limit, most: max_size, schema: SchemaRef::clone(schema) })
     }
 
     /// The columns that it takes.
@@ -152,8 +155,8 @@ impl Encode {
     }
 
     fn oversize(&self, bytes: usize) -> Option<Cause> {
-        let words = || format!("the message has {bytes} bytes and the limit is {}", self.max_size);
-        (bytes > self.max_size).then(|| Cause::new(Code::Oversize, words()))
+        let words = || format!("the message has {bytes} bytes and the limit is {}", self.most);
+        (bytes > self.most).then(|| Cause::new(Code::Oversize, words()))
     }
 
     /// One message for all rows; halves of them while that is too large.
@@ -234,6 +237,7 @@ impl Operator for Encode {
     type Out = Vec<Record>;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, Vec<Record>>) -> Result<Turn> {
+        self.most = self.max_size.min(self.limit.get());
         if self.format.is_of_many() { self.write_stream(&batch, out) } else { self.write_rows(batch, out) }
     }
 
@@ -264,7 +268,14 @@ mod tests {
     fn encoding(format: EncodeFormat, subject: &str, headers: &[(&str, &str)]) -> Encoding {
         let header = |(name, value): &(&str, &str)| ((*name).to_owned(), Template::header(value).unwrap());
         let subject = Some(Template::subject(subject).unwrap());
-        Encoding { format, subject, headers: headers.iter().map(header).collect(), max_size: 1_000, lines: false }
+        Encoding {
+            format,
+            subject,
+            headers: headers.iter().map(header).collect(),
+            max_size: 1_000,
+            limit: SizeLimit::default(),
+            lines: false,
+        }
     }
 
     fn input() -> Batch<RecordBatch> {

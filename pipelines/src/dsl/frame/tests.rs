@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_operators::Fault;
 use millstream_operators::columnar::{DecodeFormat, EncodeFormat};
+use millstream_operators::{Fault, SizeLimit};
 
 use crate::dsl::{Frame, OnRejected, Pipeline, SinkNode, SourceNode, columns_from, columns_to};
 use crate::graph::{Make, View, explain};
@@ -37,6 +37,7 @@ fn sink() -> SinkNode {
         access: Vec::new(),
         at_most_once: None,
         repeats: None,
+        limit: SizeLimit::default(),
         lines: false,
         problems: Vec::new(),
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::rows::{Format, Json, MsgPack, Ndjson, Raw, Text};
-use millstream_operators::{PortType, Problem, Record, Rejected, Timestamp};
+use millstream_operators::{PortType, Problem, Record, Rejected, SizeLimit, Timestamp};
 use millstream_pipelines::dsl::{Decoding, Encoding, IntoSink, ReadFrom, SinkNode, SourceNode, Stream, WriteTo};
 use millstream_pipelines::graph::{
-    Access, Guarantee, Node, Role, Settings, Subtask, Touch, erase, erase_sink, erase_source,
+    Access, Guarantee, Node, Role, Settings, Subtask, Touch, Uses, erase, erase_sink, erase_source,
 };
 use serde::Serialize;
 
@@ -17,7 +17,7 @@ use super::{
     JetStreamRead, JetStreamSink, JetStreamSource, JetStreamWrite, OnGap, Share, SharedSource, Start, TransactionalSink,
 };
 use crate::connectors::{Connections, refuse_until_end};
-use crate::engine::{Metrics, RunMode};
+use crate::engine::{Metrics, Replicas, RunMode};
 
 // Why a run cannot be told to end with what a shared stream has.
 const NO_END: &str = "a stream that is shared has no such end: what is left of it may be in the hands of other processes. Leave that out, and stop the process with SIGTERM, which drains it, when its lag is 0; or read without `share` (`.shared()` in Rust)";
@@ -261,7 +261,8 @@ impl JetStreamTo {
 impl WriteTo for JetStreamTo {
     fn sink_node(self, name: &str) -> SinkNode {
         let write = self.0;
-        let mut problems = Vec::new();
+        let (limit, mut problems) = (SizeLimit::default(), Vec::new());
+        let told = limit.clone();
         check_stream(name, &write.stream, &mut problems);
         SinkNode {
             kind: "jetstream".into(),
@@ -276,17 +277,23 @@ impl WriteTo for JetStreamTo {
             }],
             at_most_once: None,
             repeats: None,
+            limit,
             lines: false,
             problems,
             make: Arc::new(move |subtask| {
                 let connections = Connections::of(subtask)?;
                 let node = subtask.resources.get::<Metrics>().map(|metrics| metrics.node(&subtask.node));
                 let settings = subtask.resources.get::<Settings>().unwrap_or_default();
+                let mut write = write.clone();
+                write.replicas = subtask.resources.get::<Replicas>().map_or(write.replicas, |replicas| replicas.0);
+                if let Some(uses) = subtask.resources.get::<Uses>() {
+                    write.publishes = uses.publishes();
+                }
                 if settings.guarantee == Guarantee::EffectivelyOnce {
-                    return Ok(erase_sink(TransactionalSink::new(subtask, write.clone())?));
+                    return Ok(erase_sink(TransactionalSink::new(subtask, write)?.telling(told.clone())));
                 }
                 let name = format!("{}:{}:{}", subtask.pipeline, subtask.node, subtask.index);
-                let sink = JetStreamSink::new(&name, write.clone(), connections).reporting(node);
+                let sink = JetStreamSink::new(&name, write, connections).reporting(node).telling(told.clone());
                 Ok(erase_sink(sink))
             }),
         }

@@ -9,6 +9,9 @@ use super::message_ids::MessageIds;
 use super::window::Waiting;
 use crate::broker::{Subject, is_publishable};
 
+/// What an id adds at most, with the name of its header: names of pipeline, sink and source, and three numbers.
+const LONGEST_ID: usize = 320;
+
 /// Makes messages of records: subjects are checked, reserved headers are the sink's alone, and what is larger than the
 /// server takes is refused, or shortened where it is a dead letter.
 pub(super) struct Messages {
@@ -85,6 +88,11 @@ impl Messages {
         })?;
         self.subject = Some((bytes, subject.clone()));
         Ok(subject)
+    }
+
+    /// What is left for a record where the server takes `max` bytes.
+    pub(super) fn room(&self, max: usize) -> usize {
+        max.saturating_sub(if self.write.dedup { LONGEST_ID } else { 0 })
     }
 
     /// The subject of the last message, if there was one.

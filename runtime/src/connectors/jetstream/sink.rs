@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Batch, Epoch, Fault, FaultKind, Record, Result, Sink};
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Record, Result, Sink, SizeLimit};
 use tokio::time::Instant;
 
 use super::ingest::Ingest;
@@ -32,12 +32,24 @@ pub struct JetStreamWrite {
     /// in which stream and at which sequence the whole of it stands: for dead letters, whose headers come on top. Headers
     /// that are too many are shortened, and named in `Mill-Dlq-Truncated`.
     pub by_reference: bool,
+    /// How many copies a stream has that is created.
+    pub replicas: usize,
+    /// What is published, as far as it is known, for a word of warning where the stream takes none of it.
+    pub publishes: Vec<String>,
 }
 
 impl JetStreamWrite {
     /// Records into this stream, which exists.
     pub fn to(stream: impl Into<String>) -> Self {
-        JetStreamWrite { stream: stream.into(), create: None, needs: Vec::new(), dedup: false, by_reference: false }
+        JetStreamWrite {
+            stream: stream.into(),
+            create: None,
+            needs: Vec::new(),
+            dedup: false,
+            by_reference: false,
+            replicas: 1,
+            publishes: Vec::new(),
+        }
     }
 }
 
@@ -63,6 +75,7 @@ pub struct JetStreamSink {
     node: Option<Arc<NodeMetrics>>,
     // Whether the node was told to be stalled.
     stalled: bool,
+    limit: SizeLimit,
 }
 
 struct Open {
@@ -116,7 +129,15 @@ impl JetStreamSink {
             pause: FIRST_PAUSE,
             node: None,
             stalled: false,
+            limit: SizeLimit::default(),
         }
+    }
+
+    /// The same sink, which says there what the server takes.
+    #[must_use]
+    pub fn telling(mut self, limit: SizeLimit) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// The same sink, which says there why it waits for its peer.
@@ -331,6 +352,7 @@ impl Sink for JetStreamSink {
         let js = self.connections.js(Purpose::Write).await?;
         let fast = find_or_create(&js, self.messages.write()).await?;
         let connection = js.connection().clone();
+        self.limit.set(self.messages.room(connection.max_payload()));
         let (link, generation, inbox) = (connection.link(), connection.generation(), connection.new_inbox());
         let answers = connection.subscribe(format!("{inbox}.>"), 1 << 14).await.map_err(fault)?;
         let ingest = Ingest::new(&self.messages.write().stream, &inbox, fast);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use millstream_operators::{Fault, FaultKind, Result};
 
 use super::JetStreamWrite;
-use crate::broker::{ApiLevel, BrokerError, Js, StreamConfig, StreamInfo, codes, matches};
+use crate::broker::{ApiLevel, BrokerError, Js, StreamConfig, StreamInfo, codes, matches, overlaps};
 use crate::connectors::{fault, stream_fault};
 
 /// Finds or creates the stream; whether fast ingest may be used.
@@ -57,7 +57,8 @@ pub(super) async fn find_or_make(
     let info = match (js.find_stream(name).await.map_err(fault)?, &write.create) {
         (Some(info), _) => cover(js, write, info).await?,
         (None, Some(subjects)) => {
-            let config = new(StreamConfig::new(name, subjects.clone()));
+            let config = StreamConfig { num_replicas: write.replicas, ..StreamConfig::new(name, subjects.clone()) };
+            let config = new(config);
             match js.create_stream(&config).await {
                 Ok(info) => info,
                 // Another pipeline was quicker, with other subjects.
@@ -77,6 +78,16 @@ pub(super) async fn find_or_make(
         let words =
             format!("stream {name} acknowledges nothing (`no_ack`), so no output could be confirmed: change it");
         return Err(Fault::new(FaultKind::Setup, words));
+    }
+    // The account may map subjects, so that this is no mistake for sure.
+    for subject in
+        write.publishes.iter().filter(|subject| !info.config.subjects.iter().any(|all| overlaps(all, subject)))
+    {
+        tracing::warn!(
+            stream = name,
+            "the stream takes nothing on {subject}: its subjects are {}; unless the account maps it, the output will wait: correct the sink's subject, or add it to the stream",
+            join(&info.config.subjects)
+        );
     }
     Ok(info)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_operators::{Batch, Epoch, Fault, FaultKind, Outputs, Record, Result, Sink};
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Outputs, Record, Result, Sink, SizeLimit};
 use millstream_pipelines::graph::Subtask;
 use tokio::task::JoinHandle;
 
@@ -40,6 +40,7 @@ pub struct TransactionalSink {
     nudged: bool,
     closed: Arc<[Record]>,
     publishing: Option<Publishing>,
+    limit: SizeLimit,
 }
 
 /// Which subtask of which sink it is.
@@ -77,7 +78,15 @@ impl TransactionalSink {
             nudged: false,
             closed: Arc::from([]),
             publishing: None,
+            limit: SizeLimit::default(),
         })
+    }
+
+    /// The same sink, which says there what the server takes.
+    #[must_use]
+    pub fn telling(mut self, limit: SizeLimit) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// The publisher of a subtask, this one or one that is no more.
@@ -114,6 +123,7 @@ impl Sink for TransactionalSink {
     async fn open(&mut self) -> Result {
         let js = self.connections.js(Purpose::Write).await?;
         prepare(&js, self.messages.write(), &marker_subjects(&self.place.pipeline, &self.place.node)).await?;
+        self.limit.set(js.connection().max_payload().saturating_sub(HEADERS));
         self.connection = Some(js.connection().clone());
         Ok(())
     }
