@@ -238,6 +238,40 @@ async fn an_instance_that_sleeps_while_its_twin_takes_over_stores_nothing_when_i
     compare("twins", &connection, orders).await;
 }
 
+/// The leaders of the streams step down, one after the other, in the middle of commits.
+async fn step_down(connection: &Connection) {
+    let js = Js::new(connection.clone()).timeout(Duration::from_secs(2));
+    for stream in ["OUT", "TOTALS", "KV_mill_stepping", "DEAD", "OBJ_mill_stepping"] {
+        let subject = js.subject(&format!("STREAM.LEADER.STEPDOWN.{stream}"));
+        // One that is not there, or has no leader at the moment, is left alone.
+        let _ = connection.request(subject, Default::default(), "", Duration::from_secs(2)).await;
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn on_three_servers_leaders_step_down_and_runtime_and_servers_are_killed_and_each_output_is_stored_once() {
+    let (mut servers, urls, connection) = cluster().await;
+    allow(&connection, "stepping").await;
+    let (feeder, bad) = (Feeder::start(&connection, orders() / 3), Bad::start(&connection));
+    let mut running = once(&urls, "stepping", 1, 3);
+    for round in 0..kills().div_ceil(2) {
+        a_while().await;
+        step_down(&connection).await;
+        if round % 2 == 0 {
+            running.kill_9();
+            running = once(&urls, "stepping", 1, 3);
+        } else {
+            let chosen = chance() as usize % servers.len();
+            servers[chosen].kill_9();
+            a_while().await;
+            servers[chosen].restart().await.unwrap();
+        }
+    }
+    let orders = feeder.finish().await;
+    settle("stepping", &connection, orders, bad, running).await;
+}
+
 #[tokio::test]
 async fn a_stream_that_cannot_give_it_is_refused_at_once_with_what_it_needs() {
     let (server, connection) = server().await;

@@ -44,8 +44,12 @@ fn declare(name: &str, parallelism: u32) -> Pipeline {
         .filter("paid", |order| order.cents > 0)
         // Spread over several subtasks, the orders of a customer would come to their total in another order.
         .parallelism(1);
-    let priced =
-        paid.clone().map("priced", |Order { id, region, cents }| Priced { id, region, cents, tax: cents * 19 / 100 });
+    let priced = paid.clone().rebalance().map("priced", |Order { id, region, cents }| Priced {
+        id,
+        region,
+        cents,
+        tax: cents * 19 / 100,
+    });
     let ([eu], rest) = priced.route("by_region", [("eu", when(|order: &Priced| order.region == "eu"))]);
     eu.sink("to_eu", jetstream_to("OUT").json().subject("out.eu").stop_on_rejected());
     rest.sink("to_rest", jetstream_to("OUT").json().subject("out.rest").stop_on_rejected());

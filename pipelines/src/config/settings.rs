@@ -21,7 +21,8 @@ pub(crate) struct FileSettings {
     /// Accepts, in words, that connectors without memory lose messages.
     #[serde(default)]
     accept_loss: bool,
-    /// How many instances a step has unless it says otherwise; 1 if not given.
+    /// How many instances a step has where rows are shared out by key or in turn (`key_by`, `rebalance`), and those behind it,
+    /// unless they say otherwise; 1 if not given. Steps before that keep the order of their source, and have one.
     #[serde(default)]
     #[schemars(range(min = 1, max = 1024))]
     parallelism: Option<u32>,

@@ -288,7 +288,8 @@ pub struct Pass {
 pub struct Settings {
     /// What is promised about messages when something fails.
     pub guarantee: Guarantee,
-    /// How many subtasks a node has unless it says otherwise.
+    /// How many subtasks a node has where rows are shared out by key or in turn, unless it says otherwise. Nodes behind it
+    /// have as many, and those before, in which rows keep the order of their source, as that has.
     pub parallelism: u32,
     /// How many key groups keyed rows are shared out in; fixed for the life of the pipeline.
     pub key_groups: u32,
@@ -358,9 +359,33 @@ impl Graph {
         self.nodes.get(id.0)
     }
 
-    /// How many subtasks a node has.
+    /// How many subtasks a node has: as many as it says; else as those that it reads from, so that rows which come in an
+    /// order keep it; else, where rows are shared out by key, in turn or to all, the pipeline's default.
     pub fn parallelism(&self, id: NodeId) -> u32 {
-        self.node(id).and_then(|node| node.parallelism).unwrap_or(self.settings.parallelism).max(1)
+        let default = self.settings.parallelism.max(1);
+        let mut known: Vec<Option<u32>> = self.nodes.iter().map(|node| node.parallelism).collect();
+        // Each round finds at least one, unless the rest is on a circle, which `check` refuses.
+        for _ in 0..self.nodes.len() {
+            for index in 0..self.nodes.len() {
+                if known.get(index).is_some_and(Option::is_some) {
+                    continue;
+                }
+                let mut edges = self.edges.iter().filter(|edge| edge.to.node == NodeId(index)).peekable();
+                let is_shared_out = edges.peek().is_none()
+                    || self
+                        .edges
+                        .iter()
+                        .any(|edge| edge.to.node == NodeId(index) && !matches!(edge.route, Route::Forward));
+                let found = match is_shared_out {
+                    true => Some(default),
+                    false => edges.map(|edge| known.get(edge.from.node.0).copied().flatten()).min().flatten(),
+                };
+                if let Some(known) = known.get_mut(index) {
+                    *known = found;
+                }
+            }
+        }
+        known.get(id.0).copied().flatten().unwrap_or(default).max(1)
     }
 
     /// Whether its sources share what they read with other processes that run it, so that any number may run at once.

@@ -205,6 +205,22 @@ mod tests {
     }
 
     #[test]
+    fn rows_keep_the_order_of_their_source_until_they_are_shared_out() {
+        let mut graph = graph(&["s", "o1", "o2", "o3", "k"], &[(0, 1), (1, 2), (2, 3), (3, 4)]);
+        graph.settings.parallelism = 4;
+        graph.nodes[0].parallelism = Some(1);
+        let all = |graph: &Graph| (0..5).map(|id| graph.parallelism(NodeId(id))).collect::<Vec<_>>();
+        assert_eq!(all(&graph), [1, 1, 1, 1, 1]);
+        graph.edges[1].route = Route::Rebalance;
+        assert_eq!(all(&graph), [1, 1, 4, 4, 4]);
+        graph.nodes[3].parallelism = Some(2);
+        assert_eq!(all(&graph), [1, 1, 4, 2, 2]);
+        // What two branches lead to has as many as the one with fewer.
+        graph.connect(OutPort { node: NodeId(1), port: 0 }, InPort { node: NodeId(4), port: 0 }, Route::Forward);
+        assert_eq!(all(&graph), [1, 1, 4, 2, 1]);
+    }
+
+    #[test]
     fn a_stage_ends_where_two_read_two_are_read_or_numbers_differ() {
         let fan_out = graph(&["s", "o1", "o2", "o3"], &[(0, 1), (1, 2), (1, 3)]);
         assert_eq!(names(&fan_out), [vec!["s"], vec!["o1"], vec!["o2"], vec!["o3"]]);

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::clock::Clock;
 use super::metrics::Metrics;
+use super::ownership::Ownership;
 use super::report::{Command, Report, TaskId};
 use super::round::{Member, Round};
 use super::stop::Stop;
@@ -34,6 +35,7 @@ pub(crate) struct Coordinator {
     pub(crate) timeout: Duration,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) revision: Revision,
+    pub(crate) ownership: Arc<Ownership>,
     /// What the run starts from; from then on what the newest durable checkpoint holds.
     pub(crate) manifest: Manifest,
     pub(crate) retention: Retention,
@@ -302,6 +304,7 @@ impl Coordinator {
             match self.store.write(&self.pipeline, self.revision, bytes.clone()).await {
                 Ok(revision) => {
                     self.revision = revision;
+                    self.ownership.wrote(revision);
                     return Ok(());
                 }
                 Err(StoreError::Fenced) if !unknown => return Err(self.fenced()),
@@ -317,6 +320,7 @@ impl Coordinator {
             match self.store.read(&self.pipeline).await {
                 Ok(Some((revision, stored))) if stored == bytes => {
                     self.revision = revision;
+                    self.ownership.wrote(revision);
                     return Ok(());
                 }
                 Ok(found) if found.as_ref().map(|(revision, _)| *revision).unwrap_or_default() == self.revision => {}

@@ -18,6 +18,7 @@ use super::channel::{Capacity, Receiver};
 use super::coordinator::{Coordinator, Ended};
 use super::edges::{SinkTask, SourceTask};
 use super::inbox::Inbox;
+use super::ownership::Ownership;
 use super::report::{Command, Line, TaskId};
 use super::round::Member;
 use super::router::{Lane, Router};
@@ -35,6 +36,7 @@ pub(crate) struct Job<'a> {
     pub(crate) environment: &'a Environment,
     pub(crate) from: Restored,
     pub(crate) revision: Revision,
+    pub(crate) ownership: Arc<Ownership>,
 }
 
 /// The subtasks of a stage: where their inputs end, while the graph is being wired.
@@ -70,6 +72,7 @@ impl Job<'_> {
             timeout: settings.checkpoint_timeout,
             store: Arc::clone(store),
             revision: self.revision,
+            ownership: Arc::clone(&self.ownership),
             manifest: self.from.manifest.clone(),
             retention: Retention::new(Arc::clone(store), self.graph.name.as_str().into(), named),
             unwritten: BTreeMap::new(),
@@ -236,6 +239,7 @@ impl Job<'_> {
         let name = node.map(|node| node.name.as_str()).unwrap_or_default();
         let uses = Uses(node.map(|node| node.access.clone()).unwrap_or_default());
         let resources: Resources = self.environment.resources.clone().with(self.graph.settings.clone()).with(uses);
+        let resources = resources.with_shared(Arc::clone(&self.ownership));
         Subtask { pipeline: self.graph.name.as_str().into(), node: name.into(), index, of, resources }
     }
 

@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::coordinator::Ended;
 use super::job::Job;
 use super::metrics::Metrics;
+use super::ownership::Ownership;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
 use crate::checkpoint::{self, Manifest, MemoryStore, OutputLog, Restored, Revision, Store, StoreError};
@@ -170,7 +171,8 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
         let environment = &environment.clone().with(begin).with(Rewind(rewind));
         let first = from.manifest.epoch;
-        let job = Job { graph, plan: &plan, environment, from, revision };
+        let ownership = Ownership::new(Arc::clone(&environment.store), graph.name.as_str().into(), revision);
+        let job = Job { graph, plan: &plan, environment, from, revision, ownership: Arc::new(ownership) };
         let (reached, ended) = job.run(stop.clone()).await;
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);

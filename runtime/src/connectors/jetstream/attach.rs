@@ -32,6 +32,8 @@ pub(super) struct Attached {
     pub(super) pull: Pull,
     /// What is gone behind the position, and may be skipped: it is set behind that.
     pub(super) gap: Option<Gap>,
+    /// The sequence behind which it is set, which may be before the position.
+    pub(super) behind: u64,
     /// What it means that deliveries leave out sequences.
     pub(super) jumps: Jumps,
 }
@@ -128,7 +130,7 @@ impl Reader {
         let behind = if is_interest(&info) { durable.min(sequence) } else { sequence };
         self.reset(&js, &info, behind + 1).await?;
         let pull = Pull::open(js, &self.read.stream, &self.consumer, PULL, generation).await?;
-        Ok(Attached { pull, gap, jumps: Jumps::of(&info.config, !self.read.subjects.is_empty()) })
+        Ok(Attached { pull, gap, behind, jumps: Jumps::of(&info.config, !self.read.subjects.is_empty()) })
     }
 
     /// Refuses a stream that one reader with a position cannot read.

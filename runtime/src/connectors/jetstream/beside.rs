@@ -12,7 +12,7 @@ use super::delivery::Delivery;
 use super::position::{Gap, JetStreamPosition};
 use super::rows::{Given, Rows};
 use super::source::{FIRST_PAUSE, JetStreamSource};
-use crate::broker::{Incoming, Js, StoredMessage, matches};
+use crate::broker::{BrokerError, Incoming, Js, StoredMessage, matches};
 use crate::connectors::{Purpose, fault};
 
 /// How often in a row the link breaks at one place before the next message is read in this way. Once one was found that
@@ -40,7 +40,7 @@ impl Reader {
         let js = self.connections.js(Purpose::Control).await?;
         let (mut found, mut from) = (Vec::new(), position.sequence + 1);
         while found.len() < MOST {
-            let Some(message) = self.first_from(&js, from).await? else { break };
+            let Some(message) = self.first_from(&js, from).await.map_err(fault)? else { break };
             if message.flaws.is_empty() && !(anyway && found.is_empty()) {
                 break;
             }
@@ -75,13 +75,13 @@ impl Reader {
     }
 
     /// The first message that is read at or behind `sequence`.
-    async fn first_from(&self, js: &Js, sequence: u64) -> Result<Option<StoredMessage>> {
+    pub(super) async fn first_from(&self, js: &Js, sequence: u64) -> Result<Option<StoredMessage>, BrokerError> {
         if self.read.subjects.is_empty() {
-            return js.next_message(&self.read.stream, sequence, ">").await.map_err(fault);
+            return js.next_message(&self.read.stream, sequence, ">").await;
         }
         let mut first: Option<StoredMessage> = None;
         for subject in &self.read.subjects {
-            let next = js.next_message(&self.read.stream, sequence, subject).await.map_err(fault)?;
+            let next = js.next_message(&self.read.stream, sequence, subject).await?;
             first = first.into_iter().chain(next).min_by_key(|message| message.seq);
         }
         Ok(first)

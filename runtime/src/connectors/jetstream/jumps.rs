@@ -35,6 +35,11 @@ impl Jumps {
         }
     }
 
+    /// Whether it is of a source that reads some subjects.
+    pub(super) fn is_in_part(self) -> bool {
+        matches!(self, Jumps::Counted | Jumps::Untold)
+    }
+
     /// Whether messages between the one at `sequence`, behind which `waiting` others waited, and this delivery may be
     /// lost.
     pub(super) fn doubts(self, sequence: u64, waiting: u64, delivery: &Delivery) -> bool {

@@ -15,6 +15,7 @@ mod fast;
 mod gaps;
 mod gather;
 mod groups;
+mod holes;
 mod ingest;
 mod jumps;
 mod letters;

@@ -14,6 +14,7 @@ use super::beside::{Beside, PATIENCE};
 use super::delivery::Delivery;
 use super::gaps::{judge, jumped};
 use super::gather::Gather;
+use super::holes::Holes;
 use super::jumps::Jumps;
 use super::lint::{overdue, risks};
 use super::look::{LOOK_AGAIN, Look};
@@ -23,7 +24,7 @@ use super::read::JetStreamRead;
 use super::rows::{Given, Rows};
 use crate::broker::{BrokerError, StreamInfo};
 use crate::connectors::{Purpose, fault};
-use crate::engine::{Clock, Nudge};
+use crate::engine::{Clock, Nudge, Ownership};
 
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ pub struct JetStreamSource {
     pub(super) reader: Arc<Reader>,
     pub(super) nudge: Option<Arc<Nudge>>,
     pub(super) clock: Option<Arc<Clock>>,
+    pub(super) ownership: Option<Arc<Ownership>>,
     pub(super) place: Arc<Place>,
     pub(super) position: JetStreamPosition,
     // Up to where a checkpoint covers everything.
@@ -65,6 +67,8 @@ pub struct JetStreamSource {
     // The number that the next delivery of this attachment must have, and how many of its deliveries are part of a
     // checkpoint.
     pub(super) expected: u64,
+    // The sequence of the last delivery of this attachment, or behind which the consumer was set.
+    pub(super) delivered: u64,
     pub(super) acked: u64,
     pub(super) nudged: bool,
     pub(super) lag: Option<u64>,
@@ -75,11 +79,13 @@ pub struct JetStreamSource {
     pub(super) waiting: u64,
     // What a look found to wait behind a delivery, where it is the last.
     pub(super) seen: Option<(u64, u64)>,
+    // What was last delivered by the server's word and by ours, where a look found that they differ, and since when.
+    pub(super) apart: Option<(u64, u64, Instant)>,
     // A jump between deliveries that were not given yet, the question how the stream is because of it, and its answer,
     // which holds for all deliveries up to this one.
     pub(super) in_doubt: bool,
-    pub(super) asking: Option<(u64, Doing<Option<Box<StreamInfo>>>)>,
-    pub(super) answer: Option<(u64, Box<StreamInfo>)>,
+    pub(super) asking: Option<(u64, Doing<Option<Holes>>)>,
+    pub(super) answer: Option<(u64, Holes)>,
     // What is gone right behind the position, where a record of it is to be given before what follows.
     pub(super) gone: Option<Gap>,
     pub(super) released: bool,
@@ -102,6 +108,7 @@ impl JetStreamSource {
             reader: Arc::new(Reader::new(subtask, read)?),
             nudge: subtask.resources.get(),
             clock: subtask.resources.get(),
+            ownership: subtask.resources.get(),
             place,
             pull: None,
             attaching: None,
@@ -119,6 +126,7 @@ impl JetStreamSource {
             attachments: 0,
             gather: Gather::lingering(settings.linger),
             expected: 1,
+            delivered: 0,
             acked: 0,
             nudged: false,
             lag: None,
@@ -126,6 +134,7 @@ impl JetStreamSource {
             jumps: Jumps::Untold,
             waiting: 0,
             seen: None,
+            apart: None,
             in_doubt: false,
             asking: None,
             answer: None,
@@ -144,19 +153,25 @@ impl JetStreamSource {
             let attached = self.attaching.get_or_insert_with(|| {
                 let (reader, position, at) = (Arc::clone(&self.reader), self.position.clone(), self.attach_at);
                 let durable = self.durable;
+                // An instance that was taken over must not take the consumer from its successor.
+                let ownership = self.ownership.clone().filter(|_| self.attachments > 0);
                 Box::pin(async move {
                     tokio::time::sleep_until(at).await;
+                    if let Some(ownership) = ownership {
+                        ownership.held().await?;
+                    }
                     reader.attach(position, durable).await
                 })
             });
             let attached = attached.await;
             self.attaching = None;
             match attached {
-                Ok(Attached { pull, gap, jumps }) => {
+                Ok(Attached { pull, gap, behind, jumps }) => {
+                    self.delivered = behind;
                     if let Some(gap) = gap {
                         self.pass(gap);
                     }
-                    (self.jumps, self.waiting, self.seen) = (jumps, 0, None);
+                    (self.jumps, self.waiting, self.seen, self.apart) = (jumps, 0, None, None);
                     self.attachments += 1;
                     self.attached_at = Instant::now();
                     (self.expected, self.acked, self.nudged) = (1, 0, false);
@@ -221,24 +236,27 @@ impl JetStreamSource {
                 break;
             }
             let is_new = delivery.stream_seq > self.position.sequence;
-            if is_new && self.jumps.doubts(self.position.sequence, self.waiting, &delivery) {
-                let least = self.jumps.least(self.waiting, delivery.pending + 1);
-                match &self.answer {
-                    _ if self.jumps == Jumps::Losses => {
-                        let gap = jumped(&self.reader.read, self.position.sequence + 1, delivery.stream_seq);
-                        judge(gap, &mut self.jumps, self.reader.read.on_gap, &mut self.gone)?;
-                    }
-                    Some((upto, info)) if delivery.consumer_seq <= *upto => {
-                        if let Some(gap) = self.position.gap(info, least) {
-                            judge(gap, &mut self.jumps, self.reader.read.on_gap, &mut self.gone)?;
-                        }
-                    }
-                    _ => {
-                        message.reply = Some(reply);
-                        doubted = Some(message);
-                        self.in_doubt = true;
-                        break;
-                    }
+            let doubts = self.jumps.doubts(self.position.sequence, self.waiting, &delivery);
+            if is_new && (doubts || (self.expected == 1 && self.jumps.is_in_part())) {
+                let from = self.position.sequence + 1;
+                let holds = self.answer.as_ref().filter(|(upto, _)| delivery.consumer_seq <= *upto);
+                let Some((info, next)) = holds.and_then(|(_, holes)| Some((&holes.info, holes.next(from)?))) else {
+                    message.reply = Some(reply);
+                    doubted = Some(message);
+                    self.in_doubt = true;
+                    break;
+                };
+                if next.is_some_and(|next| next < delivery.stream_seq) {
+                    again = Some(Again::Ended("another instance has set its consumer elsewhere".into()));
+                    break;
+                }
+                let gap = match self.jumps {
+                    _ if !doubts => None,
+                    Jumps::Losses => Some(jumped(&self.reader.read, from, delivery.stream_seq)),
+                    _ => self.position.gap(info, self.jumps.least(self.waiting, delivery.pending + 1)),
+                };
+                if let Some(gap) = gap {
+                    judge(gap, &mut self.jumps, self.reader.read.on_gap, &mut self.gone)?;
                 }
                 // Its record comes first.
                 if self.gone.is_some() {
@@ -249,6 +267,7 @@ impl JetStreamSource {
             }
             pull.came();
             self.expected += 1;
+            self.delivered = delivery.stream_seq;
             last_reply = Some(reply);
             self.waiting = delivery.pending;
             if is_new {

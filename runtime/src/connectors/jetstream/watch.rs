@@ -11,15 +11,17 @@ use super::gaps::judge;
 use super::jumps::Jumps;
 use super::look::{LOOK_AGAIN, Look};
 use super::position::{JetStreamPosition, OnGap};
-use super::pull::Again;
+use super::pull::{Again, HEARTBEAT};
 use super::source::{JetStreamSource, done};
 
 /// The last delivery that has come.
 struct Last {
     /// Its number; 0 if there is none.
     delivered: u64,
-    /// Its sequence in the stream, or where the consumer was set to.
+    /// Its sequence in the stream, or where the source stands.
     sequence: u64,
+    /// Its sequence in the stream, or where the consumer was set to.
+    at: u64,
     /// How many messages waited behind it.
     waiting: u64,
 }
@@ -80,9 +82,27 @@ impl JetStreamSource {
         pull.hear_now(&mut self.gather.heard);
         let last = self.last();
         self.lag = Some(consumer.num_pending + (consumer.delivered.consumer_seq + 1).saturating_sub(self.expected));
-        // While deliveries are on their way, they will tell.
-        if consumer.delivered.consumer_seq != last.delivered {
-            return Ok(None);
+        // While deliveries are on their way, they will tell. Those that do not come went elsewhere: to an instance that
+        // was taken over and waited still, or were lost behind the last one that came.
+        let delivered = (consumer.delivered.consumer_seq, last.delivered);
+        if delivered.0 != delivered.1 {
+            return Ok(match self.apart {
+                Some((theirs, ours, since)) if (theirs, ours) == delivered => {
+                    let why = "the last deliveries did not come";
+                    (since.elapsed() >= HEARTBEAT).then(|| Again::Ended(why.into()))
+                }
+                _ => {
+                    self.apart = Some((delivered.0, delivered.1, Instant::now()));
+                    None
+                }
+            });
+        }
+        self.apart = None;
+        // Another instance of the pipeline, which ours has taken over or is taken over by, may have set it elsewhere: what
+        // waits behind it then is not what waits for us.
+        let purged = consumer.delivered.stream_seq > last.at && consumer.delivered.stream_seq < stream.state.first_seq;
+        if consumer.delivered.stream_seq != last.at && !purged {
+            return Ok(Some(Again::Ended("another instance uses its consumer".into())));
         }
         // All that was ever delivered has come, and the stream was asked before the consumer: what it had thrown away
         // by then of the messages behind the last delivery will not come.
@@ -119,16 +139,17 @@ impl JetStreamSource {
             if let Some(pull) = &mut self.pull {
                 pull.hear_now(&mut self.gather.heard);
             }
-            self.asking = Some((self.last().delivered, Box::pin(Arc::clone(&self.reader).stream_now())));
+            let (last, places) = (self.last().delivered, self.places());
+            self.asking = Some((last, Box::pin(Arc::clone(&self.reader).holes(places))));
         }
         let Some((upto, asking)) = &mut self.asking else { return Ok(None) };
-        let (upto, stream) = (*upto, asking.await);
+        let (upto, holes) = (*upto, asking.await);
         self.asking = None;
-        let Some(stream) = stream? else {
+        let Some(holes) = holes? else {
             return Ok(Some(Again::Ended("it does not tell whether messages are lost".into())));
         };
-        self.position.check_stream(&stream)?;
-        (self.answer, self.in_doubt) = (Some((upto, stream)), false);
+        self.position.check_stream(&holes.info)?;
+        (self.answer, self.in_doubt) = (Some((upto, holes)), false);
         Ok(None)
     }
 
@@ -138,9 +159,15 @@ impl JetStreamSource {
             Some(delivery) => Last {
                 delivered: delivery.consumer_seq,
                 sequence: delivery.stream_seq.max(self.position.sequence),
+                at: delivery.stream_seq,
                 waiting: delivery.pending,
             },
-            None => Last { delivered: self.expected - 1, sequence: self.position.sequence, waiting: self.waiting },
+            None => Last {
+                delivered: self.expected - 1,
+                sequence: self.position.sequence,
+                at: self.delivered,
+                waiting: self.waiting,
+            },
         }
     }
 }

@@ -1,0 +1,62 @@
+//! [`Ownership`]: whether a run is still the one that may complete checkpoints.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use millstream_operators::{Fault, FaultKind, Result};
+
+use crate::checkpoint::{Revision, Store, StoreError};
+
+/// The checkpoint that a run wrote last, against the newest there is: sources find it among the resources, and ask before they
+/// do what would harm a run that has taken over.
+pub struct Ownership {
+    store: Arc<dyn Store>,
+    pipeline: Arc<str>,
+    revision: AtomicU64,
+}
+
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Ownership {
+    pub(crate) fn new(store: Arc<dyn Store>, pipeline: Arc<str>, revision: Revision) -> Self {
+        Ownership { store, pipeline, revision: AtomicU64::new(revision.0) }
+    }
+
+    /// The run has written this checkpoint.
+    pub(crate) fn wrote(&self, revision: Revision) {
+        self.revision.store(revision.0, Ordering::Release);
+    }
+
+    /// Waits until the newest checkpoint is known to be this run's. If another run has written one, it waits until the
+    /// coordinator finds that out and ends the run.
+    ///
+    /// # Errors
+    /// The store does not tell: that may be tried again.
+    pub async fn held(&self) -> Result {
+        loop {
+            match self.store.read(&self.pipeline).await {
+                Ok(found) => {
+                    // A write whose answer is on its way is known a moment later.
+                    let newest = found.map(|(revision, _)| revision).unwrap_or_default();
+                    if newest.0 <= self.revision.load(Ordering::Acquire) {
+                        return Ok(());
+                    }
+                }
+                Err(StoreError::Failed(fault)) => {
+                    let words = "whether another run has taken over is not known";
+                    return Err(Fault::new(FaultKind::Connection, words).because(fault));
+                }
+                Err(StoreError::Unknown(_) | StoreError::Fenced) => {}
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+impl fmt::Debug for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ownership(of {})", self.pipeline)
+    }
+}

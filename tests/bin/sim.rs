@@ -1,0 +1,129 @@
+//! Simulations from the command line: `sim run --seeds 20000`, `sim steps`, `sim replay 1234`.
+
+#![allow(clippy::print_stdout, reason = "it is a program")]
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use millstream_tests::sim::{Scenario, run, shrink};
+
+const USAGE: &str =
+    "sim run [--seeds N] [--from SEED] [--threads N]: so many seeds, from this one on, on so many threads
+sim steps [--threads N]: a small scenario that crashes at every message, and again at some later one
+sim replay SEED: one seed, which is shrunk if it fails
+sim log SEED: one seed, with all that the pipeline logs";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
+    let option = |name: &str, otherwise: u64| {
+        let place = words.iter().position(|word| *word == name);
+        place.and_then(|place| words.get(place + 1)?.parse().ok()).unwrap_or(otherwise)
+    };
+    match words.as_slice() {
+        ["run", ..] => {
+            let (from, seeds) = (option("--from", 0), option("--seeds", 1_000));
+            all((from..from + seeds).map(Scenario::of).collect(), option("--threads", threads))
+        }
+        ["steps", ..] => match steps() {
+            Ok(scenarios) => all(scenarios, option("--threads", threads)),
+            Err(failure) => failed(&Scenario::crashing_at(u64::MAX, None, true), failure),
+        },
+        ["replay", seed] => match seed.parse() {
+            Ok(seed) => replay(&Scenario::of(seed)),
+            Err(_) => usage(),
+        },
+        ["log", seed] => match seed.parse() {
+            Ok(seed) => log(&Scenario::of(seed)),
+            Err(_) => usage(),
+        },
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    println!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// A crash at every message of the small scenario, alone and with a second one.
+fn steps() -> Result<Vec<Scenario>, String> {
+    let mut scenarios = Vec::new();
+    for once in [true, false] {
+        let messages = run(&Scenario::crashing_at(u64::MAX, None, once))?.messages;
+        for step in 1..=messages {
+            scenarios.push(Scenario::crashing_at(step, None, once));
+            scenarios.push(Scenario::crashing_at(step, Some(1 + step * 7 % messages), once));
+        }
+    }
+    Ok(scenarios)
+}
+
+fn log(scenario: &Scenario) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+        .without_time()
+        .with_ansi(false)
+        .init();
+    println!("{scenario:?}");
+    println!("{:?}", run(scenario));
+    ExitCode::SUCCESS
+}
+
+fn replay(scenario: &Scenario) -> ExitCode {
+    match (run(scenario), run(scenario)) {
+        (Ok(first), Ok(second)) if first != second => {
+            println!("seed {} is not the same twice: {first:?} and {second:?}", scenario.seed);
+            ExitCode::FAILURE
+        }
+        (Ok(passed), _) => {
+            println!("seed {} passes: {passed:?}", scenario.seed);
+            ExitCode::SUCCESS
+        }
+        (Err(failure), _) => failed(scenario, failure),
+    }
+}
+
+fn failed(scenario: &Scenario, failure: String) -> ExitCode {
+    println!("seed {} fails: {failure}", scenario.seed);
+    let (smallest, failure) = shrink(scenario, failure);
+    println!("the smallest that was found: {smallest:#?}\nfails: {failure}");
+    println!("replay: cargo run --release -p millstream-tests --bin sim -- replay {}", scenario.seed);
+    ExitCode::FAILURE
+}
+
+/// Runs all, on several threads, until one fails.
+fn all(scenarios: Vec<Scenario>, threads: u64) -> ExitCode {
+    let (next, messages, failure) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let scenario = usize::try_from(place).ok().and_then(|place| scenarios.get(place));
+                    let Some(scenario) = scenario.filter(|_| failure.lock().unwrap().is_none()) else { return };
+                    match run(scenario) {
+                        Ok(passed) => _ = messages.fetch_add(passed.messages, Ordering::Relaxed),
+                        Err(words) => *failure.lock().unwrap() = Some((scenario.clone(), words)),
+                    }
+                }
+            });
+        }
+    });
+    let took = began.elapsed();
+    match failure.into_inner().unwrap() {
+        Some((scenario, words)) => failed(&scenario, words),
+        None => {
+            let (count, messages) = (scenarios.len(), messages.into_inner());
+            println!(
+                "{count} scenarios pass, {messages} messages, in {:.1} s on {threads} threads",
+                took.as_secs_f64()
+            );
+            ExitCode::SUCCESS
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The simulator: the real engine with the real JetStream connectors on the embedded broker, in virtual time, under faults
+//! that one seed decides; an independent computation judges what comes out.
+//!
+//! ```sh
+//! cargo run --release -p millstream-tests --bin sim -- run --seeds 20000
+//! cargo run --release -p millstream-tests --bin sim -- steps        # a crash at every message of a small scenario
+//! cargo run --release -p millstream-tests --bin sim -- replay 1234  # one seed, shrunk if it fails
+//! ```
+
+mod faults;
+mod oracle;
+mod pipeline;
+mod scenario;
+mod shrink;
+mod world;
+
+pub use oracle::Event;
+pub use scenario::{Ending, Scenario, Strike, What};
+pub use shrink::shrink;
+pub use world::{Passed, run};

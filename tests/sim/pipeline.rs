@@ -1,0 +1,77 @@
+//! The pipeline that is simulated: something of everything that must survive.
+
+use millstream::pipelines::graph::{Graph, Guarantee};
+use millstream::prelude::*;
+
+use super::oracle::{LATE, WINDOW};
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Row {
+    id: u64,
+    key: u64,
+    at: i64,
+    value: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Plain {
+    id: u64,
+    twice: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Total {
+    key: u64,
+    count: u64,
+    sum: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InWindow {
+    key: u64,
+    start: i64,
+    count: u64,
+    sum: u64,
+}
+
+/// Events from IN: one row for each to OUT, running totals of each key to TOTALS, sums of each key and window to WINDOWS,
+/// and what is no event to DEAD.
+pub(super) fn graph(once: bool, interval: u64, subtasks: u32) -> Graph {
+    let pipeline = Pipeline::new("sim").settings(|settings| {
+        settings.guarantee = if once { Guarantee::EffectivelyOnce } else { Guarantee::AtLeastOnce };
+        settings.checkpoint_interval = Duration::from_millis(interval);
+        settings.parallelism = subtasks;
+    });
+    let dead = dead_letters("DEAD").create();
+    let watermarks = bounded_lateness(Duration::from_millis(LATE));
+    let (rows, untimed) = pipeline
+        .source("events", jetstream("IN").max_ack_pending(64).json::<Row>().rejected_to("dead", dead))
+        .event_time("timed", |row| Timestamp::from_millis(row.at), watermarks);
+    untimed.stop("untimed");
+    rows.clone()
+        .rebalance()
+        .map("twice", |row| Plain { id: row.id, twice: row.value * 2 })
+        .sink("plain", jetstream_to("OUT").create(["out.>"]).json().subject("out.all").stop_on_rejected());
+    rows.clone()
+        .key_by(|row| row.key)
+        .fold("sums", (0, 0), |(count, sum), row| {
+            *count += 1;
+            *sum += row.value;
+        })
+        .map("total", |(key, (count, sum))| Total { key, count, sum })
+        .sink("totals", jetstream_to("TOTALS").create(["totals.>"]).json().subject("totals.all").stop_on_rejected());
+    rows.key_by(|row| row.key)
+        .window(tumbling(Duration::from_millis(WINDOW)))
+        .aggregate("windowed", (count(), sum(|row: &Row| row.value)))
+        .map("result", |w: Windowed<u64, (u64, u64)>| InWindow {
+            key: w.key,
+            start: w.start.as_micros() / 1_000,
+            count: w.value.0,
+            sum: w.value.1,
+        })
+        .sink(
+            "windows",
+            jetstream_to("WINDOWS").create(["windows.>"]).json().subject("windows.all").stop_on_rejected(),
+        );
+    pipeline.build().unwrap()
+}

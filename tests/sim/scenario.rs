@@ -1,0 +1,122 @@
+//! [`Scenario`]: all that happens in one simulation, drawn from a seed.
+
+use super::oracle::Event;
+use crate::support::Dice;
+
+/// What is fed, how the pipeline runs and ends and runs again, and what goes wrong on the way.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Where it was drawn from.
+    pub seed: u64,
+    /// Whether each output must be there once.
+    pub once: bool,
+    /// How often checkpoints are made, in milliseconds.
+    pub interval: u64,
+    /// What is fed, in order.
+    pub events: Vec<Event>,
+    /// How many of the events are there before the first run; the others come one by one.
+    pub fed_before: usize,
+    /// The runs but for the last, which has no faults and ends when all is done: with how many subtasks, and how they end.
+    pub runs: Vec<(u32, Ending)>,
+    /// The number of subtasks of the last run.
+    pub last: u32,
+    /// What goes wrong, and when.
+    pub strikes: Vec<Strike>,
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As if killed, when so many messages have passed since it began: from then on none of its messages arrives.
+    Crash(u64),
+    /// Asked to drain after so many milliseconds.
+    Drain(u64),
+    /// It does not: after so many milliseconds the next begins beside it.
+    Twin(u64),
+}
+
+/// Something that goes wrong when so many messages have passed since the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// When.
+    pub at: u64,
+    /// What.
+    pub what: What,
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// The next so many messages to the broker are lost, in silence.
+    LosePublishes(u64),
+    /// The next so many messages from the broker are lost, in silence.
+    LoseDeliveries(u64),
+    /// All links are cut and made anew.
+    Cut,
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn of(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        // Dice of seeds that are near each other begin alike.
+        (0..8).for_each(|_| _ = dice.below(2));
+        let events = Event::some(&mut dice);
+        // Each seed has some kinds of faults only: together they would hide each other.
+        let (crashes, twins, losses, cuts) =
+            (dice.below(4) > 0, dice.below(3) == 0, dice.below(2) == 0, dice.below(3) == 0);
+        let mut runs = Vec::new();
+        for _ in 0..dice.below(5) {
+            let ending = match dice.below(3) {
+                0 if twins => Ending::Twin(dice.below(400)),
+                1 => Ending::Drain(dice.below(400)),
+                _ if crashes => Ending::Crash(1 + up_to(&mut dice, 11)),
+                _ => Ending::Drain(dice.below(100)),
+            };
+            runs.push((1 + below(&mut dice, 3), ending));
+        }
+        let mut strikes = Vec::new();
+        for _ in 0..dice.below(6) {
+            let what = match dice.below(3) {
+                0 if losses => What::LosePublishes(1 + dice.below(3)),
+                1 if losses => What::LoseDeliveries(1 + dice.below(3)),
+                2 if cuts => What::Cut,
+                _ => continue,
+            };
+            strikes.push(Strike { at: up_to(&mut dice, 12), what });
+        }
+        strikes.sort_by_key(|strike| strike.at);
+        let fed_before = below(&mut dice, events.len() as u64 + 1) as usize;
+        Scenario {
+            seed,
+            once: dice.below(3) > 0,
+            interval: [10, 20, 50, 200][below(&mut dice, 4) as usize],
+            events,
+            fed_before,
+            runs,
+            last: 1 + below(&mut dice, 3),
+            strikes,
+        }
+    }
+
+    /// A small one in which the first run crashes at message `step`, and the second, if told, at `again` of its own.
+    pub fn crashing_at(step: u64, again: Option<u64>, once: bool) -> Self {
+        let mut dice = Dice::new(7);
+        let mut events = Event::some(&mut dice);
+        events.truncate(40);
+        let mut runs = vec![(2, Ending::Crash(step))];
+        runs.extend(again.map(|again| (1, Ending::Crash(again))));
+        let (fed_before, interval) = (events.len() / 2, 20);
+        Scenario { seed: step, once, interval, events, fed_before, runs, last: 2, strikes: Vec::new() }
+    }
+}
+
+/// Often little, and up to so many bits.
+fn up_to(dice: &mut Dice, bits: u64) -> u64 {
+    let bits = dice.below(bits) + 1;
+    dice.below(1 << bits)
+}
+
+fn below(dice: &mut Dice, bound: u64) -> u32 {
+    u32::try_from(dice.below(bound)).unwrap_or(0)
+}

@@ -1,0 +1,45 @@
+//! A short form of the simulations of `sim run` and `sim steps`: see `sim/`.
+//!
+//! `MILLSTREAM_SEEDS` makes it longer.
+
+#![allow(clippy::panic, reason = "it is test code, though not all inside a test")]
+
+use millstream_tests::sim::{Scenario, run};
+
+fn seeds() -> u64 {
+    std::env::var("MILLSTREAM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(600)
+}
+
+fn pass(scenarios: impl Iterator<Item = Scenario>) {
+    for scenario in scenarios {
+        if let Err(failure) = run(&scenario) {
+            panic!(
+                "seed {} fails: {failure}\n{scenario:?}\n`sim replay {}` makes it smaller",
+                scenario.seed, scenario.seed
+            );
+        }
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_outputs_are_what_an_independent_computation_gives() {
+    pass((0..seeds()).map(Scenario::of));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_messages_in_the_same_order() {
+    for seed in 0..40 {
+        let scenario = Scenario::of(seed);
+        assert_eq!(run(&scenario), run(&scenario), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_message_of_a_small_scenario_changes_nothing() {
+    for once in [true, false] {
+        let whole = Scenario::crashing_at(u64::MAX, None, once);
+        let messages = run(&whole).map_or(0, |passed| passed.messages);
+        assert!(messages > 100, "{messages}");
+        pass((1..=messages).step_by(7).map(|step| Scenario::crashing_at(step, None, once)));
+    }
+}
