@@ -4,7 +4,8 @@
 
 #![allow(clippy::panic, reason = "it is test code, though not all inside a test")]
 
-use millstream_tests::sim::{Scenario, run};
+use millstream::operators::bugs::Bug;
+use millstream_tests::sim::{Scenario, hunt, run};
 
 fn seeds() -> u64 {
     std::env::var("MILLSTREAM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(600)
@@ -42,4 +43,10 @@ fn a_crash_at_any_message_of_a_small_scenario_changes_nothing() {
         assert!(messages > 100, "{messages}");
         pass((1..=messages).step_by(7).map(|step| Scenario::crashing_at(step, None, once)));
     }
+}
+
+#[test]
+fn every_planted_bug_is_caught() {
+    let missed: Vec<Bug> = Bug::ALL.into_iter().filter(|bug| hunt(*bug, 1_500).is_none()).collect();
+    assert!(missed.is_empty(), "{missed:?}");
 }

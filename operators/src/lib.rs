@@ -5,6 +5,8 @@
 
 pub mod aggregate;
 mod batch;
+#[doc(hidden)]
+pub mod bugs;
 #[cfg(feature = "columnar")]
 pub mod columnar;
 mod edge;

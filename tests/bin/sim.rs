@@ -1,18 +1,25 @@
 //! Simulations from the command line: `sim run --seeds 20000`, `sim steps`, `sim replay 1234`.
 
-#![allow(clippy::print_stdout, reason = "it is a program")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "it is a program for tests, and measures how long it takes"
+)]
 
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use millstream_tests::sim::{Scenario, run, shrink};
+use millstream::operators::bugs::Bug;
+use millstream_tests::sim::{Scenario, hunt, run, shrink};
 
 const USAGE: &str =
     "sim run [--seeds N] [--from SEED] [--threads N]: so many seeds, from this one on, on so many threads
 sim steps [--threads N]: a small scenario that crashes at every message, and again at some later one
 sim replay SEED: one seed, which is shrunk if it fails
+sim bugs [NAME]: planted bugs, and the first seed that catches each
 sim log SEED: one seed, with all that the pipeline logs";
 
 fn main() -> ExitCode {
@@ -26,16 +33,17 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["run", ..] => {
             let (from, seeds) = (option("--from", 0), option("--seeds", 1_000));
-            all((from..from + seeds).map(Scenario::of).collect(), option("--threads", threads))
+            all(&(from..from + seeds).map(Scenario::of).collect::<Vec<_>>(), option("--threads", threads))
         }
         ["steps", ..] => match steps() {
-            Ok(scenarios) => all(scenarios, option("--threads", threads)),
+            Ok(scenarios) => all(&scenarios, option("--threads", threads)),
             Err(failure) => failed(&Scenario::crashing_at(u64::MAX, None, true), failure),
         },
         ["replay", seed] => match seed.parse() {
             Ok(seed) => replay(&Scenario::of(seed)),
             Err(_) => usage(),
         },
+        ["bugs", ..] => bugs(words.get(1).copied()),
         ["log", seed] => match seed.parse() {
             Ok(seed) => log(&Scenario::of(seed)),
             Err(_) => usage(),
@@ -60,6 +68,20 @@ fn steps() -> Result<Vec<Scenario>, String> {
         }
     }
     Ok(scenarios)
+}
+
+fn bugs(only: Option<&str>) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for bug in Bug::ALL.into_iter().filter(|bug| only.is_none_or(|only| format!("{bug:?}") == only)) {
+        match hunt(bug, 20_000) {
+            Some(caught) => println!("{bug:?}: caught by seed {}: {}", caught.seed, caught.failure),
+            None => {
+                println!("{bug:?}: not caught");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
 }
 
 fn log(scenario: &Scenario) -> ExitCode {
@@ -96,7 +118,7 @@ fn failed(scenario: &Scenario, failure: String) -> ExitCode {
 }
 
 /// Runs all, on several threads, until one fails.
-fn all(scenarios: Vec<Scenario>, threads: u64) -> ExitCode {
+fn all(scenarios: &[Scenario], threads: u64) -> ExitCode {
     let (next, messages, failure) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
     let began = Instant::now();
     std::thread::scope(|scope| {

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use millstream::broker::{Fate, Hook, Incoming, Outgoing};
 use tokio::sync::Notify;
@@ -22,6 +23,7 @@ struct State {
     strikes: Vec<Strike>,
     losing_publishes: u64,
     losing_deliveries: u64,
+    delaying: (u64, u64),
     crash_at: Option<u64>,
     dead: bool,
     trace: DefaultHasher,
@@ -49,6 +51,7 @@ impl Faults {
         let mut state = self.state.lock().unwrap();
         state.strikes.clear();
         (state.dead, state.crash_at, state.losing_publishes, state.losing_deliveries) = (false, None, 0, 0);
+        state.delaying = (0, 0);
     }
 
     /// How many messages there were, and a digest of them all in their order.
@@ -74,6 +77,7 @@ impl Faults {
             match strike.what {
                 What::LosePublishes(count) => state.losing_publishes += count,
                 What::LoseDeliveries(count) => state.losing_deliveries += count,
+                What::Delay(count, millis) => state.delaying = (count, millis),
                 What::Cut => self.cut.notify_one(),
             }
         }
@@ -82,6 +86,10 @@ impl Faults {
             Some(left) => {
                 *losing = left;
                 Fate::Lose
+            }
+            None if comes_from_client && state.delaying.0 > 0 => {
+                state.delaying.0 -= 1;
+                Fate::Delay(Duration::from_millis(state.delaying.1))
             }
             None => Fate::Pass,
         }

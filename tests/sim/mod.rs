@@ -5,16 +5,19 @@
 //! cargo run --release -p millstream-tests --bin sim -- run --seeds 20000
 //! cargo run --release -p millstream-tests --bin sim -- steps        # a crash at every message of a small scenario
 //! cargo run --release -p millstream-tests --bin sim -- replay 1234  # one seed, shrunk if it fails
+//! cargo run --release -p millstream-tests --bin sim -- bugs         # planted bugs, each of which must be caught
 //! ```
 
 mod faults;
 mod oracle;
 mod pipeline;
+mod planted;
 mod scenario;
 mod shrink;
 mod world;
 
 pub use oracle::Event;
+pub use planted::{Caught, hunt};
 pub use scenario::{Ending, Scenario, Strike, What};
 pub use shrink::shrink;
 pub use world::{Passed, run};

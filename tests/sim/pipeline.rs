@@ -60,7 +60,9 @@ pub(super) fn graph(once: bool, interval: u64, subtasks: u32) -> Graph {
         })
         .map("total", |(key, (count, sum))| Total { key, count, sum })
         .sink("totals", jetstream_to("TOTALS").create(["totals.>"]).json().subject("totals.all").stop_on_rejected());
-    rows.key_by(|row| row.key)
+    rows.rebalance()
+        .map("spread", |row| row)
+        .key_by(|row| row.key)
         .window(tumbling(Duration::from_millis(WINDOW)))
         .aggregate("windowed", (count(), sum(|row: &Row| row.value)))
         .map("result", |w: Windowed<u64, (u64, u64)>| InWindow {

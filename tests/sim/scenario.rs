@@ -51,6 +51,8 @@ pub enum What {
     LosePublishes(u64),
     /// The next so many messages from the broker are lost, in silence.
     LoseDeliveries(u64),
+    /// The next so many messages to the broker come so many milliseconds later.
+    Delay(u64, u64),
     /// All links are cut and made anew.
     Cut,
 }
@@ -63,8 +65,8 @@ impl Scenario {
         (0..8).for_each(|_| _ = dice.below(2));
         let events = Event::some(&mut dice);
         // Each seed has some kinds of faults only: together they would hide each other.
-        let (crashes, twins, losses, cuts) =
-            (dice.below(4) > 0, dice.below(3) == 0, dice.below(2) == 0, dice.below(3) == 0);
+        let (crashes, twins, delays) = (dice.below(4) > 0, dice.below(2) == 0, dice.below(2) == 0);
+        let (losses, cuts) = (dice.below(2) == 0, dice.below(3) == 0);
         let mut runs = Vec::new();
         for _ in 0..dice.below(5) {
             let ending = match dice.below(3) {
@@ -77,7 +79,8 @@ impl Scenario {
         }
         let mut strikes = Vec::new();
         for _ in 0..dice.below(6) {
-            let what = match dice.below(3) {
+            let what = match dice.below(4) {
+                3 if delays => What::Delay(1 + up_to(&mut dice, 5), up_to(&mut dice, 13)),
                 0 if losses => What::LosePublishes(1 + dice.below(3)),
                 1 if losses => What::LoseDeliveries(1 + dice.below(3)),
                 2 if cuts => What::Cut,
@@ -97,6 +100,11 @@ impl Scenario {
             last: 1 + below(&mut dice, 3),
             strikes,
         }
+    }
+
+    /// Whether messages are lost or late, also to an instance that lives.
+    pub(super) fn is_troubled(&self) -> bool {
+        !self.strikes.is_empty() || self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Crash(_)))
     }
 
     /// A small one in which the first run crashes at message `step`, and the second, if told, at `again` of its own.

@@ -28,7 +28,7 @@ pub struct Passed {
 }
 
 // Of virtual time: whoever needs longer is stuck.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_secs(90);
 
 /// Runs a scenario on a thread of its own time.
 ///
@@ -91,7 +91,7 @@ impl World {
                     sleep(Duration::from_millis(*after)).await;
                     let drained = timeout(LONGEST, flow.drain()).await;
                     match drained.map_err(|_| place("it does not drain".into()))? {
-                        Err(fault) if fault.kind() == FaultKind::Fenced && !scenario.strikes.is_empty() => {}
+                        Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_troubled() => {}
                         Err(fault) => return Err(place(fault.chain())),
                         Ok(_) => {}
                     }
@@ -107,7 +107,7 @@ impl World {
         self.last_run(scenario).await?;
         for twin in twins {
             // One that had to start again after a fault may have taken over in its turn.
-            if !scenario.strikes.is_empty() {
+            if scenario.is_troubled() {
                 twin.crash().await;
                 continue;
             }
@@ -130,7 +130,7 @@ impl World {
             let last = timeout(LONGEST, self.start(scenario, scenario.last, true).finish()).await;
             match last.map_err(|_| "the last run does not end".to_owned())? {
                 Ok(Ended::Finished) => return Ok(()),
-                Err(fault) if fault.kind() == FaultKind::Fenced && !scenario.strikes.is_empty() => {}
+                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_troubled() => {}
                 Ok(other) => return Err(format!("the last run ended as {other:?}")),
                 Err(fault) => return Err(format!("the last run: {}", fault.chain())),
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{AnyBatch, Epoch, Fault, FaultKind, Message, Record, Result, Then, Timestamp, Watermark};
 use millstream_pipelines::graph::{DynSink, DynSource};
 use tokio::sync::mpsc;
@@ -201,6 +202,9 @@ impl SinkTask {
                     None => Part::Flushed,
                     Some(records) => packed(Arc::clone(&self.node), self.subtask, barrier.epoch, records).await?,
                 };
+                if planted(Bug::PublishBeforeDurable) {
+                    self.sink.commit(barrier.epoch).await?;
+                }
                 self.line.passed(barrier.epoch, part).await;
                 if barrier.then != Then::GoOn {
                     return Ok(Some(barrier.epoch));

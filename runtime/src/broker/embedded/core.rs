@@ -58,10 +58,24 @@ impl Core {
     }
 
     /// Takes a client's message.
-    pub(super) fn publish(&self, message: Outgoing) {
-        if self.hook.as_ref().is_some_and(|hook| hook.on_publish(&message) == Fate::Lose) {
-            return;
+    pub(super) fn publish(self: &Arc<Self>, message: Outgoing) {
+        match self.hook.as_ref().map_or(Fate::Pass, |hook| hook.on_publish(&message)) {
+            Fate::Pass => self.take(message),
+            Fate::Lose => {}
+            Fate::Delay(by) => {
+                let core = Arc::clone(self);
+                // There is one: clients live in it.
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move {
+                        tokio::time::sleep(by).await;
+                        core.take(message);
+                    });
+                }
+            }
         }
+    }
+
+    fn take(&self, message: Outgoing) {
         let mut state = self.lock();
         state.publish(message, self.now());
         self.follow(&state);

@@ -1,5 +1,7 @@
 //! [`Hook`]: what may happen to messages on their way, for tests that inject faults.
 
+use std::time::Duration;
+
 use crate::broker::{Incoming, Outgoing};
 
 /// What becomes of a message.
@@ -11,6 +13,8 @@ pub enum Fate {
     Pass,
     /// It is lost, and nobody is told.
     Lose,
+    /// It arrives so much later, perhaps behind what is sent after it; to a client, a message comes at once all the same.
+    Delay(Duration),
 }
 
 /// Decides what becomes of messages between clients and an embedded broker. It is called under the broker's lock:

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Batch, Fault, FaultKind, Headers, Place, Result, Source};
 use millstream_pipelines::graph::{Settings, Subtask};
 use tokio::time::Instant;
@@ -154,7 +155,7 @@ impl JetStreamSource {
                 let (reader, position, at) = (Arc::clone(&self.reader), self.position.clone(), self.attach_at);
                 let durable = self.durable;
                 // An instance that was taken over must not take the consumer from its successor.
-                let ownership = self.ownership.clone().filter(|_| self.attachments > 0);
+                let ownership = self.ownership.clone().filter(|_| self.attachments > 0 && !planted(Bug::TrustConsumer));
                 Box::pin(async move {
                     tokio::time::sleep_until(at).await;
                     if let Some(ownership) = ownership {
@@ -231,13 +232,14 @@ impl JetStreamSource {
                 continue;
             }
             let Some((reply, delivery)) = Delivery::of(&mut message) else { continue };
-            if delivery.consumer_seq != self.expected {
+            let trusts = planted(Bug::TrustDeliveries);
+            if delivery.consumer_seq != self.expected && !trusts {
                 again = Some(Again::Gap { expected: self.expected, got: delivery.consumer_seq });
                 break;
             }
             let is_new = delivery.stream_seq > self.position.sequence;
             let doubts = self.jumps.doubts(self.position.sequence, self.waiting, &delivery);
-            if is_new && (doubts || (self.expected == 1 && self.jumps.is_in_part())) {
+            if is_new && !trusts && (doubts || (self.expected == 1 && self.jumps.is_in_part())) {
                 let from = self.position.sequence + 1;
                 let holds = self.answer.as_ref().filter(|(upto, _)| delivery.consumer_seq <= *upto);
                 let Some((info, next)) = holds.and_then(|(_, holes)| Some((&holes.info, holes.next(from)?))) else {
@@ -246,7 +248,7 @@ impl JetStreamSource {
                     self.in_doubt = true;
                     break;
                 };
-                if next.is_some_and(|next| next < delivery.stream_seq) {
+                if next.is_some_and(|next| next < delivery.stream_seq) && !planted(Bug::TrustConsumer) {
                     again = Some(Again::Ended("another instance has set its consumer elsewhere".into()));
                     break;
                 }
@@ -422,6 +424,9 @@ impl Source for JetStreamSource {
     }
 
     fn position(&self) -> JetStreamPosition {
+        if planted(Bug::PositionAhead) && self.waiting > 0 {
+            return JetStreamPosition { sequence: self.position.sequence + 1, ..self.position.clone() };
+        }
         self.position.clone()
     }
 

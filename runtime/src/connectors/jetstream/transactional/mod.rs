@@ -13,7 +13,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use marker::{is_marker, marker_subjects};
+pub(crate) use marker::is_marker;
+#[cfg(feature = "cli")]
+pub(crate) use marker::marker_subjects;
 pub use sink::TransactionalSink;
 #[cfg(feature = "cli")]
 pub(crate) use stream::lacks;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Epoch, Fault, FaultKind, Outputs, Record, Result};
 
 use super::batch::{Fence, publish};
@@ -83,7 +84,8 @@ impl Publisher {
     /// Another run has taken over, the marker is gone, or the server refuses for good.
     pub(super) async fn publish(&self, mut at: At, ckpt: Epoch, records: &[Record]) -> Result<At> {
         let total = records.len() as u64;
-        let mut next = if at.marker.ckpt == ckpt { usize::try_from(at.next()).unwrap_or(usize::MAX) } else { 0 };
+        let goes_on = at.marker.ckpt == ckpt && !planted(Bug::LogFromStart);
+        let mut next = if goes_on { usize::try_from(at.next()).unwrap_or(usize::MAX) } else { 0 };
         while let Some(rest) = records.get(next..).filter(|rest| !rest.is_empty()) {
             let batch = rest.get(..fitting(rest)).unwrap_or(rest);
             next += batch.len();
@@ -112,6 +114,7 @@ impl Publisher {
                     self.going_on();
                     return Ok(found);
                 }
+                Some(found) if found == at && planted(Bug::SwallowUnknown) => return Ok(At { marker, ..at }),
                 Some(found) if found == at => {}
                 Some(found) if found.marker.owner != self.owner => {
                     let words = format!("another instance has taken over {}; this one stops", self.place());

@@ -1,0 +1,78 @@
+//! [`Bug`]: mistakes that were made, or could be, to be planted in tests: a suite that does not catch them proves nothing.
+//!
+//! Without the feature `testkit` none can be planted, and asking costs nothing.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A sink says that everything is stored before it is confirmed.
+    FlushUnconfirmed,
+    /// A source's position is one message ahead of what it has given.
+    PositionAhead,
+    /// A source takes deliveries as they come: neither their numbers nor what they leave out are looked at.
+    TrustDeliveries,
+    /// A source believes what is told of its consumer, whoever has set it.
+    TrustConsumer,
+    /// A batch of outputs is stored whoever has written the marker before.
+    NoFence,
+    /// Outputs are published before the checkpoint that holds them is durable.
+    PublishBeforeDurable,
+    /// A batch whose outcome is not known is taken for stored.
+    SwallowUnknown,
+    /// What a checkpoint has of outputs is not published when a run goes on from it.
+    SkipRestOfLog,
+    /// All that a checkpoint has of outputs is published again when a run goes on from it.
+    LogFromStart,
+    /// A checkpoint does not wait for sinks.
+    CommitWithoutSinks,
+    /// A run goes on when another has taken over.
+    IgnoreFence,
+    /// Rows behind a barrier pass while it is waited for on other inputs.
+    NoAlignment,
+    /// Of the state of several subtasks, only that of the first is shared out.
+    LoseSharesOfState,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Bug; 13] = [
+        Bug::FlushUnconfirmed,
+        Bug::PositionAhead,
+        Bug::TrustDeliveries,
+        Bug::TrustConsumer,
+        Bug::NoFence,
+        Bug::PublishBeforeDurable,
+        Bug::SwallowUnknown,
+        Bug::SkipRestOfLog,
+        Bug::LogFromStart,
+        Bug::CommitWithoutSinks,
+        Bug::IgnoreFence,
+        Bug::NoAlignment,
+        Bug::LoseSharesOfState,
+    ];
+}
+
+#[cfg(feature = "testkit")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants a bug for all that runs on this thread, or none.
+#[cfg(feature = "testkit")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is planted.
+#[cfg(feature = "testkit")]
+#[inline]
+pub fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Whether this bug is planted: none ever is.
+#[cfg(not(feature = "testkit"))]
+#[inline]
+pub fn planted(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,23 @@
+//! [`hunt`]: planted bugs must be caught.
+
+use millstream::operators::bugs::{Bug, plant};
+
+use super::scenario::Scenario;
+use super::world::run;
+
+/// How a planted bug was caught.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    /// The seed of the scenario that failed.
+    pub seed: u64,
+    /// How it failed.
+    pub failure: String,
+}
+
+/// Runs seeds from 0 on with a bug until one fails; nothing if none of so many does.
+pub fn hunt(bug: Bug, seeds: u64) -> Option<Caught> {
+    plant(Some(bug));
+    let caught = (0..seeds).find_map(|seed| run(&Scenario::of(seed)).err().map(|failure| Caught { seed, failure }));
+    plant(None);
+    caught
+}
