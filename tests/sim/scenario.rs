@@ -107,6 +107,11 @@ impl Scenario {
         !self.strikes.is_empty() || self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Crash(_)))
     }
 
+    /// Whether instances run beside each other: of two that start at one moment, either may take over.
+    pub(super) fn is_contested(&self) -> bool {
+        self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Twin(_)))
+    }
+
     /// A small one in which the first run crashes at message `step`, and the second, if told, at `again` of its own.
     pub fn crashing_at(step: u64, again: Option<u64>, once: bool) -> Self {
         let mut dice = Dice::new(7);

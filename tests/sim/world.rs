@@ -91,7 +91,7 @@ impl World {
                     sleep(Duration::from_millis(*after)).await;
                     let drained = timeout(LONGEST, flow.drain()).await;
                     match drained.map_err(|_| place("it does not drain".into()))? {
-                        Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_troubled() => {}
+                        Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
                         Err(fault) => return Err(place(fault.chain())),
                         Ok(_) => {}
                     }
@@ -130,7 +130,7 @@ impl World {
             let last = timeout(LONGEST, self.start(scenario, scenario.last, true).finish()).await;
             match last.map_err(|_| "the last run does not end".to_owned())? {
                 Ok(Ended::Finished) => return Ok(()),
-                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_troubled() => {}
+                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
                 Ok(other) => return Err(format!("the last run ended as {other:?}")),
                 Err(fault) => return Err(format!("the last run: {}", fault.chain())),
             }
