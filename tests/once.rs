@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 const ONCE: &str = env!("CARGO_BIN_EXE_once");
+const OWN: &str = env!("CARGO_BIN_EXE_own");
 const CUSTOMERS: u64 = 100;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -270,6 +271,62 @@ async fn on_three_servers_leaders_step_down_and_runtime_and_servers_are_killed_a
     }
     let orders = feeder.finish().await;
     settle("stepping", &connection, orders, bad, running).await;
+}
+
+const FILE: &str = r#"
+name = "filed"
+guarantee = "effectively-once"
+
+[sources.in]
+kind = "jetstream"
+stream = "IN"
+format = "json"
+schema = { id = "int64 not null" }
+on_error = "stop"
+
+[sinks.out]
+kind = "jetstream"
+from = "in"
+stream = "FILED"
+create = ["filed.>"]
+subject = "filed.all"
+on_error = "stop"
+"#;
+
+#[tokio::test]
+async fn a_start_behind_the_outputs_is_refused_until_they_may_come_twice_and_removed_it_begins_anew() {
+    let (server, connection) = server().await;
+    let (folder, url) = (tempfile::tempdir().unwrap(), server.url());
+    let file = folder.path().join("filed.toml").display().to_string();
+    std::fs::write(&file, FILE).unwrap();
+    let own = async |arguments: &[&str]| {
+        let arguments = [arguments, &[&file, "--nats", &url]].concat();
+        call(OWN, &arguments, &[]).await
+    };
+    let rows = |ids: std::ops::Range<u64>| ids.map(|id| format!("{{\"id\":{id}}}").into_bytes()).collect::<Vec<_>>();
+    let stored = async || data(&connection, "FILED").await.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+    let texts = |ids: &[u64]| ids.iter().map(|id| format!("{{\"id\":{id}}}")).collect::<Vec<_>>();
+
+    publish_each(&connection, "in.order", &rows(1..3)).await;
+    assert_eq!(own(&["run", "--until-end"]).await.code, Some(0));
+    let said = call(OWN, &["savepoint", &file, "early", "--nats", &url], &[]).await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    publish_each(&connection, "in.order", &rows(3..5)).await;
+    assert_eq!(own(&["run", "--until-end"]).await.code, Some(0));
+    assert_eq!(stored().await, texts(&[1, 2, 3, 4]));
+    let shown = own(&["checkpoint", "show"]).await;
+    assert!(shown.out.contains("sink out[0]: 2 outputs") && shown.out.contains("all published"), "{}", shown.out);
+
+    let refused = own(&["run", "--until-end", "--from", "early"]).await;
+    assert!(refused.code == Some(1) && refused.err.contains("--rewind"), "{:?} {}", refused.code, refused.err);
+    assert_eq!(stored().await, texts(&[1, 2, 3, 4]));
+    let said = own(&["run", "--until-end", "--from", "early", "--rewind"]).await;
+    assert_eq!((said.code, stored().await), (Some(0), texts(&[1, 2, 3, 4, 3, 4])), "{}", said.err);
+
+    // Without its checkpoints alone it would be refused, as nothing says what is stored already.
+    assert_eq!(own(&["remove", "--yes"]).await.code, Some(0));
+    let said = own(&["run", "--until-end"]).await;
+    assert_eq!((said.code, stored().await), (Some(0), texts(&[1, 2, 3, 4, 3, 4, 1, 2, 3, 4])), "{}", said.err);
 }
 
 #[tokio::test]
