@@ -43,7 +43,7 @@ pub mod prelude {
         approx_distinct, collect, count, count_distinct, first, last, max, mean, min, quantile, sum, top, variance,
     };
     #[cfg(feature = "columnar")]
-    pub use millstream_operators::columnar::{DecodeFormat, EncodeFormat, Meta};
+    pub use millstream_operators::columnar::{DecodeFormat, EncodeFormat, EncodeTimes, Meta};
     pub use millstream_operators::join::within;
     pub use millstream_operators::rows::{Group, Json, MsgPack, Ndjson, Raw, RowContext, Text, Tokens};
     pub use millstream_operators::watermarks::{ascending, bounded_lateness};

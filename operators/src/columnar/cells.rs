@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::schema::is_json;
 use super::temporal::Date;
-use super::{base64, schema};
+use super::{EncodeTimes, base64, schema};
 use crate::Timestamp;
 
 /// One column, ready to be read value by value.
@@ -36,7 +36,7 @@ pub(super) enum Cells<'a> {
     Json(&'a StringArray),
     Binary(&'a BinaryArray),
     Date(&'a Date32Array),
-    Timestamp(&'a TimestampMicrosecondArray),
+    Timestamp(&'a TimestampMicrosecondArray, EncodeTimes),
     Duration(&'a DurationMicrosecondArray),
     Decimal(&'a Decimal128Array),
     List(&'a ListArray, Box<Cells<'a>>),
@@ -47,8 +47,8 @@ pub(super) enum Cells<'a> {
 }
 
 impl<'a> Cells<'a> {
-    /// Looks at the type of a column.
-    pub(super) fn of(field: &'a Field, array: &'a ArrayRef) -> Cells<'a> {
+    /// Looks at the type of a column, whose times are written as `times` says.
+    pub(super) fn of(field: &'a Field, array: &'a ArrayRef, times: EncodeTimes) -> Cells<'a> {
         match field.data_type() {
             DataType::Boolean => Cells::Bool(array.as_boolean()),
             DataType::Int8 => Cells::Int8(array.as_primitive()),
@@ -66,26 +66,27 @@ impl<'a> Cells<'a> {
             DataType::Binary => Cells::Binary(array.as_binary()),
             DataType::Date32 => Cells::Date(array.as_primitive()),
             DataType::Timestamp(TimeUnit::Microsecond, zone) if zone.as_deref() == Some(schema::UTC) => {
-                Cells::Timestamp(array.as_primitive())
+                Cells::Timestamp(array.as_primitive(), times)
             }
             DataType::Duration(TimeUnit::Microsecond) => Cells::Duration(array.as_primitive()),
             DataType::Decimal128(..) => Cells::Decimal(array.as_primitive()),
             DataType::List(item) => {
                 let list = array.as_list::<i32>();
-                Cells::List(list, Box::new(Cells::of(item, list.values())))
+                Cells::List(list, Box::new(Cells::of(item, list.values(), times)))
             }
             DataType::Struct(fields) => {
                 let array = array.as_struct();
                 let columns = fields.iter().zip(array.columns());
                 Cells::Struct(
                     array,
-                    columns.map(|(field, column)| (&**field.name(), Cells::of(field, column))).collect(),
+                    columns.map(|(field, column)| (&**field.name(), Cells::of(field, column, times))).collect(),
                 )
             }
             DataType::Map(entries, _) => match entries.data_type() {
                 DataType::Struct(fields) if fields.len() == 2 => {
                     let map = array.as_map();
-                    let mut parts = fields.iter().zip([map.keys(), map.values()]).map(|(f, part)| Cells::of(f, part));
+                    let parts = fields.iter().zip([map.keys(), map.values()]);
+                    let mut parts = parts.map(|(field, part)| Cells::of(field, part, times));
                     match (parts.next(), parts.next()) {
                         (Some(keys), Some(values)) => Cells::Map(map, Box::new((keys, values))),
                         _ => Cells::Other(array, None),
@@ -118,7 +119,7 @@ impl<'a> Cells<'a> {
             Cells::Text(a) | Cells::Json(a) => a,
             Cells::Binary(a) => a,
             Cells::Date(a) => a,
-            Cells::Timestamp(a) => a,
+            Cells::Timestamp(a, _) => a,
             Cells::Duration(a) => a,
             Cells::Decimal(a) => a,
             Cells::List(a, _) => a,
@@ -158,7 +159,10 @@ impl<'a> Cells<'a> {
             Cells::Float32(a) => write!(out, "{}", a.value(row)),
             Cells::Float64(a) => write!(out, "{}", a.value(row)),
             Cells::Date(a) => write!(out, "{}", Date(a.value(row))),
-            Cells::Timestamp(a) => write!(out, "{}", Timestamp::from_micros(a.value(row))),
+            Cells::Timestamp(a, times) => match times.unit() {
+                Some(unit) => write!(out, "{}", a.value(row).div_euclid(unit)),
+                None => write!(out, "{}", Timestamp::from_micros(a.value(row))),
+            },
             Cells::Duration(a) => write!(out, "{}", a.value(row)),
             Cells::Decimal(a) => out.write_str(&a.value_as_string(row)),
             Cells::Binary(a) => {
@@ -176,7 +180,7 @@ impl<'a> Cells<'a> {
 
 const FORMAT: FormatOptions<'_> = FormatOptions::new();
 
-/// A value of a column. In JSON: times and dates are RFC 3339 text, spans are microseconds, bytes are base64, decimals
+/// A value of a column. In JSON: times and dates are RFC 3339 text (times numbers where [`EncodeTimes`] says so), spans are microseconds, bytes are base64, decimals
 /// are numbers with all their digits, and numbers that JSON cannot write (NaN and the infinities) are null. In
 /// MessagePack: times and spans are microseconds, dates are text, bytes are bytes, decimals are text.
 pub(super) struct Cell<'c, 'a> {
@@ -211,8 +215,11 @@ impl Serialize for Cell<'_, '_> {
             }
             Cells::Binary(a) => to.serialize_bytes(a.value(row)),
             Cells::Date(a) => to.collect_str(&Date(a.value(row))),
-            Cells::Timestamp(a) if to.is_human_readable() => to.collect_str(&Timestamp::from_micros(a.value(row))),
-            Cells::Timestamp(a) => to.serialize_i64(a.value(row)),
+            Cells::Timestamp(a, times) => match times.unit() {
+                Some(unit) => to.serialize_i64(a.value(row).div_euclid(unit)),
+                None if to.is_human_readable() => to.collect_str(&Timestamp::from_micros(a.value(row))),
+                None => to.serialize_i64(a.value(row)),
+            },
             Cells::Duration(a) => to.serialize_i64(a.value(row)),
             Cells::Decimal(a) if to.is_human_readable() => serialize_json(&a.value_as_string(row), to),
             Cells::Decimal(a) => to.serialize_str(&a.value_as_string(row)),
@@ -275,11 +282,16 @@ pub(super) struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Looks at the types of all columns.
     pub(super) fn of(batch: &'a RecordBatch) -> Rows<'a> {
+        Rows::with(batch, EncodeTimes::Usual)
+    }
+
+    /// The same, with times written as `times` says.
+    pub(super) fn with(batch: &'a RecordBatch, times: EncodeTimes) -> Rows<'a> {
         let fields = batch.schema_ref().fields();
         let columns: Vec<_> = fields
             .iter()
             .zip(batch.columns())
-            .map(|(field, array)| (&**field.name(), Cells::of(field, array)))
+            .map(|(field, array)| (&**field.name(), Cells::of(field, array, times)))
             .collect();
         let lead = |(place, (name, _)): (usize, &(&str, Cells<'_>))| {
             let mut lead = vec![if place == 0 { b'{' } else { b',' }];
@@ -368,6 +380,30 @@ mod tests {
                 r#""d":"2026-01-31","at":"2026-01-01T00:00:00.500Z","m":-12.30,"l":[1,null],"s":{"x":null,"y":[false]},"n":null}"#
             )
         );
+    }
+
+    #[test]
+    fn times_are_numbers_where_that_is_asked_for() {
+        let columns = [("at", "timestamp(ms)"), ("all", "list<timestamp>"), ("day", "date")];
+        let batch = rows(
+            &columns,
+            &[r#"{"at":"1969-12-31T23:59:59.999Z","all":["1970-01-01T00:00:01.5Z",null],"day":"1970-01-02"}"#],
+        );
+        for (times, expected) in [
+            (
+                EncodeTimes::Usual,
+                r#"{"at":"1969-12-31T23:59:59.999Z","all":["1970-01-01T00:00:01.500Z",null],"day":"1970-01-02"}"#,
+            ),
+            (EncodeTimes::Seconds, r#"{"at":-1,"all":[1,null],"day":"1970-01-02"}"#),
+            (EncodeTimes::Millis, r#"{"at":-1,"all":[1500,null],"day":"1970-01-02"}"#),
+            (EncodeTimes::Micros, r#"{"at":-1000,"all":[1500000,null],"day":"1970-01-02"}"#),
+        ] {
+            let (mut json, mut text) = (Vec::new(), String::new());
+            let rows = Rows::with(batch.rows(), times);
+            rows.write_json(0, &mut json).unwrap();
+            assert_eq!(String::from_utf8(json).unwrap(), expected);
+            assert!(rows.column(0).unwrap().write_text(0, &mut text) && expected.contains(&text), "{text}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod tests;
 pub use decode::{Decode, DecodeFormat, Meta};
 #[cfg(any(test, feature = "testkit"))]
 pub use decode::{HOSTILE_COLUMNS, HostileJson, hostile_json};
-pub use encode::{Encode, EncodeError, EncodeFormat, Encoding};
+pub use encode::{Encode, EncodeError, EncodeFormat, EncodeTimes, Encoding};
 pub use event_time::EventTime;
 pub use explode::Explode;
 pub use expr::{ExprError, Expression};

@@ -8,7 +8,8 @@
 //! | `float32`, `float64` | floating-point numbers |
 //! | `decimal(p, s)` | exact numbers of up to `p` digits (38 at most), `s` of them behind the point |
 //! | `date` | days |
-//! | `timestamp` | points in time, to the microsecond, in UTC |
+//! | `timestamp` | points in time, to the microsecond, in UTC; numbers in messages are microseconds |
+//! | `timestamp(ms)` | the same, where numbers in messages are milliseconds; or `s`, `us` |
 //! | `duration` | spans of time, to the microsecond |
 //! | `binary` | bytes |
 //! | `json` | any JSON value, kept as its text |
@@ -57,6 +58,19 @@ pub(super) fn timestamp() -> DataType {
 // Arrow's canonical extension type for JSON text (https://arrow.apache.org/docs/format/CanonicalExtensions.html).
 const EXTENSION: &str = "ARROW:extension:name";
 const JSON: &str = "arrow.json";
+
+// In what units numbers stand for times in messages, where these are not microseconds.
+const TIME_UNIT: &str = "millstream:time_unit";
+
+/// The words for units of time, and their microseconds.
+const TIME_UNITS: [(&str, i64); 3] = [("s", 1_000_000), ("ms", 1_000), ("us", 1)];
+
+/// The microseconds that 1 stands for in a column of times.
+pub(super) fn time_unit(field: &Field) -> i64 {
+    let word = field.metadata().get(TIME_UNIT);
+    let unit = word.and_then(|word| TIME_UNITS.iter().find(|(unit, _)| unit == word));
+    unit.map_or(1, |(_, micros)| *micros)
+}
 
 /// Whether the text of this column is JSON.
 pub(super) fn is_json(field: &Field) -> bool {
@@ -175,7 +189,11 @@ pub fn describe(schema: &Schema) -> String {
 
 /// A type in words: the ones that it was declared with, where it was.
 pub(super) fn describe_field(field: &Field) -> String {
-    let name = if is_json(field) { "json".to_owned() } else { describe_type(field.data_type()) };
+    let name = match field.metadata().get(TIME_UNIT) {
+        Some(unit) if matches!(field.data_type(), DataType::Timestamp(..)) => format!("timestamp({unit})"),
+        _ if is_json(field) => "json".to_owned(),
+        _ => describe_type(field.data_type()),
+    };
     if field.is_nullable() { name } else { format!("{name} not null") }
 }
 
@@ -285,11 +303,30 @@ impl<'a> Reader<'a> {
             "struct" => self.fields(depth)?,
             unknown => return Err(self.unknown(unknown, within)),
         };
-        let mut field = Field::new(name, data_type, !self.not_null()?);
+        let mut metadata = HashMap::new();
         if word.eq_ignore_ascii_case("json") {
-            field.set_metadata(HashMap::from([(EXTENSION.to_owned(), JSON.to_owned())]));
+            metadata.insert(EXTENSION.to_owned(), JSON.to_owned());
         }
-        Ok(field)
+        if word.eq_ignore_ascii_case("timestamp") && self.take('(') {
+            let unit = self.time_unit()?;
+            self.expect(')', "write `timestamp(ms)`")?;
+            // Microseconds are what a timestamp without a unit has.
+            if unit != "us" {
+                metadata.insert(TIME_UNIT.to_owned(), unit.to_owned());
+            }
+        }
+        Ok(Field::new(name, data_type, !self.not_null()?).with_metadata(metadata))
+    }
+
+    fn time_unit(&mut self) -> Result<&'static str, TypeError> {
+        let (word, within) = self.word();
+        match TIME_UNITS.iter().find(|(unit, _)| word.eq_ignore_ascii_case(unit)) {
+            Some((unit, _)) => Ok(unit),
+            None => {
+                let help = "the units are `s`, `ms` and `us`: write `timestamp(ms)`".to_owned();
+                Err(self.wrong(within, format!("`{word}` is no unit of time"), Some(help)))
+            }
+        }
     }
 
     fn decimal(&mut self) -> Result<DataType, TypeError> {
@@ -368,6 +405,8 @@ mod tests {
             "decimal(12, 2)",
             "date",
             "timestamp",
+            "timestamp(ms)",
+            "timestamp(s) not null",
             "duration",
             "binary",
             "json",
@@ -397,6 +436,8 @@ mod tests {
             ("struct<>", "", "write `struct<"),
             ("struct<a int64>", "i", "write `struct<"),
             ("int64 nullable", "nullable", "only `not null`"),
+            ("timestamp(min)", "min", "`s`, `ms` and `us`"),
+            ("timestamp(ms", "", "write `timestamp(ms)`"),
         ] {
             let error = parse_type(text).unwrap_err();
             assert_eq!(&text[error.within.clone()], blamed, "{text}: {error}");

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use arrow::datatypes::SchemaRef;
-use millstream_operators::columnar::{Decode, DecodeFormat, EncodeFormat, Encoding, Meta, TypeError, schema};
+use millstream_operators::columnar::{
+    Decode, DecodeFormat, EncodeFormat, EncodeTimes, Encoding, Meta, TypeError, schema,
+};
 use millstream_operators::{Fault, Operator, PortType, Problem, SizeLimit, Template};
 
 use super::{Frame, OnRejected, Pipeline, ReadFrom, WriteTo};
@@ -145,7 +147,8 @@ pub struct ColumnsTo<C> {
 /// Writes rows of declared columns by a connector.
 pub fn columns_to<C: WriteTo>(connector: C, format: EncodeFormat) -> ColumnsTo<C> {
     let limit = SizeLimit::default();
-    let encoding = Encoding { format, subject: None, headers: Vec::new(), max_size: 1 << 20, limit, lines: false };
+    let (times, headers) = (EncodeTimes::Usual, Vec::new());
+    let encoding = Encoding { format, times, subject: None, headers, max_size: 1 << 20, limit, lines: false };
     ColumnsTo { connector, encoding, problems: Vec::new(), rejected: None }
 }
 
@@ -170,6 +173,12 @@ impl<C: WriteTo> ColumnsTo<C> {
                 self.problems.push(Problem::at("", wrong.what).in_setting(setting).within(wrong.within));
             }
         }
+        self
+    }
+
+    /// How times are written: as the format does unless this is called.
+    pub fn times(mut self, times: EncodeTimes) -> Self {
+        self.encoding.times = times;
         self
     }
 

@@ -1,6 +1,6 @@
 //! The keys that all nodes of one place in a pipeline file share.
 
-use millstream_operators::columnar::{DecodeFormat, EncodeFormat, Meta};
+use millstream_operators::columnar::{DecodeFormat, EncodeFormat, EncodeTimes, Meta};
 use millstream_operators::watermarks::{Watermarks, bounded_lateness};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -74,6 +74,28 @@ pub(crate) enum WriteWord {
     Text,
     /// One binary column is the message.
     Raw,
+}
+
+/// How times are written.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TimesWord {
+    /// Whole seconds, rounded down.
+    S,
+    /// Whole milliseconds, rounded down.
+    Ms,
+    /// Microseconds.
+    Us,
+}
+
+impl From<TimesWord> for EncodeTimes {
+    fn from(word: TimesWord) -> Self {
+        match word {
+            TimesWord::S => EncodeTimes::Seconds,
+            TimesWord::Ms => EncodeTimes::Millis,
+            TimesWord::Us => EncodeTimes::Micros,
+        }
+    }
 }
 
 /// Something about a message that is not in its payload.
@@ -228,6 +250,10 @@ pub(crate) struct Records {
     /// How its messages are written.
     #[serde(default)]
     pub(crate) format: WriteWord,
+    /// How times are written: as numbers of seconds, milliseconds or microseconds since the epoch. If not given, as RFC 3339
+    /// text, or in MessagePack as microseconds.
+    #[serde(default)]
+    pub(crate) times: Option<TimesWord>,
     /// The subject of each message; `{column}` stands for the value of a column.
     #[serde(default)]
     pub(crate) subject: Option<String>,

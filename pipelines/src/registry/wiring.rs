@@ -230,6 +230,9 @@ impl<'a> Wiring<'a> {
         for (name, value) in &keys.headers.0 {
             to = to.header(name, value);
         }
+        if let Some(word) = keys.times {
+            to = to.times(word.into());
+        }
         if let Some(size) = keys.max_size {
             to = to.max_size(size.0);
         }

@@ -26,6 +26,8 @@ pub(super) struct Column {
     pub(super) path: String,
     pub(super) data_type: DataType,
     nullable: bool,
+    /// Of a column of times, the microseconds that 1 stands for.
+    pub(super) unit: i64,
     pub(super) valid: NullBufferBuilder,
     pub(super) values: Values,
 }
@@ -119,8 +121,8 @@ impl Column {
             DataType::Struct(fields) => Values::Struct(Columns::new(fields, &format!("{path}."))?),
             _ => return None,
         };
-        let (data_type, nullable) = (field.data_type().clone(), field.is_nullable());
-        Some(Column { path: path.to_owned(), data_type, nullable, valid: NullBufferBuilder::new(0), values })
+        let (data_type, nullable, unit) = (field.data_type().clone(), field.is_nullable(), schema::time_unit(field));
+        Some(Column { path: path.to_owned(), data_type, nullable, unit, valid: NullBufferBuilder::new(0), values })
     }
 
     /// How many values there are.

@@ -84,8 +84,8 @@ mod tests {
     use super::*;
     use crate::columnar::tests::lines;
     use crate::columnar::{parse_field, schema};
-    use arrow::array::Array;
-    use arrow::array::RecordBatch;
+    use arrow::array::{Array, AsArray, RecordBatch};
+    use arrow::datatypes::TimestampMicrosecondType;
 
     fn columns(declared: &[(&str, &str)]) -> (Columns, arrow::datatypes::SchemaRef) {
         let schema = schema(declared.iter().copied()).unwrap();
@@ -151,6 +151,25 @@ mod tests {
                     assert_eq!(column.finish().unwrap().len(), usize::from(fits), "{kind} {number}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn numbers_are_times_in_the_unit_that_is_declared() {
+        for (kind, number, micros) in [
+            ("timestamp", "1436918400000000", Some(1_436_918_400_000_000)),
+            ("timestamp(ms)", "1436918400000", Some(1_436_918_400_000_000)),
+            ("timestamp(ms)", "-1", Some(-1_000)),
+            ("timestamp(s)", "1.0", Some(1_000_000)),
+            ("timestamp(ms)", "0.5", None),
+            ("timestamp(s)", "9223372036855", None),
+        ] {
+            let mut column = Column::new(&parse_field("x", kind).unwrap(), "x").unwrap();
+            assert_eq!(column.put_number(number).is_ok(), micros.is_some(), "{kind} {number}");
+            column.put_text("1970-01-01T00:00:01Z").unwrap();
+            let times = column.finish().unwrap();
+            let times: Vec<i64> = times.as_primitive::<TimestampMicrosecondType>().values().to_vec();
+            assert_eq!(times, micros.into_iter().chain([1_000_000]).collect::<Vec<_>>(), "{kind} {number}");
         }
     }
 

@@ -281,7 +281,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     /// An extension of MessagePack: a timestamp, or nothing that we know.
     fn visit_newtype_struct<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
         match from.deserialize_any(ExtensionVisitor)? {
-            Some(micros) => self.column.put_int(micros).map_err(D::Error::custom),
+            Some(micros) => self.column.put_micros(micros).map_err(D::Error::custom),
             None => Err(D::Error::custom(self.column.refuse("a MessagePack extension"))),
         }
     }

@@ -278,7 +278,7 @@ proptest! {
     fn what_json_wrote_is_read_again(id in any::<i64>(), name in any::<Option<String>>(), amount in any::<f64>(), ratio in any::<f32>(), tags in any::<Vec<Option<String>>>(), at in -62_135_596_800_000_000i64..253_402_300_800_000_000, day in -700_000i32..2_900_000) {
         let payload = serde_json::to_vec(&json!({"id": id, "name": name, "amount": amount.is_finite().then_some(amount), "ratio": ratio.is_finite().then_some(ratio), "tags": tags, "at": at, "day": crate::columnar::temporal::Date(day).to_string()})).unwrap();
         let first = joined(&mut run(&mut decode(DecodeFormat::Json, &HOSTILE_COLUMNS), [messages([payload])]), 0).unwrap();
-        let encoding = crate::columnar::Encoding { format: crate::columnar::EncodeFormat::Json, subject: None, headers: vec![], max_size: 1 << 20, limit: crate::SizeLimit::default(), lines: false };
+        let encoding = crate::columnar::Encoding { format: crate::columnar::EncodeFormat::Json, times: crate::columnar::EncodeTimes::Usual, subject: None, headers: vec![], max_size: 1 << 20, limit: crate::SizeLimit::default(), lines: false };
         let mut encode = crate::columnar::Encode::new(&first.schema(), encoding).unwrap();
         let sent = at_port::<Vec<crate::Record>>(&mut run(&mut encode, [Batch::at(Timestamp::MIN, first.clone())]), 0).remove(0);
         let payload = sent.rows()[0].payload.to_vec();

@@ -14,7 +14,7 @@ impl Column {
         Ok(())
     }
 
-    /// Appends a whole number. Columns of times take microseconds.
+    /// Appends a whole number. Columns of times take microseconds, or what else they are declared to.
     pub(super) fn put_int(&mut self, value: i128) -> Result<(), Refusal> {
         macro_rules! push {
             ($values:expr) => {
@@ -25,7 +25,11 @@ impl Column {
             Values::Int8(v) => push!(v),
             Values::Int16(v) => push!(v),
             Values::Int32(v) => push!(v),
-            Values::Int64(v) | Values::Timestamp(v) | Values::Duration(v) => push!(v),
+            Values::Int64(v) | Values::Duration(v) => push!(v),
+            Values::Timestamp(v) => {
+                let micros = value.checked_mul(self.unit.into()).and_then(|micros| i64::try_from(micros).ok());
+                micros.map(|micros| v.push(micros)).is_some()
+            }
             Values::UInt8(v) => push!(v),
             Values::UInt16(v) => push!(v),
             Values::UInt32(v) => push!(v),
@@ -47,6 +51,14 @@ impl Column {
         }
         self.valid.append_non_null();
         Ok(())
+    }
+
+    /// Appends microseconds, whatever numbers stand for otherwise.
+    pub(super) fn put_micros(&mut self, micros: i128) -> Result<(), Refusal> {
+        let unit = std::mem::replace(&mut self.unit, 1);
+        let put = self.put_int(micros);
+        self.unit = unit;
+        put
     }
 
     /// Appends a floating-point number; a column of whole numbers takes it if it is whole.

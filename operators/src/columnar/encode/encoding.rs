@@ -43,11 +43,39 @@ impl EncodeFormat {
     }
 }
 
+/// How times are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EncodeTimes {
+    /// As the format does: RFC 3339 text in JSON, microseconds in MessagePack.
+    #[default]
+    Usual,
+    /// Whole seconds since the epoch, rounded down.
+    Seconds,
+    /// Whole milliseconds since the epoch, rounded down.
+    Millis,
+    /// Microseconds since the epoch.
+    Micros,
+}
+
+impl EncodeTimes {
+    /// The microseconds that 1 stands for, where times are numbers.
+    pub(in crate::columnar) fn unit(self) -> Option<i64> {
+        match self {
+            EncodeTimes::Usual => None,
+            EncodeTimes::Seconds => Some(1_000_000),
+            EncodeTimes::Millis => Some(1_000),
+            EncodeTimes::Micros => Some(1),
+        }
+    }
+}
+
 /// What messages are made of.
 #[derive(Clone, Debug)]
 pub struct Encoding {
     /// How rows are written.
     pub format: EncodeFormat,
+    /// How times are written, in messages, subjects and headers; Arrow has a type for them.
+    pub times: EncodeTimes,
     /// The subject; none for sinks that have no subjects.
     pub subject: Option<Template>,
     /// Names and values of headers.

@@ -11,7 +11,7 @@ use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
 use self::address::Address;
-pub use self::encoding::{EncodeError, EncodeFormat, Encoding};
+pub use self::encoding::{EncodeError, EncodeFormat, EncodeTimes, Encoding};
 use super::cells::Rows;
 use super::rows::{rejected_port, rejected_rows};
 use crate::rows::{BREAKS_LINE, breaks_line};
@@ -22,6 +22,7 @@ use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortTyp
 /// it has to be one, with [`Code::Operator`].
 pub struct Encode {
     format: EncodeFormat,
+    times: EncodeTimes,
     lines: bool,
     // The column that is the message, for text and raw bytes.
     column: usize,
@@ -40,7 +41,7 @@ impl Encode {
     /// Everything that is wrong: columns that there are not, reserved or illegal headers, a format that does not go
     /// with the columns, with a subject that differs from row to row, or with lines.
     pub fn new(schema: &SchemaRef, encoding: Encoding) -> Result<Self, Vec<EncodeError>> {
-        let Encoding { format, subject, headers, max_size, limit, lines } = encoding;
+        let Encoding { format, times, subject, headers, max_size, limit, lines } = encoding;
         let wrong = |setting: &str, what: String, help: Option<&str>| {
             let (setting, help) = (setting.to_owned(), help.map(str::to_owned));
             vec![EncodeError { setting, within: None, what, help }]
@@ -56,6 +57,10 @@ impl Encode {
             let what = "many rows share one message, so no column can be in its subject or headers".to_owned();
             return Err(wrong("format", what, Some("use json or msgpack, or one subject for all")));
         }
+        if format == EncodeFormat::ArrowIpc && times != EncodeTimes::Usual {
+            let what = "Arrow has a type for times, which are not written as numbers".to_owned();
+            return Err(wrong("times", what, Some("take it out, or use json or msgpack")));
+        }
         let column = match format {
             EncodeFormat::Text => whole_message(schema, &address, &DataType::Utf8),
             EncodeFormat::Raw => whole_message(schema, &address, &DataType::Binary),
@@ -63,7 +68,8 @@ impl Encode {
         };
         let help = "keep one column with `select`, besides those that subject and headers name";
         let column = column.map_err(|what| wrong("format", what, Some(help)))?;
-        Ok(Encode { format, lines, column, address, max_size, limit, most: max_size, schema: SchemaRef::clone(schema) })
+        let (schema, most) = (SchemaRef::clone(schema), max_size);
+        Ok(Encode { format, times, lines, column, address, max_size, limit, most, schema })
     }
 
     /// The columns that it takes.
@@ -90,7 +96,7 @@ impl Encode {
     /// One message a row: payloads share one allocation, and so do subjects.
     fn write_rows(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, Vec<Record>>) -> Result<Turn> {
         let Parts { times, rows: columns, origins, .. } = batch.into_parts();
-        let rows = Rows::of(&columns);
+        let rows = Rows::with(&columns, self.times);
         let (mut payloads, mut subjects) = (Vec::new(), String::new());
         let mut written: Vec<(usize, usize, usize, Headers)> = Vec::with_capacity(times.len());
         let mut rejected = Vec::new();
@@ -166,7 +172,7 @@ impl Encode {
         let (mut times, mut records, mut rejected, mut weight) = (Vec::new(), Vec::new(), Vec::new(), 0);
         while let Some((from, len)) = open.pop() {
             let rows = batch.rows().slice(from, len);
-            let payload = if self.format == EncodeFormat::Ndjson { lines(&rows)? } else { ipc(&rows)? };
+            let payload = if self.format == EncodeFormat::Ndjson { lines(&rows, self.times)? } else { ipc(&rows)? };
             let bytes = payload.len() + headers.wire_len();
             match self.oversize(bytes) {
                 Some(cause) if len <= 1 => rejected.push((from, cause)),
@@ -213,8 +219,8 @@ fn write_line(rows: &Rows<'_>, row: usize, out: &mut Vec<u8>) -> serde_json::Res
     Ok(())
 }
 
-fn lines(rows: &RecordBatch) -> Result<Vec<u8>> {
-    let (cells, mut lines) = (Rows::of(rows), Vec::new());
+fn lines(rows: &RecordBatch, times: EncodeTimes) -> Result<Vec<u8>> {
+    let (cells, mut lines) = (Rows::with(rows, times), Vec::new());
     for row in 0..rows.num_rows() {
         let written = write_line(&cells, row, &mut lines);
         written.map_err(|error| Fault::operator("cannot write a row as JSON").because(error))?;
@@ -270,6 +276,7 @@ mod tests {
         let subject = Some(Template::subject(subject).unwrap());
         Encoding {
             format,
+            times: EncodeTimes::Usual,
             subject,
             headers: headers.iter().map(header).collect(),
             max_size: 1_000,
