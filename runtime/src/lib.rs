@@ -40,15 +40,16 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use millstream_operators::aggregate::{
-        approx_distinct, collect, count, count_distinct, first, last, max, mean, min, quantile, sum, top, variance,
+        approx_distinct, collect, count, count_distinct, first, last, max, mean, min, quantile, sum, top, top_rows,
+        variance,
     };
     #[cfg(feature = "columnar")]
     pub use millstream_operators::columnar::{DecodeFormat, EncodeFormat, EncodeTimes, Meta};
-    pub use millstream_operators::join::within;
+    pub use millstream_operators::join::{unbounded, within};
     pub use millstream_operators::rows::{Group, Json, MsgPack, Ndjson, Raw, RowContext, Text, Tokens};
     pub use millstream_operators::watermarks::{ascending, bounded_lateness};
     pub use millstream_operators::window::{
-        EmitWindows, Firing, Windowed, count_windows, global, session, sliding, tumbling,
+        Emit, Firing, Windowed, count_windows, global, last_rows, session, sliding, tumbling, until,
     };
     pub use millstream_operators::{
         Batch, Cause, Fault, Headers, Key, Operator, Outbox, Rejected, Result, StateVisitor, Timestamp, Turn,

@@ -10,6 +10,7 @@ mod extremes;
 mod mean;
 mod quantile;
 mod sum;
+mod top_rows;
 mod tuple;
 
 pub use collect::{Collect, First, Last, Top, collect, first, last, top};
@@ -19,6 +20,7 @@ pub use extremes::{Max, Min, max, min};
 pub use mean::{Mean, Variance, mean, variance};
 pub use quantile::{Quantile, quantile};
 pub use sum::{Number, Sum, sum};
+pub use top_rows::{TopRows, top_rows};
 
 use crate::{StateValue, Timestamp};
 

@@ -2,53 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pair, Sided};
+use super::{Interval, Pair, Sided, Unbounded, within};
 use crate::window::{KeyOf, late_port, refuse_late};
 use crate::{
     Batch, Keyed, Operator, Origins, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, Timers,
     Timestamp, Turn, Watermark,
 };
 
-/// How much earlier or later than a row of the left the rows of the right may be that belong to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interval {
-    // Right times are between left + from and left + to, both included.
-    from: i64,
-    to: i64,
-    allowed_lateness: Duration,
-}
-
-/// Rows of the right that are at most `before` earlier than a row of the left, or at most `after` later.
-pub fn within(before: Duration, after: Duration) -> Interval {
-    let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
-    Interval { from: -micros(before), to: micros(after), allowed_lateness: Duration::ZERO }
-}
-
-impl Interval {
-    /// Rows may be so much older than the watermark; what has no partner is known so much later, and the watermark that
-    /// goes on stays behind as much.
-    #[must_use]
-    pub fn allowed_lateness(mut self, span: Duration) -> Self {
-        self.allowed_lateness = span;
-        self
-    }
-}
-
-impl fmt::Display for Interval {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let span = |micros: i64| Duration::from_micros(micros.unsigned_abs());
-        write!(f, "from {:?} before to {:?} after", span(self.from), span(self.to))
-    }
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Held<T> {
     row: T,
     paired: bool,
+    // Of a row of the left that tells it: the latest time of its partners, even if that is before its own. The last field,
+    // as it may be left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 type ByTime<T> = BTreeMap<Timestamp, Vec<Held<T>>>;
@@ -74,15 +47,36 @@ impl<L, R> Default for Sides<L, R> {
 /// pairs                           10-9 10-12  |
 /// ```
 ///
+/// or, with [`until`](IntervalJoin::until), from so much before a row of the left until a time that this row tells:
+///
+/// ```text
+/// left (time-until, 0 before)  10-15               |
+/// right                             9   12  15  16 |
+/// pairs                               10-12 10-15  |
+/// ```
+///
 /// A pair has the later of its two times. A row without a partner is given when the watermark says that none will come,
 /// with the last time at which one could have. What an inner, outer, semi or anti join is made of is picked from the
 /// [`Pair`]s; which rows without partner are wanted is told beforehand.
+///
+/// # State
+/// Rows of both sides until the watermark has passed the last time at which a partner could come.
+///
+/// # Time
+/// The watermark goes on as it is, less the lateness that is allowed.
+///
+/// # Errors
+/// A row behind that watermark leaves by the port `late`.
 pub struct IntervalJoin<L, R, K> {
     interval: Interval,
     // Whether rows of the left, and of the right, are given when they have no partner.
     alone: (bool, bool),
     // Only the first partner of a row of the left counts.
     once: bool,
+    // What tells the latest time of partners of a row of the left, in place of the interval.
+    until: Option<UntilOf<L>>,
+    // Rows that are so much behind the watermark are not late yet.
+    late_after: Duration,
     key: KeyOf<Sided<L, R>, K>,
     sides: Keyed<K, Sides<L, R>>,
     timers: Timers<K>,
@@ -90,6 +84,9 @@ pub struct IntervalJoin<L, R, K> {
     horizon: Timestamp,
     rest: Option<Rest<Sided<L, R>>>,
 }
+
+/// How the latest time, that included, of the partners of a row of the left is told.
+pub type UntilOf<L> = Arc<dyn Fn(&L) -> Timestamp + Send + Sync>;
 
 struct Rest<T> {
     rows: std::iter::Enumerate<std::iter::Zip<std::vec::IntoIter<T>, std::vec::IntoIter<Timestamp>>>,
@@ -99,8 +96,31 @@ struct Rest<T> {
 impl<L, R, K: StateKey> IntervalJoin<L, R, K> {
     /// The join that gives rows of the left, and of the right, also when they have no partner, as `alone` says.
     pub fn new(interval: Interval, alone: (bool, bool), key: KeyOf<Sided<L, R>, K>) -> Self {
-        let (sides, timers) = (Keyed::default(), Timers::default());
-        IntervalJoin { interval, alone, once: false, key, sides, timers, horizon: Timestamp::MIN, rest: None }
+        IntervalJoin {
+            interval,
+            alone,
+            once: false,
+            until: None,
+            late_after: Duration::ZERO,
+            key,
+            sides: Keyed::default(),
+            timers: Timers::default(),
+            horizon: Timestamp::MIN,
+            rest: None,
+        }
+    }
+
+    /// The join without a bound, in which rows meet while they are not forgotten: what has no partner is not known.
+    pub fn unbounded(unbounded: Unbounded, key: KeyOf<Sided<L, R>, K>) -> Self {
+        let ttl = unbounded.ttl();
+        IntervalJoin { late_after: ttl, ..IntervalJoin::new(within(ttl, ttl), (false, false), key) }
+    }
+
+    /// The same join, in which `until` tells the latest time of the partners of a row of the left, and not the interval.
+    #[must_use]
+    pub fn until(mut self, until: UntilOf<L>) -> Self {
+        self.until = Some(until);
+        self
     }
 
     /// The same join, in which a row of the left is paired once at most: for semi joins.
@@ -115,6 +135,11 @@ fn shifted(time: Timestamp, by: i64) -> Timestamp {
     Timestamp::from_micros(time.as_micros().saturating_add(by))
 }
 
+/// When it is known of a row of the left whether it has a partner; not before its own time, so that it is not late then.
+fn known_at<L>(held: &Held<L>, time: Timestamp, to: i64) -> Timestamp {
+    held.until.map_or_else(|| shifted(time, to), |until| until.max(time))
+}
+
 impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
     fn take(&mut self, row: Sided<L, R>, time: Timestamp, out: &mut Outbox<'_, Vec<Pair<L, R>>>) {
         let key = (self.key)(&row);
@@ -122,9 +147,12 @@ impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
         let sides = self.sides.entry(key.clone()).or_default();
         match row {
             Sided::Left(row) => {
-                let mut held = Held { row, paired: false };
-                for (at, others) in sides.right.range_mut(shifted(time, from)..=shifted(time, to)) {
-                    for other in others {
+                let until = self.until.as_ref().map(|until| until(&row));
+                let mut held = Held { row, paired: false, until };
+                let (earliest, latest) = (shifted(time, from), until.unwrap_or(shifted(time, to)));
+                // A range must not end before it begins.
+                for (at, others) in sides.right.range_mut(earliest..=latest.max(earliest)) {
+                    for other in others.iter_mut().filter(|_| *at <= latest) {
                         other.paired = true;
                         if !(self.once && held.paired) {
                             out.push(time.max(*at), Pair::Both(held.row.clone(), other.row.clone()));
@@ -132,18 +160,24 @@ impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
                         held.paired = true;
                     }
                 }
-                sides.left.entry(time).or_default().push(held);
-                self.timers.set(shifted(shifted(time, to), 1), key);
+                if !(self.once && held.paired) {
+                    sides.left.entry(time).or_default().push(held);
+                    self.timers.set(shifted(latest.max(time), 1), key);
+                }
             }
             Sided::Right(row) => {
-                let mut held = Held { row, paired: false };
-                for (at, others) in sides.left.range_mut(shifted(time, -to)..=shifted(time, -from)) {
-                    for other in others {
+                let mut held = Held { row, paired: false, until: None };
+                let earliest = if self.until.is_some() { Timestamp::MIN } else { shifted(time, -to) };
+                for (at, others) in sides.left.range_mut(earliest..=shifted(time, -from)) {
+                    for other in others.iter_mut().filter(|other| other.until.is_none_or(|until| time <= until)) {
                         held.paired = true;
                         if !(self.once && other.paired) {
                             out.push(time.max(*at), Pair::Both(other.row.clone(), held.row.clone()));
                         }
                         other.paired = true;
+                    }
+                    if self.once {
+                        others.retain(|other| !other.paired);
                     }
                 }
                 sides.right.entry(time).or_default().push(held);
@@ -156,12 +190,25 @@ impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
     fn forget(&mut self, key: &K, now: Timestamp, out: &mut Outbox<'_, Vec<Pair<L, R>>>) {
         let Interval { from, to, .. } = self.interval;
         let Some(sides) = self.sides.get_mut(key) else { return };
-        while let Some(entry) = sides.left.first_entry()
-            && shifted(*entry.key(), to) < now
-        {
-            let last = shifted(*entry.key(), to);
-            let rows = entry.remove().into_iter().filter(|held| self.alone.0 && !held.paired);
-            rows.for_each(|held| out.push(last, Pair::Left(held.row)));
+        if self.until.is_some() {
+            // Those that came first need not be the first to go.
+            let is_gone = |held: &Held<L>, time| known_at(held, time, to) < now || now == Timestamp::MAX;
+            sides.left.retain(|time, rows| {
+                for held in rows.extract_if(.., |held| is_gone(held, *time)) {
+                    if self.alone.0 && !held.paired {
+                        out.push(known_at(&held, *time, to), Pair::Left(held.row));
+                    }
+                }
+                !rows.is_empty()
+            });
+        } else {
+            while let Some(entry) = sides.left.first_entry()
+                && shifted(*entry.key(), to) < now
+            {
+                let last = shifted(*entry.key(), to);
+                let rows = entry.remove().into_iter().filter(|held| self.alone.0 && !held.paired);
+                rows.for_each(|held| out.push(last, Pair::Left(held.row)));
+            }
         }
         while let Some(entry) = sides.right.first_entry()
             && shifted(*entry.key(), -from) < now
@@ -189,7 +236,7 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for IntervalJoin<L, R, 
     fn on_more(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let Some(mut rest) = self.rest.take() else { return Ok(Turn::Done) };
         while let Some((at, (row, time))) = rest.rows.next() {
-            if time < self.horizon {
+            if time.saturating_add(self.late_after) < self.horizon {
                 refuse_late(row, (time, self.horizon), rest.origins.as_ref(), at, out);
                 continue;
             }

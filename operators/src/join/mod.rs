@@ -3,6 +3,7 @@
 //! A join sees both streams as one, of [`Sided`] rows: it is an operator like any other, and its state goes where its keys
 //! go. In windows, rows of both sides are gathered by a window ([`Gathered`]) and then paired.
 
+mod bounds;
 mod gathered;
 mod interval;
 mod sided;
@@ -10,7 +11,8 @@ mod temporal;
 #[cfg(test)]
 mod tests;
 
+pub use bounds::{Interval, Unbounded, UntilInterval, unbounded, within};
 pub use gathered::{Both, Gathered};
-pub use interval::{Interval, IntervalJoin, within};
+pub use interval::{IntervalJoin, UntilOf};
 pub use sided::{Pair, Sided};
 pub use temporal::TemporalJoin;

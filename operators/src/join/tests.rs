@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testkit::{Bench, Step, steps_do_not_matter};
+use crate::testkit::{Bench, Step, steps_do_not_matter, steps_in_one_piece};
 use crate::window::KeyOf;
 use crate::{Operator, Rejected, Timestamp, Watermark};
 
@@ -97,6 +97,58 @@ fn rows_get_the_version_that_was_valid_at_their_time() {
     assert_eq!(numbers(&bench.take()), [(6, 4)]);
 }
 
+/// A join in which rows of the left tell the latest time by their numbers.
+fn telling(before: i64) -> IntervalJoin<Row, Row, u8> {
+    let until = |row: &Row| at(i64::from(row.1));
+    IntervalJoin::new(within(span(before), Duration::ZERO), (true, true), key()).until(Arc::new(until))
+}
+
+#[test]
+fn a_row_of_the_left_tells_until_when_its_partners_may_come() {
+    let mut bench = Bench::new(telling(0));
+    give(&mut bench, [left(10, 15), right(9, 1), right(12, 2), right(16, 3), right(15, 4)]);
+    assert_eq!(numbers(&bench.take()), [(15, 2), (15, 4)]);
+    give(&mut bench, [left(11, 14), left(13, 20), left(14, 7)]);
+    assert_eq!(numbers(&bench.take()), [(14, 2), (20, 4), (20, 3)]);
+    bench.watermark(at(15));
+    assert_eq!(numbers(&bench.take()), [(0, 1), (7, 0)], "a time before its own is no reason to be late");
+    let mut bench = Bench::restored(telling(0), &bench.save());
+    give(&mut bench, [right(15, 5)]);
+    assert_eq!(numbers(&bench.take()), [(15, 5), (20, 5)]);
+    bench.watermark(at(16));
+    give(&mut bench, [right(16, 6)]);
+    assert_eq!(numbers(&bench.take()), [(20, 6)]);
+}
+
+fn unlimited(ttl: i64) -> IntervalJoin<Row, Row, u8> {
+    IntervalJoin::unbounded(unbounded(span(ttl)), key())
+}
+
+#[test]
+fn without_a_bound_rows_meet_until_they_are_forgotten() {
+    let mut bench = Bench::new(unlimited(10));
+    give(&mut bench, [left(0, 1), right(10, 2), right(11, 3)]);
+    assert_eq!(numbers(&bench.take()), [(1, 2)]);
+    bench.watermark(at(15));
+    assert_eq!(bench.take_watermarks(), [Watermark::At(at(15))], "nobody waits for what may still come");
+    // Behind the watermark, but not forgotten yet.
+    give(&mut bench, [left(5, 4), left(4, 5)]);
+    assert_eq!(numbers(&bench.take()), [(4, 2), (4, 3)]);
+    assert_eq!(bench.take_side::<Rejected<Sided<Row, Row>>>(1).len(), 1);
+    bench.end();
+    assert_eq!(numbers(&bench.take()), [], "what has no partner is not known");
+}
+
+#[test]
+fn a_semi_join_lets_a_row_of_the_left_go_when_it_has_a_partner() {
+    let mut bench = Bench::new(unlimited(10).once());
+    give(&mut bench, [left(0, 1), right(1, 2), right(2, 3), left(3, 4)]);
+    assert_eq!(numbers(&bench.take()), [(1, 2), (4, 2)]);
+    let mut bench = Bench::restored(unlimited(10).once(), &bench.save());
+    give(&mut bench, [right(4, 5)]);
+    assert_eq!(numbers(&bench.take()), []);
+}
+
 /// Rows of both sides, out of order by less than 20, with watermarks that follow.
 fn timeline() -> impl Strategy<Value = Vec<Step<Sided<Row, Row>>>> {
     let row = (0u8..3, any::<bool>(), 0i64..120, 0i64..20);
@@ -129,28 +181,74 @@ fn both_sides(steps: &[Step<Sided<Row, Row>>]) -> (Timed, Timed) {
     (left, right)
 }
 
+type Join = IntervalJoin<Row, Row, u8>;
+
+/// The numbers of the pairs that a join gives, sorted; for some inputs it is tried in any pieces, too.
+fn given(make: impl Fn() -> Join, steps: &[Step<Sided<Row, Row>>], sample: u8) -> Vec<(u32, u32)> {
+    let pairs = if sample == 0 { steps_do_not_matter(make, steps) } else { steps_in_one_piece(make, steps) };
+    let mut pairs = numbers(&pairs);
+    pairs.sort_unstable();
+    pairs
+}
+
+/// The pairs of rows that are near each other, and with `alone` those without a partner, sorted.
+fn by_definition(
+    (left, right): (&Timed, &Timed),
+    near: impl Fn(&(i64, Row), &(i64, Row)) -> bool,
+    alone: bool,
+) -> Vec<(u32, u32)> {
+    let near = |l: &(i64, Row), r: &(i64, Row)| l.1.0 == r.1.0 && near(l, r);
+    let mut expected = Vec::new();
+    for l in left {
+        let partners: Vec<_> = right.iter().filter(|r| near(l, r)).map(|r| (l.1.1, r.1.1)).collect();
+        expected.extend(if partners.is_empty() && alone { vec![(l.1.1, 0)] } else { partners });
+    }
+    let lonely = right.iter().filter(|r| alone && !left.iter().any(|l| near(l, r)));
+    expected.extend(lonely.map(|r| (0, r.1.1)));
+    expected.sort_unstable();
+    expected
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
-    fn interval_joins_give_what_the_definition_gives(steps in timeline(), before in 0i64..15, after in 0i64..15) {
-        let mut given = numbers(&steps_do_not_matter(|| interval(before, after), &steps));
+    fn interval_joins_give_what_the_definition_gives(
+        steps in timeline(), before in 0i64..15, after in 0i64..15, sample in 0u8..100,
+    ) {
         let (left, right) = both_sides(&steps);
-        let near = |l: &(i64, Row), r: &(i64, Row)| l.1.0 == r.1.0 && l.0 - before <= r.0 && r.0 <= l.0 + after;
-        let mut expected = Vec::new();
-        for l in &left {
-            let partners: Vec<_> = right.iter().filter(|r| near(l, r)).map(|r| (l.1.1, r.1.1)).collect();
-            expected.extend(if partners.is_empty() { vec![(l.1.1, 0)] } else { partners });
-        }
-        expected.extend(right.iter().filter(|r| !left.iter().any(|l| near(l, r))).map(|r| (0, r.1.1)));
-        given.sort_unstable();
-        expected.sort_unstable();
-        prop_assert_eq!(given, expected);
+        let near = |l: &(i64, Row), r: &(i64, Row)| l.0 - before <= r.0 && r.0 <= l.0 + after;
+        let expected = by_definition((&left, &right), near, true);
+        prop_assert_eq!(given(|| interval(before, after), &steps, sample), expected);
     }
 
     #[test]
-    fn temporal_joins_give_what_the_definition_gives(steps in timeline()) {
-        let mut given = numbers(&steps_do_not_matter(|| TemporalJoin::new(key()), &steps));
+    fn joins_until_a_time_give_what_the_definition_gives(steps in timeline(), before in 0i64..15, sample in 0u8..100) {
+        // The times that numbers tell are some before and some after those of their rows.
+        let (left, right) = both_sides(&steps);
+        let near = |l: &(i64, Row), r: &(i64, Row)| l.0 - before <= r.0 && r.0 <= i64::from(l.1.1);
+        let expected = by_definition((&left, &right), near, true);
+        prop_assert_eq!(given(|| telling(before), &steps, sample), expected);
+    }
+
+    #[test]
+    fn joins_without_a_bound_give_what_the_definition_gives(steps in timeline(), ttl in 0i64..60, sample in 0u8..100) {
+        let (left, right) = both_sides(&steps);
+        let near = |l: &(i64, Row), r: &(i64, Row)| (l.0 - r.0).abs() <= ttl;
+        let expected = by_definition((&left, &right), near, false);
+        prop_assert_eq!(given(|| unlimited(ttl), &steps, sample), expected.clone());
+        let mut once: Vec<u32> = given(|| unlimited(ttl).once(), &steps, sample).into_iter().map(|pair| pair.0).collect();
+        let mut partnered: Vec<u32> = expected.into_iter().map(|pair| pair.0).collect();
+        partnered.dedup();
+        once.sort_unstable();
+        prop_assert_eq!(once, partnered);
+    }
+
+    #[test]
+    fn temporal_joins_give_what_the_definition_gives(steps in timeline(), sample in 0u8..100) {
+        let make = || TemporalJoin::new(key());
+        let pairs = if sample == 0 { steps_do_not_matter(make, &steps) } else { steps_in_one_piece(make, &steps) };
+        let mut given = numbers(&pairs);
         let (left, right) = both_sides(&steps);
         let mut expected: Vec<_> = left.iter().map(|(time, row)| {
             let valid = right.iter().filter(|(from, version)| version.0 == row.0 && from <= time);

@@ -25,6 +25,7 @@ use pass_step;
 mod batching;
 mod decode;
 mod dedup;
+mod distinct;
 mod encode;
 mod filter;
 mod flat_map;
@@ -43,6 +44,7 @@ mod try_map;
 pub use batching::{Batching, Group};
 pub use decode::Decode;
 pub use dedup::Dedup;
+pub use distinct::Distinct;
 pub use encode::{Address, Encode, MakeSubject, SetHeaders, Tokens};
 #[cfg(feature = "columnar")]
 pub(crate) use encode::{BREAKS_LINE, breaks_line};

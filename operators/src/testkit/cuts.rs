@@ -159,6 +159,16 @@ where
     whole.into_iter().map(|(_, row)| row).collect()
 }
 
+/// What an operator gives of these steps in one piece: for comparison with a definition on very many inputs.
+pub fn steps_in_one_piece<T, U, O>(make: impl Fn() -> O, steps: &[Step<T>]) -> Vec<U>
+where
+    T: Clone + Send + 'static,
+    U: Send + 'static,
+    O: Operator<In = Vec<T>, Out = Vec<U>>,
+{
+    stepped(&make, steps, &[steps.len()], false).into_iter().map(|(_, row)| row).collect()
+}
+
 fn stepped<T, U, O>(make: &impl Fn() -> O, steps: &[Step<T>], sizes: &[usize], restarts: bool) -> Vec<(Timestamp, U)>
 where
     T: Clone + Send + 'static,

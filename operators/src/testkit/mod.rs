@@ -4,4 +4,4 @@ mod bench;
 mod cuts;
 
 pub use bench::Bench;
-pub use cuts::{Step, cuts_do_not_matter, steps_do_not_matter, timed, with_origins};
+pub use cuts::{Step, cuts_do_not_matter, steps_do_not_matter, steps_in_one_piece, timed, with_origins};

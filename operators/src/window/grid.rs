@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Emit;
 use crate::Timestamp;
 
 /// Windows of equal length at equal distances, aligned to the epoch: `[start, end)`.
@@ -21,18 +22,6 @@ pub struct TimeWindows {
     pub(super) offset: i64,
     pub(super) allowed_lateness: Duration,
     pub(super) emit: Emit,
-}
-
-/// When windows give results besides the one when they close.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Emit {
-    /// Never.
-    OnClose,
-    /// Now and then, for the keys that changed; on the engine's clock, so a replay may give other early results.
-    Every(Duration),
-    /// With each row.
-    OnUpdate,
 }
 
 /// Windows that follow each other: each row is in one.
@@ -64,7 +53,7 @@ impl TimeWindows {
         self
     }
 
-    /// When to give results of windows that are still open.
+    /// When to give results of windows that are still open: when they close only, unless this is called.
     #[must_use]
     pub fn emit(mut self, emit: Emit) -> Self {
         self.emit = emit;
@@ -135,11 +124,7 @@ impl fmt::Display for TimeWindows {
         if !self.allowed_lateness.is_zero() {
             write!(f, ", {:?} late allowed", self.allowed_lateness)?;
         }
-        match self.emit {
-            Emit::OnClose => Ok(()),
-            Emit::Every(span) => write!(f, ", early every {span:?}"),
-            Emit::OnUpdate => f.write_str(", on update"),
-        }
+        write!(f, "{}", self.emit)
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`SessionWindowed`]: rows aggregated by key in sessions, which end where rows stay away.
+//! [`SessionWindowed`]: rows aggregated by key in windows that grow together, such as sessions, which end where rows stay away.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::time::last_of;
-use super::{Firing, KeyOf, Windowed, late_port, refuse_late};
+use super::{Emit, Firing, KeyOf, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
 use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
 
@@ -16,12 +16,14 @@ use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, S
 pub struct SessionWindows {
     gap: Duration,
     allowed_lateness: Duration,
+    emit: Emit,
 }
 
 /// Windows that last as long as rows of a key follow each other within less than `gap`: from the first of them to `gap`
 /// after the last.
 pub fn session(gap: Duration) -> SessionWindows {
-    SessionWindows { gap: gap.max(Duration::from_micros(1)), allowed_lateness: Duration::ZERO }
+    let gap = gap.max(Duration::from_micros(1));
+    SessionWindows { gap, allowed_lateness: Duration::ZERO, emit: Emit::OnClose }
 }
 
 impl SessionWindows {
@@ -32,15 +34,48 @@ impl SessionWindows {
         self.allowed_lateness = span;
         self
     }
+
+    /// When to give results of sessions that are still open: when they end only, unless this is called.
+    #[must_use]
+    pub fn emit(mut self, emit: Emit) -> Self {
+        self.emit = emit;
+        self
+    }
+}
+
+/// Windows that each row begins by itself, from its time on; those of a key that overlap are one.
+pub trait OwnWindow<T>: fmt::Display + Clone + Send + Sync + 'static {
+    /// Where the window of a row by itself ends.
+    fn end(&self, row: &T, time: Timestamp) -> Timestamp;
+
+    /// How long windows stay after the watermark has passed their end.
+    fn lateness(&self) -> Duration;
+
+    /// When windows that are still open give results.
+    fn emits(&self) -> Emit;
+}
+
+impl<T> OwnWindow<T> for SessionWindows {
+    fn end(&self, _: &T, time: Timestamp) -> Timestamp {
+        time.saturating_add(self.gap)
+    }
+
+    fn lateness(&self) -> Duration {
+        self.allowed_lateness
+    }
+
+    fn emits(&self) -> Emit {
+        self.emit
+    }
 }
 
 impl fmt::Display for SessionWindows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "session with gaps of {:?}", self.gap)?;
-        match self.allowed_lateness.is_zero() {
-            true => Ok(()),
-            false => write!(f, ", {:?} late allowed", self.allowed_lateness),
+        if !self.allowed_lateness.is_zero() {
+            write!(f, ", {:?} late allowed", self.allowed_lateness)?;
         }
+        write!(f, "{}", self.emit)
     }
 }
 
@@ -50,33 +85,48 @@ struct Session<S> {
     end: Timestamp,
     given: bool,
     state: S,
+    // Since its result was last given early, where results are; the last field, as it may be left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    changed: bool,
 }
 
-/// Aggregates rows by key in sessions. A row may join two sessions into one; what was aggregated is put together. A session
-/// gives its result when the watermark reaches its end.
-pub struct SessionWindowed<T, K, A: Aggregate<T>> {
-    windows: SessionWindows,
+/// Aggregates rows by key in sessions, or in other windows that each row begins by itself ([`OwnWindow`]). A row may join
+/// two windows into one; what was aggregated is put together. A window gives its result when the watermark reaches its end.
+///
+/// ```text
+/// rows (session, 10)   0   5   30  |    | 38   45 |
+/// watermark                        | 15 |         | 100
+/// results                          | [0,15) of 0, 5    | [30,55) of 30, 38, 45
+/// ```
+pub struct SessionWindowed<T, K, A: Aggregate<T>, W = SessionWindows> {
+    windows: W,
     key: KeyOf<T, K>,
     aggregate: Arc<A>,
     // Of each key, in the order of time.
     sessions: Keyed<K, Vec<Session<A::State>>>,
     // When a session may be due, or may go. One that has moved on since finds nothing.
     timers: Timers<K>,
+    // The keys of sessions that have changed since their results were last given early: a set that is saved, all at one time.
+    changed: Timers<K>,
+    // What is left of results that are given early.
+    early: std::vec::IntoIter<Windowed<K, A::Out>>,
     now: Timestamp,
 }
 
-impl<T, K: StateKey, A: Aggregate<T>> SessionWindowed<T, K, A> {
+impl<T, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> SessionWindowed<T, K, A, W> {
     /// The operator that finds keys with `key`.
-    pub fn new(windows: SessionWindows, key: KeyOf<T, K>, aggregate: Arc<A>) -> Self {
-        let (sessions, timers) = (Keyed::default(), Timers::default());
-        SessionWindowed { windows, key, aggregate, sessions, timers, now: Timestamp::MIN }
+    pub fn new(windows: W, key: KeyOf<T, K>, aggregate: Arc<A>) -> Self {
+        let (sessions, timers, changed) = (Keyed::default(), Timers::default(), Timers::default());
+        let early = Vec::new().into_iter();
+        SessionWindowed { windows, key, aggregate, sessions, timers, changed, early, now: Timestamp::MIN }
     }
 
     /// Takes a row into the session that it belongs to; false if that is gone.
     fn take(&mut self, key: &K, row: &T, time: Timestamp, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) -> bool {
-        let (mut start, mut end) = (time, time.saturating_add(self.windows.gap));
-        let touches = |session: &Session<A::State>| session.start < end && time < session.end;
-        let known = self.sessions.get_mut(key);
+        let (mut start, mut end) = (time, self.windows.end(row, time));
+        let own_end = end;
+        let touches = |session: &Session<A::State>| session.start < own_end && time < session.end;
+        let mut known = self.sessions.get_mut(key);
         let joined = known.as_ref().map_or(0..0, |sessions| {
             let first = sessions
                 .iter()
@@ -87,8 +137,21 @@ impl<T, K: StateKey, A: Aggregate<T>> SessionWindowed<T, K, A> {
         for session in known.iter().flat_map(|sessions| sessions.get(joined.clone()).unwrap_or_default()) {
             (start, end) = (start.min(session.start), end.max(session.end));
         }
-        if end.saturating_add(self.windows.allowed_lateness) <= self.now {
+        if end.saturating_add(self.windows.lateness()) <= self.now {
             return false;
+        }
+        let early = self.windows.emits() != Emit::OnClose;
+        // Nearly every row: it goes into one session, which is open.
+        if let Some([session]) = known.as_mut().and_then(|sessions| sessions.get_mut(joined.clone()))
+            && !session.given
+        {
+            (session.start, session.end) = (start, end);
+            self.aggregate.add(&mut session.state, row, time);
+            if early && !session.changed {
+                session.changed = true;
+                self.changed.set(Timestamp::MIN, key.clone());
+            }
+            return true;
         }
         let sessions = self.sessions.entry(key.clone()).or_default();
         let mut joined = sessions.splice(joined, []).collect::<Vec<_>>().into_iter();
@@ -105,12 +168,16 @@ impl<T, K: StateKey, A: Aggregate<T>> SessionWindowed<T, K, A> {
         if given {
             let value = self.aggregate.result(&state);
             out.push(last_of(end), Windowed { key: key.clone(), start, end, value, firing: Firing::Late });
-            self.timers.set(end.saturating_add(self.windows.allowed_lateness), key.clone());
+            self.timers.set(end.saturating_add(self.windows.lateness()), key.clone());
         } else if !is_awaited {
             self.timers.set(end, key.clone());
         }
+        let changed = early && !given;
+        if changed {
+            self.changed.set(Timestamp::MIN, key.clone());
+        }
         let place = sessions.partition_point(|other| other.start < start);
-        sessions.insert(place, Session { start, end, given, state });
+        sessions.insert(place, Session { start, end, given, changed, state });
         true
     }
 
@@ -123,21 +190,49 @@ impl<T, K: StateKey, A: Aggregate<T>> SessionWindowed<T, K, A> {
                 self.timers.set(session.end, key.clone());
                 continue;
             }
-            session.given = true;
+            (session.given, session.changed) = (true, false);
             let (start, end, value) = (session.start, session.end, self.aggregate.result(&session.state));
             out.push(last_of(end), Windowed { key: key.clone(), start, end, value, firing: Firing::OnTime });
-            if !self.windows.allowed_lateness.is_zero() {
-                self.timers.set(end.saturating_add(self.windows.allowed_lateness), key.clone());
+            if !self.windows.lateness().is_zero() {
+                self.timers.set(end.saturating_add(self.windows.lateness()), key.clone());
             }
         }
-        sessions.retain(|session| !session.given || session.end.saturating_add(self.windows.allowed_lateness) > at);
+        sessions.retain(|session| !session.given || session.end.saturating_add(self.windows.lateness()) > at);
         if !sessions.is_empty() {
             self.sessions.insert(key.clone(), sessions);
         }
     }
+
+    /// The results so far of open sessions that have changed, in the order of their ends.
+    fn early_results(&mut self) -> Vec<Windowed<K, A::Out>> {
+        let mut early = Vec::new();
+        while let Some((_, key)) = self.changed.next_due(Timestamp::MAX) {
+            let sessions = self.sessions.get_mut(&key).into_iter().flatten();
+            for session in sessions.filter(|session| session.changed) {
+                session.changed = false;
+                let (start, end, value) = (session.start, session.end, self.aggregate.result(&session.state));
+                early.push(Windowed { key: key.clone(), start, end, value, firing: Firing::Early });
+            }
+        }
+        early.sort_unstable_by(|a, b| (a.end, &a.key).cmp(&(b.end, &b.key)));
+        early
+    }
+
+    fn give_early(&mut self, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) -> Turn {
+        if self.early.len() == 0 {
+            self.early = self.early_results().into_iter();
+        }
+        for result in self.early.by_ref() {
+            out.push(last_of(result.end), result);
+            if !out.has_room() {
+                return Turn::Again;
+            }
+        }
+        Turn::Done
+    }
 }
 
-impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for SessionWindowed<T, K, A> {
+impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> Operator for SessionWindowed<T, K, A, W> {
     type In = Vec<T>;
     type Out = Vec<Windowed<K, A::Out>>;
 
@@ -149,7 +244,14 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for SessionWindow
                 refuse_late(row, (time, self.now), origins.as_ref(), at, out);
             }
         }
-        Ok(Turn::Done)
+        self.on_more(out)
+    }
+
+    fn on_more(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        match self.windows.emits() {
+            Emit::OnChange => Ok(self.give_early(out)),
+            Emit::OnClose | Emit::Every(_) => Ok(Turn::Done),
+        }
     }
 
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
@@ -159,6 +261,9 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for SessionWindow
             if !out.has_room() {
                 return Ok(Turn::Again);
             }
+        }
+        if self.windows.emits().due(self.now, now).is_some() && self.give_early(out) == Turn::Again {
+            return Ok(Turn::Again);
         }
         self.now = now;
         Ok(Turn::Done)
@@ -171,6 +276,9 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for SessionWindow
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
+        if let Emit::Every(_) = self.windows.emits() {
+            visit.timers("changed", &mut self.changed)?;
+        }
         visit.keyed("sessions", &mut self.sessions)
     }
 
@@ -179,7 +287,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for SessionWindow
     }
 }
 
-impl<T, K, A: Aggregate<T>> fmt::Debug for SessionWindowed<T, K, A> {
+impl<T, K, A: Aggregate<T>, W: fmt::Display> fmt::Debug for SessionWindowed<T, K, A, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SessionWindowed({}, {:?})", self.windows, self.sessions)
     }

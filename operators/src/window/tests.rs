@@ -1,27 +1,27 @@
 //! Windows against the definition, computed in one piece over all rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::aggregate::{collect, count, sum};
-use crate::testkit::{Bench, Step, steps_do_not_matter};
+use crate::aggregate::{collect, count, sum, top_rows};
+use crate::testkit::{Bench, Step, steps_do_not_matter, steps_in_one_piece};
 use crate::{Operator, Rejected, Timestamp};
 
-type Row = (u8, i64);
+pub(super) type Row = (u8, i64);
 
-fn at(micros: i64) -> Timestamp {
+pub(super) fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
-fn span(micros: i64) -> Duration {
+pub(super) fn span(micros: i64) -> Duration {
     Duration::from_micros(micros.unsigned_abs())
 }
 
-fn key() -> KeyOf<Row, u8> {
+pub(super) fn key() -> KeyOf<Row, u8> {
     Arc::new(|row| row.0)
 }
 
@@ -29,12 +29,12 @@ fn sums(windows: TimeWindows) -> impl Operator<In = Vec<Row>, Out = Vec<Windowed
     TimeWindowed::new(windows, key(), Arc::new(sum(|row: &Row| row.1)))
 }
 
-fn short<V: Copy>(results: &[Windowed<u8, V>]) -> Vec<(u8, i64, i64, V)> {
+pub(super) fn short<V: Copy>(results: &[Windowed<u8, V>]) -> Vec<(u8, i64, i64, V)> {
     results.iter().map(|w| (w.key, w.start.as_micros(), w.end.as_micros(), w.value)).collect()
 }
 
 /// A bench that gets rows of one key at the times that they hold.
-fn give<O: Operator<In = Vec<Row>>>(bench: &mut Bench<O>, times: &[i64]) {
+pub(super) fn give<O: Operator<In = Vec<Row>>>(bench: &mut Bench<O>, times: &[i64]) {
     bench.batch(times.iter().map(|time| (at(*time), (1, *time))).collect());
 }
 
@@ -76,20 +76,34 @@ fn a_row_within_the_allowed_lateness_gives_the_result_again() {
 }
 
 #[test]
-fn early_results_come_with_each_row_or_now_and_then() {
-    let mut bench = Bench::new(sums(tumbling(span(10)).emit(EmitWindows::OnUpdate)));
-    give(&mut bench, &[3, 4]);
-    assert_eq!(short(&bench.take()), [(1, 0, 10, 3), (1, 0, 10, 7)]);
-    let second = Duration::from_secs(1);
-    let mut bench = Bench::new(sums(tumbling(span(10)).emit(EmitWindows::Every(second))));
-    give(&mut bench, &[3, 4]);
+fn early_results_come_behind_each_batch_that_changes_them() {
+    let mut bench = Bench::new(sums(tumbling(span(10)).emit(Emit::OnChange)));
+    give(&mut bench, &[3, 7]);
+    assert_eq!(short(&bench.take()), [(1, 0, 10, 10)]);
+    give(&mut bench, &[8, 12]);
+    assert_eq!(short(&bench.take()), [(1, 0, 10, 18), (1, 10, 20, 12)]);
+    bench.watermark(at(10));
+    assert_eq!(bench.take().iter().map(|w| (w.firing, w.value)).collect::<Vec<_>>(), [(Firing::OnTime, 18)]);
+}
+
+#[test]
+fn early_results_come_as_event_time_passes() {
+    let every = || sums(tumbling(span(10)).emit(Emit::Every(span(4))));
+    let mut bench = Bench::new(every());
+    give(&mut bench, &[3, 7]);
     assert_eq!(short(&bench.take()), []);
-    bench.advance(second);
-    assert_eq!(short(&bench.take()), [(1, 0, 10, 7)]);
-    bench.advance(second);
+    bench.watermark(at(5));
+    assert_eq!(short(&bench.take()), [(1, 0, 10, 10)]);
+    bench.watermark(at(8));
     assert_eq!(short(&bench.take()), [], "nothing has changed");
+    give(&mut bench, &[8, 14]);
+    bench.watermark(at(9));
+    assert_eq!(short(&bench.take()), [], "no multiple of 4 is between 8 and 9");
+    let mut bench = Bench::restored(every(), &bench.save());
+    bench.watermark(at(12));
+    assert_eq!(short(&bench.take()), [(1, 0, 10, 18), (1, 10, 20, 14)]);
     bench.end();
-    assert_eq!(short(&bench.take()), [(1, 0, 10, 7)]);
+    assert_eq!(short(&bench.take()), [(1, 10, 20, 14)]);
 }
 
 #[test]
@@ -122,19 +136,29 @@ fn sessions_grow_join_and_end() {
 
 #[test]
 fn count_windows_begin_anew_and_the_global_one_does_not() {
-    let counted = |windows| CountWindowed::new(windows, key(), Arc::new(sum(|row: &Row| row.1)));
-    let mut bench = Bench::new(counted(count_windows(2)));
+    let mut bench = Bench::new(CountWindowed::new(count_windows(2), key(), Arc::new(sum(|row: &Row| row.1))));
     give(&mut bench, &[1, 2, 3]);
     bench.end();
     assert_eq!(short(&bench.take()), [(1, 1, 3, 3), (1, 3, 4, 3)]);
-    let mut bench = Bench::new(counted(global().every(2)));
+    let mut bench = Bench::new(GlobalWindowed::new(global().every(2), key(), Arc::new(sum(|row: &Row| row.1))));
     give(&mut bench, &[1, 2, 3]);
     bench.end();
     assert_eq!(short(&bench.take()), [(1, 1, 3, 3), (1, 1, 4, 6)]);
 }
 
+#[test]
+fn sessions_tell_how_they_grow() {
+    let mut bench = Bench::new(SessionWindowed::new(session(span(10)).emit(Emit::OnChange), key(), Arc::new(count())));
+    give(&mut bench, &[0, 5, 30]);
+    assert_eq!(short(&bench.take()), [(1, 0, 15, 2), (1, 30, 40, 1)]);
+    give(&mut bench, &[12, 21]);
+    assert_eq!(short(&bench.take()), [(1, 0, 40, 5)], "two have become one");
+    bench.end();
+    assert_eq!(short(&bench.take()), [(1, 0, 40, 5)]);
+}
+
 /// Rows that are out of order by less than `late`, with watermarks that follow.
-fn timeline(late: i64) -> impl Strategy<Value = Vec<Step<Row>>> {
+pub(super) fn timeline(late: i64) -> impl Strategy<Value = Vec<Step<Row>>> {
     let row = (0u8..4, 0i64..200, 0i64..100);
     prop::collection::vec(row, 1..120).prop_map(move |mut rows| {
         rows.sort_by_key(|(_, time, jitter)| time + jitter % late.max(1));
@@ -149,7 +173,7 @@ fn timeline(late: i64) -> impl Strategy<Value = Vec<Step<Row>>> {
     })
 }
 
-fn rows(steps: &[Step<Row>]) -> Vec<(i64, Row)> {
+pub(super) fn rows(steps: &[Step<Row>]) -> Vec<(i64, Row)> {
     let row = |step: &Step<Row>| match step {
         Step::Row(time, row) => Some((time.as_micros(), *row)),
         Step::Watermark(_) => None,
@@ -157,13 +181,110 @@ fn rows(steps: &[Step<Row>]) -> Vec<(i64, Row)> {
     steps.iter().filter_map(row).collect()
 }
 
+/// What an operator gives of steps; for some of them also in any pieces, with restarts anywhere.
+pub(super) fn given<U, O>(make: impl Fn() -> O, steps: &[Step<Row>], sample: u8) -> Vec<U>
+where
+    U: Clone + PartialEq + std::fmt::Debug + Send + 'static,
+    O: Operator<In = Vec<Row>, Out = Vec<U>>,
+{
+    if sample == 0 { steps_do_not_matter(make, steps) } else { steps_in_one_piece(make, steps) }
+}
+
+/// What decides whether an input is tried in pieces, too.
+pub(super) fn sample() -> std::ops::Range<u8> {
+    0..100
+}
+
+/// Sums of time windows with early results, one step after the other.
+fn early_by_definition(steps: &[Step<Row>], (size, every): (i64, i64), due: i64) -> Vec<(u8, i64, i64, i64)> {
+    let ends = |time| (-50..250).map(move |k| k * every + size).filter(move |end| end - size <= time && time < *end);
+    let (mut sums, mut changed) = (BTreeMap::<(i64, u8), i64>::new(), BTreeSet::new());
+    let (mut now, mut results) = (i64::MIN, Vec::new());
+    for step in steps.iter().cloned().chain([Step::Watermark(at(i64::MAX))]) {
+        match step {
+            Step::Row(time, (key, number)) => {
+                for end in ends(time.as_micros()) {
+                    *sums.entry((end, key)).or_default() += number;
+                    changed.insert((end, key));
+                }
+            }
+            Step::Watermark(time) => {
+                let time = time.as_micros();
+                let open = sums.split_off(&(time.saturating_add(1), 0));
+                results.extend(std::mem::replace(&mut sums, open));
+                changed.retain(|(end, _)| *end > time);
+                if time.div_euclid(due) * due > now && time != i64::MAX {
+                    results.extend(std::mem::take(&mut changed).into_iter().map(|window| (window, sums[&window])));
+                }
+                now = now.max(time);
+            }
+        }
+    }
+    results.into_iter().map(|((end, key), sum)| (key, end - size, end, sum)).collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
-    fn time_windows_give_what_the_definition_gives(steps in timeline(20), size in 1i64..40, every in 1i64..40) {
+    fn early_results_are_those_of_the_definition(
+        steps in timeline(20), size in 1i64..40, every in 1i64..40, due in 1i64..30, sample in sample(),
+    ) {
+        let windows = sliding(span(size), span(every)).emit(Emit::Every(span(due)));
+        let given = given(|| sums(windows), &steps, sample);
+        prop_assert_eq!(short(&given), early_by_definition(&steps, (size, every), due));
+    }
+
+    #[test]
+    fn whatever_comes_early_the_last_result_is_the_same(
+        steps in timeline(20), size in 1i64..30, due in 1i64..30, n in 0usize..3,
+    ) {
+        let emit = [Emit::OnChange, Emit::Every(span(due)), Emit::OnClose][n];
+        let counts = |emit| SessionWindowed::new(session(span(size)).emit(emit), key(), Arc::new(count()));
+        let at_the_end = steps_in_one_piece(|| counts(Emit::OnClose), &steps);
+        let given = steps_in_one_piece(|| counts(emit), &steps);
+        let last: Vec<_> = given.into_iter().filter(|w| w.firing == Firing::OnTime).collect();
+        prop_assert_eq!(last, at_the_end);
+        let totals = |emit| GlobalWindowed::new(global().emit(emit), key(), Arc::new(collect(|row: &Row| row.1)));
+        let (mut last, mut total) = (BTreeMap::new(), BTreeMap::<u8, Vec<i64>>::new());
+        let given = steps_in_one_piece(|| totals(emit), &steps);
+        given.into_iter().for_each(|w| drop(last.insert(w.key, w.value)));
+        rows(&steps).into_iter().for_each(|(_, (key, number))| total.entry(key).or_default().push(number));
+        prop_assert_eq!(last, total);
+    }
+
+    #[test]
+    fn the_best_rows_of_windows_are_those_of_the_definition(
+        steps in timeline(20), size in 1i64..40, every in 1i64..40, n in 1usize..4, ties in any::<bool>(),
+        sample in sample(),
+    ) {
+        let by = |row: &Row| row.1 % 5;
+        let top = || if ties { top_rows(n, by).ties() } else { top_rows(n, by) };
+        let all: KeyOf<Row, ()> = Arc::new(|_| ());
+        let make = || TimeWindowed::new(sliding(span(size), span(every)), Arc::clone(&all), Arc::new(top()));
+        let given: Vec<_> = given(make, &steps, sample).into_iter().map(|w| (w.end.as_micros(), w.value)).collect();
+        let mut windows: BTreeMap<i64, Vec<(i64, Row)>> = BTreeMap::new();
+        for (time, row) in rows(&steps) {
+            for start in (-50..250).map(|k| k * every).filter(|start| *start <= time && time < start + size) {
+                windows.entry(start + size).or_default().push((time, row));
+            }
+        }
+        let best = |mut rows: Vec<(i64, Row)>| -> Vec<Row> {
+            rows.sort_by_key(|(time, (_, number))| (-(number % 5), *time));
+            let last = rows.get(n - 1).map_or(0, |(_, (_, number))| number % 5);
+            let fits = |(at, (_, (_, number))): &(usize, (i64, Row))| *at < n || ties && number % 5 >= last;
+            rows.into_iter().enumerate().filter(fits).map(|(_, (_, row))| row).collect()
+        };
+        let expected: Vec<_> = windows.into_iter().map(|(end, rows)| (end, best(rows))).collect();
+        prop_assert_eq!(given, expected);
+    }
+
+    #[test]
+    fn time_windows_give_what_the_definition_gives(
+        steps in timeline(20), size in 1i64..40, every in 1i64..40, sample in sample(),
+    ) {
         let windows = sliding(span(size), span(every));
-        let given = steps_do_not_matter(|| sums(windows), &steps);
+        let given = given(|| sums(windows), &steps, sample);
         let mut expected: BTreeMap<(i64, u8), i64> = BTreeMap::new();
         for (time, (key, number)) in rows(&steps) {
             for start in (-50..250).map(|k| k * every).filter(|start| *start <= time && time < start + size) {
@@ -175,9 +296,9 @@ proptest! {
     }
 
     #[test]
-    fn sessions_give_what_the_definition_gives(steps in timeline(20), gap in 1i64..30) {
+    fn sessions_give_what_the_definition_gives(steps in timeline(20), gap in 1i64..30, sample in sample()) {
         let make = || SessionWindowed::new(session(span(gap)), key(), Arc::new(count()));
-        let given = steps_do_not_matter(make, &steps);
+        let given = given(make, &steps, sample);
         let mut times: BTreeMap<u8, Vec<i64>> = BTreeMap::new();
         rows(&steps).into_iter().for_each(|(time, (key, _))| times.entry(key).or_default().push(time));
         let mut expected = Vec::new();
@@ -192,7 +313,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_late_is_refused_or_changes_the_result(steps in timeline(40), size in 1i64..30, allowed in 0i64..20) {
+    fn what_is_late_is_refused_or_changes_the_result(
+        steps in timeline(40), size in 1i64..30, allowed in 0i64..20, sample in sample(),
+    ) {
         // Watermarks here run ahead of some rows.
         let ahead = |step: &Step<Row>| match step {
             Step::Watermark(time) => Step::Watermark(at(time.as_micros() + 35)),
@@ -201,7 +324,7 @@ proptest! {
         let steps: Vec<_> = steps.iter().map(ahead).collect();
         let windows = tumbling(span(size)).allowed_lateness(span(allowed));
         let make = || TimeWindowed::new(windows, key(), Arc::new(collect(|row: &Row| row.1)));
-        let given = steps_do_not_matter(make, &steps);
+        let given = given(make, &steps, sample);
         let mut last: BTreeMap<(i64, u8), Vec<i64>> = BTreeMap::new();
         given.iter().for_each(|w| drop(last.insert((w.end.as_micros(), w.key), w.value.clone())));
         // The definition, one row after the other.

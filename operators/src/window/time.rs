@@ -1,12 +1,12 @@
 //! [`TimeWindowed`]: rows aggregated by key in tumbling or sliding windows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{EmitWindows, Firing, KeyOf, TimeWindows, Windowed, late_port, refuse_late};
+use super::{Emit, Firing, KeyOf, TimeWindows, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
-use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timestamp, Turn};
+use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
 
 /// Aggregates rows by key in windows of equal length. A window gives a result for each of its keys, in the order of keys,
 /// when the watermark reaches its end:
@@ -30,8 +30,8 @@ pub struct TimeWindowed<T, K, A: Aggregate<T>> {
     closed: i64,
     // What a window that is closing has left to give.
     closing: std::vec::IntoIter<Windowed<K, A::Out>>,
-    // The open windows whose results changed since they were last given early, by their ends.
-    changed: BTreeSet<(i64, K)>,
+    // The open windows whose results have changed since they were last given early, by their ends.
+    changed: Timers<K>,
 }
 
 impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
@@ -45,7 +45,7 @@ impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
             now: Timestamp::MIN,
             closed: i64::MIN,
             closing: Vec::new().into_iter(),
-            changed: BTreeSet::new(),
+            changed: Timers::default(),
         }
     }
 
@@ -108,12 +108,13 @@ impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
                 Some(end) => {
                     self.closing = self.results(end).into_iter();
                     self.closed = end;
-                    self.changed.retain(|(open, _)| *open > end);
                 }
                 None => break,
             }
         }
         self.closed = self.closed.max(now.as_micros());
+        // They have given their results.
+        while self.changed.next_due(now).is_some() {}
         while let Some(entry) = self.panes.first_entry()
             && self.windows.gone_at(self.windows.last_end(*entry.key())) <= now
         {
@@ -122,7 +123,7 @@ impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
         Turn::Done
     }
 
-    /// Gives results before their windows are closed, or again after they were.
+    /// Notes which open windows a row has changed; closed ones give their results again.
     fn update(&mut self, pane: i64, key: &K, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) {
         let mut after = self.now.as_micros().saturating_sub(micros(self.windows.allowed_lateness));
         loop {
@@ -131,17 +132,28 @@ impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
                 break;
             }
             after = end;
-            let firing = if Timestamp::from_micros(end) <= self.now { Firing::Late } else { Firing::Early };
-            match (firing, self.windows.emit) {
-                (Firing::Late, _) | (_, EmitWindows::OnUpdate) => {
-                    if let Some(result) = self.result_of(end, key, firing) {
-                        out.push(last_of(result.end), result);
-                    }
+            let at = Timestamp::from_micros(end);
+            if at > self.now {
+                if self.windows.emit != Emit::OnClose {
+                    self.changed.set(at, key.clone());
                 }
-                (_, EmitWindows::Every(_)) => drop(self.changed.insert((end, key.clone()))),
-                _ => {}
+            } else if let Some(result) = self.result_of(end, key, Firing::Late) {
+                out.push(last_of(at), result);
             }
         }
+    }
+
+    /// Gives the results so far of open windows that have changed.
+    fn give_early(&mut self, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) -> Turn {
+        while let Some((end, key)) = self.changed.next_due(Timestamp::MAX) {
+            if let Some(result) = self.result_of(end.as_micros(), &key, Firing::Early) {
+                out.push(last_of(end), result);
+            }
+            if !out.has_room() {
+                return Turn::Again;
+            }
+        }
+        Turn::Done
     }
 }
 
@@ -160,7 +172,6 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let Parts { times, rows, origins, .. } = batch.into_parts();
-        let before = self.changed.is_empty();
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
             let Some(pane) = self.windows.pane_of(time) else { continue };
             let last_end = self.windows.last_end(pane);
@@ -178,34 +189,27 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
                     keyed.insert(key.clone(), state);
                 }
             }
-            if self.windows.emit != EmitWindows::OnClose || self.windows.first_end(pane, i64::MIN) <= self.closed {
+            if self.windows.emit != Emit::OnClose || self.windows.first_end(pane, i64::MIN) <= self.closed {
                 self.update(pane, &key, out);
             }
         }
-        if let EmitWindows::Every(span) = self.windows.emit
-            && before
-            && !self.changed.is_empty()
-        {
-            out.wake_after(span);
+        self.on_more(out)
+    }
+
+    fn on_more(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        match self.windows.emit {
+            Emit::OnChange => Ok(self.give_early(out)),
+            Emit::OnClose | Emit::Every(_) => Ok(Turn::Done),
         }
-        Ok(Turn::Done)
     }
 
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let now = now.max(self.now);
-        let turn = self.close(now, out);
-        if turn == Turn::Done {
-            self.now = now;
+        let is_due = self.windows.emit.due(self.now, now).is_some();
+        if self.close(now, out) == Turn::Again || is_due && self.give_early(out) == Turn::Again {
+            return Ok(Turn::Again);
         }
-        Ok(turn)
-    }
-
-    fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
-        for (end, key) in std::mem::take(&mut self.changed) {
-            if let Some(result) = self.result_of(end, &key, Firing::Early) {
-                out.push(last_of(result.end), result);
-            }
-        }
+        self.now = now;
         Ok(Turn::Done)
     }
 
@@ -216,6 +220,9 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
+        if let Emit::Every(_) = self.windows.emit {
+            visit.timers("changed", &mut self.changed)?;
+        }
         visit.panes("panes", &mut self.panes)
     }
 

@@ -5,48 +5,43 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CountWindowed, CountWindows, SessionWindowed, SessionWindows, TimeWindowed, TimeWindows};
+use super::{
+    CountWindowed, CountWindows, GlobalWindowed, GlobalWindows, LastRows, LastWindowed, RowOrder, SessionWindowed,
+    SessionWindows, TimeWindowed, TimeWindows, Until,
+};
 use crate::aggregate::Aggregate;
 use crate::{Cause, Code, Operator, Origins, Outbox, Payload, PortType, Rejected, Side, StateKey, Timestamp};
 
-/// Windows of one kind: they make the operator that aggregates rows in them.
-pub trait Windows: fmt::Display + Copy + Send + Sync + 'static {
+/// Windows of one kind that rows of type `T` fall into: they make the operator that aggregates rows in them.
+pub trait Windows<T>: fmt::Display + Clone + Send + Sync + 'static {
     /// The operator, for rows whose keys `key` finds.
-    fn operator<T: Send + 'static, K: StateKey, A: Aggregate<T>>(
+    fn operator<K: StateKey, A: Aggregate<T>>(
         self,
         key: KeyOf<T, K>,
         aggregate: Arc<A>,
     ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>>;
 }
 
-impl Windows for TimeWindows {
-    fn operator<T: Send + 'static, K: StateKey, A: Aggregate<T>>(
-        self,
-        key: KeyOf<T, K>,
-        aggregate: Arc<A>,
-    ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>> {
-        TimeWindowed::new(self, key, aggregate)
-    }
+macro_rules! windows {
+    ($($windows:ty => $operator:ident $(, $param:ident: { $($bound:tt)+ })?;)*) => {$(
+        impl<T: Send + 'static $(, $param: $($bound)+)?> Windows<T> for $windows {
+            fn operator<K: StateKey, A: Aggregate<T>>(
+                self,
+                key: KeyOf<T, K>,
+                aggregate: Arc<A>,
+            ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>> {
+                $operator::new(self, key, aggregate)
+            }
+        }
+    )*};
 }
-
-impl Windows for SessionWindows {
-    fn operator<T: Send + 'static, K: StateKey, A: Aggregate<T>>(
-        self,
-        key: KeyOf<T, K>,
-        aggregate: Arc<A>,
-    ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>> {
-        SessionWindowed::new(self, key, aggregate)
-    }
-}
-
-impl Windows for CountWindows {
-    fn operator<T: Send + 'static, K: StateKey, A: Aggregate<T>>(
-        self,
-        key: KeyOf<T, K>,
-        aggregate: Arc<A>,
-    ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>> {
-        CountWindowed::new(self, key, aggregate)
-    }
+windows! {
+    TimeWindows => TimeWindowed;
+    SessionWindows => SessionWindowed;
+    CountWindows => CountWindowed;
+    GlobalWindows => GlobalWindowed;
+    LastRows<O> => LastWindowed, O: { RowOrder<T> };
+    Until<F> => SessionWindowed, F: { Fn(&T) -> Timestamp + Clone + Send + Sync + 'static };
 }
 
 /// How the key of a row is found.
@@ -65,6 +60,14 @@ pub struct Windowed<K, V> {
     pub value: V,
     /// Which of its results this is.
     pub firing: Firing,
+}
+
+impl<K: Clone, V> Windowed<K, Vec<V>> {
+    /// Each of several values by itself.
+    pub fn each(self) -> impl Iterator<Item = Windowed<K, V>> {
+        let Windowed { key, start, end, value, firing } = self;
+        value.into_iter().map(move |value| Windowed { key: key.clone(), start, end, value, firing })
+    }
 }
 
 /// Which of its results a window gives.

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use millstream_operators::join::{Both, Gathered, Interval, IntervalJoin, Pair, Sided, TemporalJoin};
-use millstream_operators::window::{KeyOf, SessionWindows, TimeWindows, Windowed, Windows};
-use millstream_operators::{Key, Operator, Rejected, Result, StateKey, StateValue};
+use millstream_operators::join::{
+    Both, Gathered, Interval, IntervalJoin, Pair, Sided, TemporalJoin, Unbounded, UntilInterval,
+};
+use millstream_operators::window::{KeyOf, SessionWindows, TimeWindows, Until, Windowed, Windows};
+use millstream_operators::{Key, Operator, Rejected, Result, StateKey, StateValue, Timestamp};
 
 use super::windowed::Late;
 use super::{KeyedStream, Stream};
@@ -13,26 +16,38 @@ use crate::graph::{InPort, OutPort, Subtask};
 
 /// Rows of two streams that have the same key: the verbs say which of them belong together, and what is given.
 ///
-/// `how` is an interval (`within(before, after)`) or windows (`tumbling(minute)`). Every join is bounded by time, so that
-/// what it keeps is.
+/// `how` says which times belong together, so that what is kept is bounded:
+///
+/// | how | rows of the right that belong to a row of the left |
+/// |---|---|
+/// | `within(before, after)` | those that are no more than so much earlier or later |
+/// | `until(\|left\| time)` | those from its own time, or [`earlier`](Until::earlier), until the time that it tells |
+/// | `tumbling(d)`, `sliding(d, every)`, `session(gap)` | those of the same window |
+/// | `unbounded(ttl)` | all that are not forgotten; for `inner` and `semi`, as it is never known that none will come |
 pub struct Join<K, L, R> {
     left: KeyedStream<K, L>,
     right: KeyedStream<K, R>,
     late: Option<Late<Sided<L, R>>>,
 }
 
-/// Which rows of two streams belong together: an [`Interval`], [`TimeWindows`] or [`SessionWindows`].
-pub trait How: Sized {
+/// Which rows of two streams belong together: see [`Join`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say which rows of two streams belong together",
+    note = "say it with `within(before, after)`, `until(|left: &Left| time)`, windows such as `tumbling(minute)`, or `unbounded(ttl)`"
+)]
+pub trait How<L: StateValue, R: StateValue>: Sized {
     /// The pairs, with rows that have no partner on the left, and on the right, as `alone` says. With `once`, a row of the
     /// left is paired once at most.
-    fn pairs<K: StateKey, L: StateValue, R: StateValue>(
-        self,
-        join: Join<K, L, R>,
-        name: &str,
-        alone: (bool, bool),
-        once: bool,
-    ) -> Stream<Pair<L, R>>;
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, name: &str, alone: (bool, bool), once: bool)
+    -> Stream<Pair<L, R>>;
 }
+
+/// A bound that comes to an end, so that it is known when a row has no partner.
+#[diagnostic::on_unimplemented(
+    message = "with `{Self}` it is never known that a row has no partner",
+    note = "bound the join by `within(before, after)`, `until(|left: &Left| time)` or windows such as `tumbling(minute)`"
+)]
+pub trait Bounded<L: StateValue, R: StateValue>: How<L, R> {}
 
 impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
     pub(super) fn new(left: KeyedStream<K, L>, right: KeyedStream<K, R>) -> Join<K, L, R>
@@ -50,33 +65,33 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
     }
 
     /// Rows that have partners, with each of them.
-    pub fn inner(self, name: &str, how: impl How) -> Stream<(L, R)> {
+    pub fn inner(self, name: &str, how: impl How<L, R>) -> Stream<(L, R)> {
         how.pairs(self, name, (false, false), false).filter_map(&pairs_of(name), Pair::inner).boxed()
     }
 
     /// All rows of the left, with their partners or none.
-    pub fn left(self, name: &str, how: impl How) -> Stream<(L, Option<R>)> {
+    pub fn left(self, name: &str, how: impl Bounded<L, R>) -> Stream<(L, Option<R>)> {
         how.pairs(self, name, (true, false), false).filter_map(&pairs_of(name), Pair::left).boxed()
     }
 
     /// All rows of the right, with their partners or none.
-    pub fn right(self, name: &str, how: impl How) -> Stream<(Option<L>, R)> {
+    pub fn right(self, name: &str, how: impl Bounded<L, R>) -> Stream<(Option<L>, R)> {
         how.pairs(self, name, (false, true), false).filter_map(&pairs_of(name), Pair::right).boxed()
     }
 
     /// All rows of both sides, with their partners or none.
-    pub fn full(self, name: &str, how: impl How) -> Stream<(Option<L>, Option<R>)> {
+    pub fn full(self, name: &str, how: impl Bounded<L, R>) -> Stream<(Option<L>, Option<R>)> {
         how.pairs(self, name, (true, true), false).map(&pairs_of(name), Pair::full).boxed()
     }
 
     /// The rows of the left that have a partner, each once.
-    pub fn semi(self, name: &str, how: impl How) -> Stream<L> {
+    pub fn semi(self, name: &str, how: impl How<L, R>) -> Stream<L> {
         let pairs = how.pairs(self, name, (false, false), true);
         pairs.filter_map(&pairs_of(name), |pair| pair.inner().map(|(left, _)| left)).boxed()
     }
 
     /// The rows of the left that have no partner.
-    pub fn anti(self, name: &str, how: impl How) -> Stream<L> {
+    pub fn anti(self, name: &str, how: impl Bounded<L, R>) -> Stream<L> {
         let alone = |pair| match pair {
             Pair::Left(left) => Some(left),
             Pair::Both(..) | Pair::Right(_) => None,
@@ -97,6 +112,17 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
         let left = self.left.stream.map(&format!("{name}/left"), Sided::Left).boxed();
         let right = self.right.stream.map(&format!("{name}/right"), Sided::Right).boxed();
         (KeyedStream::new(left, Arc::clone(&key)), right.hashed(key), self.late)
+    }
+
+    /// The pairs of a join that holds rows.
+    fn held(
+        self,
+        name: &str,
+        detail: String,
+        once: bool,
+        make: impl Fn(KeyOf<Sided<L, R>, K>) -> IntervalJoin<L, R, K> + Send + Sync + 'static,
+    ) -> Stream<Pair<L, R>> {
+        self.operator(name, "interval_join", detail, move |key| if once { make(key).once() } else { make(key) })
     }
 
     fn operator<U, O, M>(self, name: &str, kind: &'static str, detail: String, make: M) -> Stream<U>
@@ -125,29 +151,72 @@ fn pairs_of(name: &str) -> String {
     format!("{name}/pairs")
 }
 
-impl How for Interval {
-    fn pairs<K: StateKey, L: StateValue, R: StateValue>(
+impl<L: StateValue, R: StateValue> How<L, R> for Interval {
+    fn pairs<K: StateKey>(
         self,
         join: Join<K, L, R>,
         name: &str,
         alone: (bool, bool),
         once: bool,
     ) -> Stream<Pair<L, R>> {
-        join.operator(name, "interval_join", self.to_string(), move |key| {
-            let join = IntervalJoin::new(self, alone, key);
-            if once { join.once() } else { join }
-        })
+        join.held(name, self.to_string(), once, move |key| IntervalJoin::new(self, alone, key))
+    }
+}
+
+impl<L, R, F> How<L, R> for UntilInterval<F>
+where
+    L: StateValue,
+    R: StateValue,
+    F: Fn(&L) -> Timestamp + Clone + Send + Sync + 'static,
+{
+    fn pairs<K: StateKey>(
+        self,
+        join: Join<K, L, R>,
+        name: &str,
+        alone: (bool, bool),
+        once: bool,
+    ) -> Stream<Pair<L, R>> {
+        let detail = self.to_string();
+        let (interval, until) = self.into_parts();
+        let until: Arc<dyn Fn(&L) -> Timestamp + Send + Sync> = Arc::new(until);
+        let make = move |key| IntervalJoin::new(interval, alone, key).until(Arc::clone(&until));
+        join.held(name, detail, once, make)
+    }
+}
+
+impl<L, R, F> How<L, R> for Until<F>
+where
+    L: StateValue,
+    R: StateValue,
+    F: Fn(&L) -> Timestamp + Clone + Send + Sync + 'static,
+{
+    fn pairs<K: StateKey>(
+        self,
+        join: Join<K, L, R>,
+        name: &str,
+        alone: (bool, bool),
+        once: bool,
+    ) -> Stream<Pair<L, R>> {
+        self.earlier(Duration::ZERO).pairs(join, name, alone, once)
+    }
+}
+
+impl<L: StateValue, R: StateValue> How<L, R> for Unbounded {
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, name: &str, _: (bool, bool), once: bool) -> Stream<Pair<L, R>> {
+        // Not for verbs that ask for rows without partner.
+        join.held(name, self.to_string(), once, move |key| IntervalJoin::unbounded(self, key))
     }
 }
 
 fn windowed<K: StateKey, L: StateValue, R: StateValue>(
-    windows: impl Windows,
+    windows: impl Windows<Sided<L, R>>,
     join: Join<K, L, R>,
     name: &str,
     once: bool,
 ) -> Stream<Pair<L, R>> {
-    let make = move |key| windows.operator(key, Arc::new(Gathered::default()));
-    let gathered = join.operator(name, "window_join", windows.to_string(), make);
+    let detail = windows.to_string();
+    let make = move |key| windows.clone().operator(key, Arc::new(Gathered::default()));
+    let gathered = join.operator(name, "window_join", detail, make);
     let of_window = move |window: Windowed<K, Both<L, R>>| {
         let mut both = window.value;
         if once {
@@ -159,8 +228,8 @@ fn windowed<K: StateKey, L: StateValue, R: StateValue>(
 }
 
 macro_rules! in_windows {
-    ($($windows:ty),*) => {$(impl How for $windows {
-        fn pairs<K: StateKey, L: StateValue, R: StateValue>(
+    ($($windows:ty),*) => {$(impl<L: StateValue, R: StateValue> How<L, R> for $windows {
+        fn pairs<K: StateKey>(
             self,
             join: Join<K, L, R>,
             name: &str,
@@ -173,6 +242,12 @@ macro_rules! in_windows {
     })*};
 }
 in_windows!(TimeWindows, SessionWindows);
+
+impl<L: StateValue, R: StateValue> Bounded<L, R> for Interval {}
+impl<L: StateValue, R: StateValue> Bounded<L, R> for TimeWindows {}
+impl<L: StateValue, R: StateValue> Bounded<L, R> for SessionWindows {}
+impl<L: StateValue, R: StateValue, F> Bounded<L, R> for Until<F> where Until<F>: How<L, R> {}
+impl<L: StateValue, R: StateValue, F> Bounded<L, R> for UntilInterval<F> where UntilInterval<F>: How<L, R> {}
 
 impl<K, L, R> fmt::Debug for Join<K, L, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

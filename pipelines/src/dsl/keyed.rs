@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use millstream_operators::rows::{Dedup, Fold, Process, Visit};
+use millstream_operators::rows::{Dedup, Distinct, Fold, Process, Visit};
 use millstream_operators::window::{KeyOf, Windows};
 use millstream_operators::{Key, Operator, Result, StateKey, StateValue};
 
@@ -41,8 +41,8 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
         self.rows().node(name, "fold", make).main()
     }
 
-    /// Rows of each key fall into windows: `tumbling`, `sliding`, `session`, `count_windows` or `global`.
-    pub fn window<W: Windows>(self, windows: W) -> WindowedStream<K, T, W>
+    /// Rows of each key fall into windows: `tumbling`, `sliding`, `session`, `until`, `last_rows`, `count_windows` or `global`.
+    pub fn window<W: Windows<T>>(self, windows: W) -> WindowedStream<K, T, W>
     where
         K: StateKey,
     {
@@ -68,6 +68,17 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
         let key = Arc::clone(&self.key);
         let make = move |_: &Subtask| Ok(Dedup::new(Arc::clone(&key), within));
         self.rows().node(name, "dedup", make).detailed(format!("within {within:?}")).main()
+    }
+
+    /// Each key once: it goes on with its first row, and again only if none of it came for `ttl` of event time. Keys are
+    /// forgotten as event time goes on, so it needs watermarks upstream.
+    pub fn distinct(self, name: &str, ttl: Duration) -> Stream<K>
+    where
+        K: StateKey,
+    {
+        let key = Arc::clone(&self.key);
+        let make = move |_: &Subtask| Ok(Distinct::new(Arc::clone(&key), ttl));
+        self.rows().node(name, "distinct", make).detailed(format!("forgotten after {ttl:?}")).main()
     }
 
     /// State and timers by key, for what no other verb does: `on_row` sees each row with the state of its key, may set

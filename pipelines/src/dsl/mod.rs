@@ -25,7 +25,7 @@ pub use columns::{ColumnsFrom, ColumnsTo, IntoFrame, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
 pub use frame::{Frame, KeyedFrame, WindowedFrame};
-pub use joined::{How, Join};
+pub use joined::{Bounded, How, Join};
 pub use keyed::KeyedStream;
 pub use pipeline::Pipeline;
 #[cfg(feature = "columnar")]

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use millstream_operators::aggregate::Aggregate;
+use millstream_operators::aggregate::{Aggregate, TopRows, count, top_rows};
 use millstream_operators::window::{Windowed, Windows};
-use millstream_operators::{Rejected, StateKey};
+use millstream_operators::{Rejected, StateKey, StateValue};
 
 use super::{KeyedStream, Stream};
 use crate::graph::{OutPort, Subtask};
@@ -20,7 +20,7 @@ pub struct WindowedStream<K, T, W> {
 /// What becomes of late rows.
 pub(super) type Late<T> = Box<dyn FnOnce(Stream<Rejected<T>>)>;
 
-impl<K: StateKey, T: Send + 'static, W: Windows> WindowedStream<K, T, W> {
+impl<K: StateKey, T: Send + 'static, W: Windows<T>> WindowedStream<K, T, W> {
     pub(super) fn new(keyed: KeyedStream<K, T>, windows: W) -> Self {
         WindowedStream { keyed, windows, late: None }
     }
@@ -37,12 +37,52 @@ impl<K: StateKey, T: Send + 'static, W: Windows> WindowedStream<K, T, W> {
     pub fn aggregate<A: Aggregate<T>>(self, name: &str, aggregate: A) -> Stream<Windowed<K, A::Out>> {
         let WindowedStream { keyed, windows, late } = self;
         let (key, aggregate) = (Arc::clone(&keyed.key), Arc::new(aggregate));
-        let make = move |_: &Subtask| Ok(windows.operator(Arc::clone(&key), Arc::clone(&aggregate)));
-        let node = keyed.rows().node(name, "window", make).detailed(windows.to_string());
+        let detail = windows.to_string();
+        let make = move |_: &Subtask| Ok(windows.clone().operator(Arc::clone(&key), Arc::clone(&aggregate)));
+        let node = keyed.rows().node(name, "window", make).detailed(detail);
         if let Some(late) = late {
             late(Stream::at(node.pipeline.clone(), OutPort { node: node.id, port: 1 }));
         }
         node.main()
+    }
+
+    /// The rows themselves: of each key in each window the `rows` for which `by` gives the greatest values, best first; see
+    /// [`top_rows`]. For the best of all rows, whatever their key, use the key `()`.
+    pub fn top<B, F>(self, name: &str, rows: usize, by: F) -> Stream<Windowed<K, T>>
+    where
+        T: StateValue,
+        B: StateValue + Ord,
+        F: Fn(&T) -> B + Send + Sync + 'static,
+    {
+        self.best(name, top_rows(rows, by))
+    }
+
+    /// As [`top`](WindowedStream::top), with all rows that are equal to the last one that fits.
+    pub fn top_with_ties<B, F>(self, name: &str, rows: usize, by: F) -> Stream<Windowed<K, T>>
+    where
+        T: StateValue,
+        B: StateValue + Ord,
+        F: Fn(&T) -> B + Send + Sync + 'static,
+    {
+        self.best(name, top_rows(rows, by).ties())
+    }
+
+    fn best<B, F>(self, name: &str, top: TopRows<F>) -> Stream<Windowed<K, T>>
+    where
+        T: StateValue,
+        B: StateValue + Ord,
+        F: Fn(&T) -> B + Send + Sync + 'static,
+    {
+        self.aggregate(name, top).flat_map(&format!("{name}/rows"), Windowed::each).boxed()
+    }
+
+    /// Each key once in each window that has rows of it.
+    pub fn distinct(self, name: &str) -> Stream<Windowed<K, ()>> {
+        let without = |window: Windowed<K, u64>| {
+            let Windowed { key, start, end, firing, .. } = window;
+            Windowed { key, start, end, value: (), firing }
+        };
+        self.aggregate(name, count()).map(&format!("{name}/keys"), without).boxed()
     }
 }
 
