@@ -27,6 +27,8 @@ pub struct Launch {
     mode: RunMode,
     savepoint: Option<String>,
     rewind: bool,
+    state_memory: Option<usize>,
+    spill_to: Option<PathBuf>,
     drain_within: Option<Duration>,
     stopper: Stopper,
     metrics: Metrics,
@@ -184,6 +186,26 @@ impl Launch {
         self
     }
 
+    /// How many bytes of memory the state of the pipeline may use where its own settings do not say. What does not fit is
+    /// kept in a local directory; see [`spill_to`](Launch::spill_to).
+    ///
+    /// Entries in memory have a half of it, buffers of what is on the disk up to a half of the other, and the rest is for
+    /// what a checkpoint shares while it is written. Memory that has nothing to do with state comes in addition.
+    #[must_use]
+    pub fn state_memory(mut self, bytes: usize) -> Self {
+        self.state_memory = Some(bytes);
+        self
+    }
+
+    /// The local directory for state that does not fit in memory; one of the system's for temporary files unless this is
+    /// called, which should not be in memory itself. It is a cache: a run empties what it uses of it, and no later one needs
+    /// it.
+    #[must_use]
+    pub fn spill_to(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spill_to = Some(directory.into());
+        self
+    }
+
     /// How long draining may take after a signal before the run stops where it stands, without loss; for ever unless
     /// this is called.
     #[must_use]
@@ -247,6 +269,10 @@ impl Launch {
         environment.stopper = self.stopper.clone();
         environment.savepoint = self.savepoint;
         environment.rewind = self.rewind;
+        environment.state_memory = self.state_memory;
+        if let Some(directory) = self.spill_to {
+            environment.spill_to = directory;
+        }
         environment =
             environment.counting(self.metrics).with_shared(connections).with(self.mode).with(Settlements::default());
         environment = environment.with(Replicas(self.replicas.max(1)));

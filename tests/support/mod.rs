@@ -165,6 +165,10 @@ impl Pump {
         (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn kill_9(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -7,8 +7,8 @@ use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateValue,
 
 /// Keeps a value for each key; every row changes that of its key, and the key with its new value goes on.
 ///
-/// The whole state is in memory and is saved at each checkpoint: for as many keys as fit there comfortably. It goes where
-/// its keys go when the number of subtasks changes.
+/// The state is in memory unless the pipeline has a budget for it. It goes where its keys go when the number of subtasks
+/// changes.
 pub struct Fold<T, K, S, KF, F> {
     key: Arc<KF>,
     first: S,

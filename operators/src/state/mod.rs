@@ -1,10 +1,16 @@
 //! State: what operators keep, how they list it, and what is saved of it.
 
+mod away;
+mod far;
+mod fetched;
 mod frozen;
 mod keyed;
 mod run;
 mod saved;
 mod shards;
+mod spill;
+#[cfg(test)]
+mod spill_tests;
 mod timers;
 mod touched;
 mod visitor;
@@ -13,5 +19,6 @@ pub use frozen::{Frozen, Pieces, Snapshot};
 pub use keyed::{Keyed, StateKey, StateValue};
 pub use run::Run;
 pub use saved::{Saved, Unsplittable};
+pub use spill::{Spill, SpillStore, SpillTable, SpillView};
 pub use timers::Timers;
-pub use visitor::{PaneGroups, StateVisitor};
+pub use visitor::{PaneGroups, Runs, StateVisitor};

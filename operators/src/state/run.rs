@@ -49,8 +49,20 @@ impl Run {
         self.groups.values().map(|entries| &entries.put)
     }
 
+    /// The parts of one run as one.
+    pub(super) fn joined(parts: Vec<Run>) -> Run {
+        let mut joined: BTreeMap<u32, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
+        let whole = parts.iter().any(|part| part.whole);
+        for (group, Entries { gone, put }) in parts.into_iter().flat_map(|part| part.groups) {
+            let (all_gone, all_put) = joined.entry(group).or_default();
+            all_gone.extend_from_slice(&gone);
+            all_put.extend_from_slice(&put);
+        }
+        RunWriter { groups: joined }.done(whole)
+    }
+
     /// The part of it in some key groups.
-    pub(super) fn only(&self, mine: impl Fn(u32) -> bool) -> Run {
+    pub fn only(&self, mine: impl Fn(u32) -> bool) -> Run {
         let groups = self.groups.iter().filter(|(group, _)| mine(**group));
         Run { whole: self.whole, groups: groups.map(|(group, entries)| (*group, entries.clone())).collect() }
     }
@@ -89,6 +101,70 @@ pub(super) struct RunWriter {
     groups: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
 }
 
+/// What MessagePack says of two things that follow: an entry is a key and a value.
+const PAIR: u8 = 0x92;
+/// A part of a run has about so many bytes.
+const PART: usize = 4 << 20;
+
+/// A run that is given in parts, which say the same one behind the other.
+pub(super) struct Parts<'a> {
+    run: RunWriter,
+    weight: usize,
+    whole: bool,
+    is_first: bool,
+    give: &'a mut dyn FnMut(Run) -> Result,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn new(whole: bool, give: &'a mut dyn FnMut(Run) -> Result) -> Self {
+        Parts { run: RunWriter::default(), weight: 0, whole, is_first: true, give }
+    }
+
+    pub(super) fn gone(&mut self, group: u32, encoded: &[u8]) -> Result {
+        self.run.groups.entry(group).or_default().0.extend_from_slice(encoded);
+        self.wrote(encoded.len())
+    }
+
+    pub(super) fn put(&mut self, group: u32, encoded_key: &[u8], encoded_value: &[u8]) -> Result {
+        let entries = &mut self.run.groups.entry(group).or_default().1;
+        entries.push(PAIR);
+        entries.extend_from_slice(encoded_key);
+        entries.extend_from_slice(encoded_value);
+        self.wrote(1 + encoded_key.len() + encoded_value.len())
+    }
+
+    pub(super) fn encode_gone(&mut self, group: u32, gone: &impl Serialize) -> Result {
+        let entries = &mut self.run.groups.entry(group).or_default().0;
+        let before = entries.len();
+        write(entries, gone)?;
+        let written = entries.len() - before;
+        self.wrote(written)
+    }
+
+    pub(super) fn encode(&mut self, group: u32, put: &impl Serialize) -> Result {
+        let entries = &mut self.run.groups.entry(group).or_default().1;
+        let before = entries.len();
+        write(entries, put)?;
+        let written = entries.len() - before;
+        self.wrote(written)
+    }
+
+    fn wrote(&mut self, bytes: usize) -> Result {
+        self.weight += bytes;
+        if self.weight < PART { Ok(()) } else { self.part() }
+    }
+
+    fn part(&mut self) -> Result {
+        (self.weight, self.is_first) = (0, false);
+        (self.give)(std::mem::take(&mut self.run).done(self.whole))
+    }
+
+    /// Gives what is left; a run without entries has one part.
+    pub(super) fn done(mut self) -> Result {
+        if self.weight > 0 || self.is_first { self.part() } else { Ok(()) }
+    }
+}
+
 impl RunWriter {
     pub(super) fn gone(&mut self, group: u32, gone: &impl Serialize) -> Result {
         write(&mut self.groups.entry(group).or_default().0, gone)
@@ -105,7 +181,7 @@ impl RunWriter {
 }
 
 /// Entries one behind the other: none has to be held twice.
-fn write(to: &mut Vec<u8>, entry: &impl Serialize) -> Result {
+pub(super) fn write(to: &mut Vec<u8>, entry: &impl Serialize) -> Result {
     rmp_serde::encode::write(to, entry)
         .map_err(|error| Fault::new(FaultKind::Checkpoint, "keyed state cannot be saved").because(error))
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use super::far::{Far, FrozenFar};
 use super::keyed::StateKey;
-use super::run::{Replay, RunWriter};
-use super::{Run, Snapshot};
+use super::run::{Parts, Replay};
+use super::{Run, Snapshot, Spill};
 use crate::{Key, KeyGroup, Result, Timestamp};
 
 type Timer<K> = (Timestamp, K);
@@ -25,11 +26,16 @@ type Timer<K> = (Timestamp, K);
 /// assert_eq!(timers.next_due(at(15)), Some((at(10), "a")));
 /// assert_eq!(timers.next_due(at(15)), None);
 /// ```
-#[derive(Clone)]
+///
+/// Where the pipeline has a budget of memory for its state, those that are due late are kept outside of it.
 pub struct Timers<K> {
     // One behind the other, none of them empty; each shared with the last snapshot until it changes.
     leaves: VecDeque<Arc<BTreeSet<Timer<K>>>>,
     changes: Changes<K>,
+    // Those that are due later than any of the leaves, where there is a place for them.
+    far: Option<Far<K>>,
+    // How many were set since it was last looked at how many there are.
+    grown: usize,
 }
 
 /// What has changed since the last snapshot; `None` if only a whole run can tell.
@@ -43,11 +49,13 @@ type Log<K> = (Vec<Timer<K>>, Vec<Timer<K>>);
 const MOST: usize = 1_024;
 /// So many changes are told however few timers there are.
 const FEW: usize = 32;
+/// So many timers may be set before it is looked whether they fit.
+const OFTEN: usize = 256;
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
         // Nobody has asked for changes yet.
-        Timers { leaves: VecDeque::new(), changes: Changes(None) }
+        Timers { leaves: VecDeque::new(), changes: Changes(None), far: None, grown: 0 }
     }
 }
 
@@ -56,6 +64,16 @@ impl<K: Key + Ord> Timers<K> {
     pub fn set(&mut self, at: Timestamp, key: K) {
         let timer = (at, key);
         self.changes.note(self.len_if_told(), |(set, _)| set.push(timer.clone()));
+        if self.far.is_some() {
+            self.grown += 1;
+            if self.grown >= OFTEN {
+                self.fit_far();
+            }
+            if let Some(far) = self.far.as_mut().filter(|far| far.is_far(at)) {
+                far.set(at, &timer.1);
+                return;
+            }
+        }
         let place = self.place(&timer);
         let Some(leaf) = self.leaves.get_mut(place) else {
             self.leaves.push_back(Arc::new(BTreeSet::from([timer])));
@@ -74,6 +92,12 @@ impl<K: Key + Ord> Timers<K> {
     /// Forgets a timer.
     pub fn clear(&mut self, at: Timestamp, key: K) {
         let timer = (at, key);
+        if let Some(far) = self.far.as_mut().filter(|far| far.is_far(at)) {
+            if far.clear(at, &timer.1) {
+                self.changes.note(self.len_if_told(), |(_, gone)| gone.push(timer));
+            }
+            return;
+        }
         let place = self.place(&timer);
         if self.leaves.get(place).is_some_and(|leaf| leaf.contains(&timer)) {
             self.take(place, |timers| timers.remove(&timer));
@@ -83,6 +107,9 @@ impl<K: Key + Ord> Timers<K> {
 
     /// Takes the next timer out whose time is not after `now`.
     pub fn next_due(&mut self, now: Timestamp) -> Option<(Timestamp, K)> {
+        if self.leaves.is_empty() && self.far.as_ref().is_some_and(|far| far.is_far(now)) {
+            self.come_near();
+        }
         self.leaves.front()?.first().filter(|(at, _)| *at <= now)?;
         let due = self.take(0, BTreeSet::pop_first)??;
         self.changes.note(self.len_if_told(), |(_, gone)| gone.push(due.clone()));
@@ -91,12 +118,56 @@ impl<K: Key + Ord> Timers<K> {
 
     /// How many there are.
     pub fn len(&self) -> usize {
+        self.here() + self.far.as_ref().map_or(0, Far::len)
+    }
+
+    fn here(&self) -> usize {
         self.leaves.iter().map(|leaf| leaf.len()).sum()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.leaves.is_empty()
+        self.leaves.is_empty() && self.far.as_ref().is_none_or(|far| far.len() == 0)
+    }
+
+    /// The first of those that are far are the only ones in memory.
+    fn come_near(&mut self) {
+        let Some(far) = &mut self.far else { return };
+        let mut next = far.next();
+        // In the table those of one time are in the order of encoded keys.
+        next.sort_unstable();
+        self.leaves = next.chunks(MOST).map(|leaf| Arc::new(leaf.iter().cloned().collect())).collect();
+    }
+
+    /// Lets those go that are due last, while there are more in memory than may be.
+    fn fit_far(&mut self) {
+        self.grown = 0;
+        let here = self.here();
+        let Some(far) = &mut self.far else { return };
+        let mut excess = far.excess(here);
+        while excess > 0
+            && let Some(last) = self.leaves.pop_back()
+        {
+            let Some((horizon, _)) = last.first() else { continue };
+            // Those of one time stay together.
+            let mut going = vec![last.clone()];
+            while let Some(leaf) = self.leaves.back_mut()
+                && leaf.last().is_some_and(|(at, _)| at == horizon)
+            {
+                let stays = leaf.iter().filter(|(at, _)| at != horizon).cloned().collect::<BTreeSet<_>>();
+                let is_empty = stays.is_empty();
+                going.push(std::mem::replace(leaf, Arc::new(stays)));
+                if is_empty {
+                    self.leaves.pop_back();
+                }
+            }
+            for leaf in &going {
+                far.take(*horizon, leaf.iter().filter(|(at, _)| at >= horizon));
+                excess = excess.saturating_sub(leaf.len());
+            }
+        }
+        let here = self.leaves.iter().map(|leaf| leaf.len()).sum();
+        far.excess(here);
     }
 
     /// The leaf that has the timer, or takes it.
@@ -113,7 +184,7 @@ impl<K: Key + Ord> Timers<K> {
         Some(taken)
     }
 
-    /// About how many there are, which costs a walk over the leaves, if it matters.
+    /// About how many there are, if it matters.
     fn len_if_told(&self) -> usize {
         if self.changes.0.is_some() { self.leaves.len() * MOST / 2 } else { 0 }
     }
@@ -131,17 +202,28 @@ impl<K> Changes<K> {
 
 impl<K: StateKey> Timers<K> {
     /// All of them as they are now, and what has changed since the last snapshot.
-    pub(super) fn freeze(&mut self) -> Box<dyn Snapshot> {
+    pub(super) fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
         let changes = self.changes.0.replace((Vec::new(), Vec::new()));
-        Box::new(FrozenTimers { leaves: self.leaves.clone(), changes })
+        let far = self.far.as_mut().map(Far::freeze).transpose()?;
+        Ok(Box::new(FrozenTimers { leaves: self.leaves.clone(), changes, far }))
     }
 
-    /// What these runs say.
-    pub(super) fn replayed(name: &str, runs: &[Run]) -> Result<Self> {
-        let mut timers = Timers::default();
-        runs.iter().try_for_each(|run| run.play(name, &mut timers))?;
-        timers.changes = Changes(Some((Vec::new(), Vec::new())));
-        Ok(timers)
+    /// Keeps to the budget from now on, and lets go of what is too much.
+    pub(super) fn fit(&mut self, spill: &Arc<Spill>) {
+        match &self.far {
+            None => self.far = Some(Far::new(Arc::clone(spill))),
+            Some(_) => self.fit_far(),
+        }
+    }
+
+    /// Plays a run into them, of state that is restored.
+    pub(super) fn play(&mut self, name: &str, run: &Run) -> Result {
+        run.play(name, self)
+    }
+
+    /// All runs were played: nothing counts as changed.
+    pub(super) fn settle(&mut self) {
+        self.changes = Changes(Some((Vec::new(), Vec::new())));
     }
 }
 
@@ -158,41 +240,66 @@ impl<K: Key + Ord> Replay<(K, Timestamp), (K, Timestamp)> for Timers<K> {
 struct FrozenTimers<K> {
     leaves: VecDeque<Arc<BTreeSet<Timer<K>>>>,
     changes: Option<Log<K>>,
+    far: Option<FrozenFar<K>>,
+}
+
+impl<K: StateKey> FrozenTimers<K> {
+    fn is_set(&self, timer: &Timer<K>) -> Result<bool> {
+        let place = self.leaves.partition_point(|leaf| leaf.first() <= Some(timer)).saturating_sub(1);
+        if self.leaves.get(place).is_some_and(|leaf| leaf.contains(timer)) {
+            return Ok(true);
+        }
+        self.far.as_ref().map_or(Ok(false), |far| far.has(timer.0, &timer.1))
+    }
 }
 
 impl<K: StateKey> Snapshot for FrozenTimers<K> {
     fn len(&self) -> usize {
-        self.leaves.iter().map(|leaf| leaf.len()).sum()
+        self.leaves.iter().map(|leaf| leaf.len()).sum::<usize>() + self.far.as_ref().map_or(0, |far| far.entries)
     }
 
     fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        let FrozenTimers { leaves, changes } = *self;
-        let mut run = RunWriter::default();
+        let mut parts = Vec::new();
+        self.encode_in_parts(key_groups, whole, &mut |part| {
+            parts.push(part);
+            Ok(())
+        })?;
+        Ok(Run::joined(parts))
+    }
+
+    fn encode_in_parts(
+        mut self: Box<Self>,
+        key_groups: u32,
+        whole: bool,
+        give: &mut dyn FnMut(Run) -> Result,
+    ) -> Result {
         let group = |(_, key): &Timer<K>| KeyGroup::of(key, key_groups).0;
-        match changes.filter(|_| !whole) {
+        let changes = self.changes.take().filter(|_| !whole);
+        let mut parts = Parts::new(changes.is_none(), give);
+        match changes {
             Some((mut set, gone)) => {
-                let is_set = |timer: &Timer<K>| {
-                    let place = leaves.partition_point(|leaf| leaf.first() <= Some(timer)).saturating_sub(1);
-                    leaves.get(place).is_some_and(|leaf| leaf.contains(timer))
-                };
-                for timer in &gone {
-                    run.gone(group(timer), &(&timer.1, timer.0))?;
-                }
                 set.sort_unstable();
                 set.dedup();
-                // Those that were taken out again are not put in.
-                for timer in set.iter().filter(|timer| is_set(timer)) {
-                    run.put(group(timer), &(&timer.1, timer.0))?;
+                for timer in &gone {
+                    parts.encode_gone(group(timer), &(&timer.1, timer.0))?;
                 }
-                Ok(run.done(false))
+                // Those that were taken out again are not put in.
+                for timer in set {
+                    if self.is_set(&timer)? {
+                        parts.encode(group(&timer), &(&timer.1, timer.0))?;
+                    }
+                }
             }
             None => {
-                for timer in leaves.iter().flat_map(|leaf| leaf.iter()) {
-                    run.put(group(timer), &(&timer.1, timer.0))?;
+                for timer in self.leaves.iter().flat_map(|leaf| leaf.iter()) {
+                    parts.encode(group(timer), &(&timer.1, timer.0))?;
                 }
-                Ok(run.done(true))
+                if let Some(far) = &self.far {
+                    far.each(&mut parts)?;
+                }
             }
         }
+        parts.done()
     }
 }
 
@@ -257,7 +364,7 @@ mod tests {
                         }
                     }
                     _ => {
-                        let run = timers.freeze().encode(16, runs.is_empty()).unwrap();
+                        let run = timers.freeze().unwrap().encode(16, runs.is_empty()).unwrap();
                         if run.whole {
                             runs.clear();
                         }
@@ -266,7 +373,9 @@ mod tests {
                     }
                 }
             }
-            prop_assert_eq!(contents(&Timers::replayed("t", &runs).unwrap()), at_barrier);
+            let mut replayed = Timers::default();
+            runs.iter().try_for_each(|run| replayed.play("t", run)).unwrap();
+            prop_assert_eq!(contents(&replayed), at_barrier);
             prop_assert_eq!(contents(&timers), model);
         }
     }

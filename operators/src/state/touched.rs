@@ -64,6 +64,12 @@ impl<K> Touched<K> {
         &self.gone
     }
 
+    /// Takes those keys; from now on they are noted elsewhere.
+    pub(super) fn take_gone(&mut self) -> Vec<K> {
+        self.lost = false;
+        std::mem::take(&mut self.gone)
+    }
+
     /// Says of hashes whether they are among those that have changed.
     pub(super) fn finder(&mut self) -> impl Fn(u64) -> bool + '_ {
         self.hashes.sort_unstable();

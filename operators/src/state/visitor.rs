@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::run::unreadable;
-use super::{Frozen, Keyed, Run, Saved, Snapshot, StateKey, StateValue, Timers};
+use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, StateKey, StateValue, Timers};
 use crate::{Fault, FaultKind, Result, Timestamp};
 
 /// Visits each piece of an operator's state, to save it or to put it back. The name of a piece finds it again after a
@@ -41,7 +42,78 @@ pub type PaneGroups = Vec<(i64, Vec<Bytes>)>;
 
 enum Mode<'a> {
     Freeze(&'a mut Frozen),
-    Restore(&'a Saved),
+    Restore(Restore<'a>),
+    Fit(&'a Arc<Spill>, &'a mut Vec<String>),
+}
+
+/// The runs of keyed state that is restored, read one at a time: all of them may not fit in memory.
+pub trait Runs {
+    /// The names of the pieces that there are.
+    fn names(&self) -> Vec<String>;
+
+    /// Gives the runs of a piece to `play`, one behind the other.
+    ///
+    /// # Errors
+    /// One cannot be read, or what `play` says.
+    fn each(&mut self, name: &str, play: &mut dyn FnMut(&Run) -> Result) -> Result;
+}
+
+struct Restore<'a> {
+    saved: &'a Saved,
+    // In place of those that are in `saved`, and where what does not fit goes.
+    streamed: Option<(&'a mut dyn Runs, &'a Arc<Spill>)>,
+}
+
+impl Restore<'_> {
+    fn names(&self) -> Vec<String> {
+        match &self.streamed {
+            Some((runs, _)) => runs.names(),
+            None => self.saved.runs.keys().cloned().collect(),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match &self.streamed {
+            Some((runs, _)) => runs.names().iter().any(|other| other == name),
+            None => self.saved.runs.contains_key(name),
+        }
+    }
+
+    fn each(&mut self, name: &str, mut play: impl FnMut(&Run) -> Result) -> Result {
+        match &mut self.streamed {
+            Some((runs, _)) => runs.each(name, &mut play),
+            None => self.saved.runs.get(name).into_iter().flatten().try_for_each(play),
+        }
+    }
+
+    fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str) -> Result<Keyed<K, S>> {
+        let mut keyed = Keyed::default();
+        if let Some((_, spill)) = &self.streamed {
+            keyed.fit(spill);
+        }
+        self.each(name, |run| keyed.play(name, run))?;
+        keyed.settle();
+        Ok(keyed)
+    }
+
+    fn timers<K: StateKey>(&mut self, name: &str) -> Result<Timers<K>> {
+        let mut timers = Timers::default();
+        if let Some((_, spill)) = &self.streamed {
+            timers.fit(spill);
+        }
+        self.each(name, |run| timers.play(name, run))?;
+        timers.settle();
+        Ok(timers)
+    }
+
+    fn bytes(&mut self, name: &str) -> Result<Vec<Bytes>> {
+        let mut all = Vec::new();
+        self.each(name, |run| {
+            all.extend(run.put().cloned());
+            Ok(())
+        })?;
+        Ok(all)
+    }
 }
 
 impl<'a> StateVisitor<'a> {
@@ -52,7 +124,19 @@ impl<'a> StateVisitor<'a> {
 
     /// Puts what was saved back into what is visited; what was not saved is left as it is.
     pub fn restore(from: &'a Saved) -> Self {
-        StateVisitor(Mode::Restore(from))
+        StateVisitor(Mode::Restore(Restore { saved: from, streamed: None }))
+    }
+
+    /// As [`restore`](StateVisitor::restore), with the runs of keyed state from elsewhere, and what does not fit in memory
+    /// out of it.
+    pub fn restore_within(from: &'a Saved, runs: &'a mut dyn Runs, spill: &'a Arc<Spill>) -> Self {
+        StateVisitor(Mode::Restore(Restore { saved: from, streamed: Some((runs, spill)) }))
+    }
+
+    /// Lets go what is more than fits in memory, from the first visit on. The names of what stays in memory however much it is
+    /// are added to `stays`.
+    pub fn fit(spill: &'a Arc<Spill>, stays: &'a mut Vec<String>) -> Self {
+        StateVisitor(Mode::Fit(spill, stays))
     }
 
     /// Visits a value that belongs to the subtask as a whole. A node with such state keeps its number of subtasks.
@@ -64,11 +148,12 @@ impl<'a> StateVisitor<'a> {
             Mode::Freeze(frozen) => {
                 frozen.small.values.insert(name.to_owned(), encoded(name, value)?);
             }
-            Mode::Restore(saved) => {
-                if let Some(bytes) = saved.values.get(name) {
+            Mode::Restore(restore) => {
+                if let Some(bytes) = restore.saved.values.get(name) {
                     *value = decoded(name, bytes)?;
                 }
             }
+            Mode::Fit(..) => {}
         }
         Ok(())
     }
@@ -95,11 +180,12 @@ impl<'a> StateVisitor<'a> {
             Mode::Freeze(frozen) => {
                 frozen.small.times.insert(name.to_owned(), times.clone());
             }
-            Mode::Restore(saved) => {
-                if let Some(saved) = saved.times.get(name) {
+            Mode::Restore(restore) => {
+                if let Some(saved) = restore.saved.times.get(name) {
                     times.clone_from(saved);
                 }
             }
+            Mode::Fit(..) => {}
         }
         Ok(())
     }
@@ -110,12 +196,10 @@ impl<'a> StateVisitor<'a> {
     /// As [`value`](StateVisitor::value).
     pub fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str, keyed: &mut Keyed<K, S>) -> Result {
         match &mut self.0 {
-            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), keyed.freeze())),
-            Mode::Restore(saved) => {
-                if let Some(runs) = saved.runs.get(name) {
-                    *keyed = Keyed::replayed(name, runs)?;
-                }
-            }
+            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), keyed.freeze()?)),
+            Mode::Restore(restore) if restore.has(name) => *keyed = restore.keyed(name)?,
+            Mode::Restore(_) => {}
+            Mode::Fit(spill, _) => keyed.fit(spill),
         }
         Ok(())
     }
@@ -127,17 +211,19 @@ impl<'a> StateVisitor<'a> {
     pub fn panes<K: StateKey, S: StateValue>(&mut self, name: &str, panes: &mut BTreeMap<i64, Keyed<K, S>>) -> Result {
         match &mut self.0 {
             Mode::Freeze(frozen) => {
-                let frozen_panes = panes.iter_mut().map(|(pane, keyed)| (format!("{name}/{pane}"), keyed.freeze()));
-                frozen.keyed.extend(frozen_panes);
+                for (pane, keyed) in panes {
+                    frozen.keyed.push((format!("{name}/{pane}"), keyed.freeze()?));
+                }
             }
-            Mode::Restore(saved) => {
+            Mode::Restore(restore) => {
                 panes.clear();
-                for (whole_name, runs) in &saved.runs {
-                    if let Some(pane) = pane_of(name, whole_name) {
-                        panes.insert(pane, Keyed::replayed(whole_name, runs)?);
+                for whole_name in restore.names() {
+                    if let Some(pane) = pane_of(name, &whole_name) {
+                        panes.insert(pane, restore.keyed(&whole_name)?);
                     }
                 }
             }
+            Mode::Fit(spill, _) => panes.values_mut().for_each(|keyed| keyed.fit(spill)),
         }
         Ok(())
     }
@@ -148,12 +234,10 @@ impl<'a> StateVisitor<'a> {
     /// As [`value`](StateVisitor::value).
     pub fn timers<K: StateKey>(&mut self, name: &str, timers: &mut Timers<K>) -> Result {
         match &mut self.0 {
-            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), timers.freeze())),
-            Mode::Restore(saved) => {
-                if let Some(runs) = saved.runs.get(name) {
-                    *timers = Timers::replayed(name, runs)?;
-                }
-            }
+            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), timers.freeze()?)),
+            Mode::Restore(restore) if restore.has(name) => *timers = restore.timers(name)?,
+            Mode::Restore(_) => {}
+            Mode::Fit(spill, _) => timers.fit(spill),
         }
         Ok(())
     }
@@ -172,9 +256,11 @@ impl<'a> StateVisitor<'a> {
                 frozen.keyed.push((name.to_owned(), encoder(freeze()?)));
                 Ok(None)
             }
-            Mode::Restore(saved) => {
-                let runs = saved.runs.get(name);
-                Ok(runs.map(|runs| runs.iter().flat_map(Run::put).cloned().collect()))
+            Mode::Restore(restore) if restore.has(name) => restore.bytes(name).map(Some),
+            Mode::Restore(_) => Ok(None),
+            Mode::Fit(_, stays) => {
+                stays.push(name.to_owned());
+                Ok(None)
             }
         }
     }
@@ -199,10 +285,14 @@ impl<'a> StateVisitor<'a> {
                 }
                 Ok(None)
             }
-            Mode::Restore(saved) => {
-                let panes = saved.runs.iter().filter_map(|(whole_name, runs)| Some((pane_of(name, whole_name)?, runs)));
-                let bytes = |runs: &Vec<Run>| runs.iter().flat_map(Run::put).cloned().collect();
-                Ok(Some(panes.map(|(pane, runs)| (pane, bytes(runs))).collect()))
+            Mode::Restore(restore) => {
+                let names = restore.names();
+                let panes = names.iter().filter_map(|whole_name| Some((pane_of(name, whole_name)?, whole_name)));
+                panes.map(|(pane, whole_name)| Ok((pane, restore.bytes(whole_name)?))).collect::<Result<_>>().map(Some)
+            }
+            Mode::Fit(_, stays) => {
+                stays.push(name.to_owned());
+                Ok(None)
             }
         }
     }
@@ -255,6 +345,7 @@ impl fmt::Debug for StateVisitor<'_> {
         f.write_str(match self.0 {
             Mode::Freeze(_) => "StateVisitor(freeze)",
             Mode::Restore(_) => "StateVisitor(restore)",
+            Mode::Fit(..) => "StateVisitor(fit)",
         })
     }
 }

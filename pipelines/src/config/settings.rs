@@ -36,6 +36,9 @@ pub(crate) struct FileSettings {
     /// Checkpoints.
     #[serde(default)]
     checkpoint: CheckpointKeys,
+    /// What nodes keep.
+    #[serde(default)]
+    state: StateKeys,
     /// Batches of rows.
     #[serde(default)]
     batch: BatchKeys,
@@ -63,6 +66,14 @@ struct CheckpointKeys {
     interval: Option<Span>,
     /// How long one may take before it is given up; 1m if not given.
     timeout: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct StateKeys {
+    /// The memory that state may use, such as 256MiB; what does not fit goes to a local directory. All state is in memory if not
+    /// given, and that of steps over columns in any case.
+    memory: Option<Size>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
@@ -104,6 +115,7 @@ impl FileSettings {
         set(&mut settings.key_groups, self.key_groups);
         set(&mut settings.checkpoint_interval, self.checkpoint.interval.map(|span| span.0));
         set(&mut settings.checkpoint_timeout, self.checkpoint.timeout.map(|span| span.0));
+        settings.state_memory = self.state.memory.map(|size| size.0).or(settings.state_memory);
         set(&mut settings.batch_rows, self.batch.rows);
         set(&mut settings.linger, self.batch.linger.map(|span| span.0));
         set(&mut settings.channel_rows, self.queue.rows);

@@ -308,6 +308,9 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// How long a checkpoint may take before it is given up.
     pub checkpoint_timeout: Duration,
+    /// How many bytes of memory the state of all nodes may use, with what is needed to keep the rest on a disk: see
+    /// the runtime. Without it all state is in memory.
+    pub state_memory: Option<usize>,
     /// Whether the user accepts, in words, that at-most-once connectors lose messages.
     pub accept_loss: bool,
 }
@@ -324,6 +327,7 @@ impl Default for Settings {
             channel_bytes: 8 << 20,
             checkpoint_interval: Duration::from_secs(1),
             checkpoint_timeout: Duration::from_secs(60),
+            state_memory: None,
             accept_loss: false,
         }
     }

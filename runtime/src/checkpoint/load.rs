@@ -18,8 +18,18 @@ pub(crate) struct Restored {
     pub(crate) outputs: BTreeMap<String, Vec<Outputs>>,
 }
 
+/// Where the state of a checkpoint goes when it is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StateIn {
+    /// All of it comes.
+    Memory,
+    /// It is checked, and read again by who restores it: it may be more than fits in memory.
+    Store,
+}
+
 /// So many segments are read at once.
 const AT_ONCE: usize = 8;
+const AT_ONCE_WITHIN_BUDGET: usize = 2;
 /// A manifest with more bytes is stored as a blob, and the store's own has but its id.
 const MOST: usize = 128 << 10;
 const POINTER: &str = "millstream-checkpoint-in ";
@@ -61,7 +71,12 @@ pub(crate) async fn read_manifest(
 ///
 /// # Errors
 /// A segment is missing or damaged; the fault names it.
-pub(crate) async fn load(store: &dyn Store, pipeline: &str, manifest: Manifest) -> Result<Restored, StoreError> {
+pub(crate) async fn load(
+    store: &dyn Store,
+    pipeline: &str,
+    manifest: Manifest,
+    state: StateIn,
+) -> Result<Restored, StoreError> {
     let place = store.describe(pipeline);
     let mut reads = Vec::new();
     for (node, states) in &manifest.operators {
@@ -75,7 +90,14 @@ pub(crate) async fn load(store: &dyn Store, pipeline: &str, manifest: Manifest) 
     for (node, _, _, segment) in &reads {
         reading.push(read_segment(store, pipeline, node, segment, &place));
     }
-    let read: Vec<Run> = stream::iter(reading).buffered(AT_ONCE).try_collect().await?;
+    let read: Vec<Run> = match state {
+        StateIn::Memory => stream::iter(reading).buffered(AT_ONCE).try_collect().await?,
+        StateIn::Store => {
+            let checked = stream::iter(reading).buffered(AT_ONCE_WITHIN_BUDGET);
+            checked.try_for_each(|_| std::future::ready(Ok(()))).await?;
+            Vec::new()
+        }
+    };
     let mut runs: BTreeMap<(&str, usize), BTreeMap<String, Vec<Run>>> = BTreeMap::new();
     for ((node, at, name, _), run) in reads.into_iter().zip(read) {
         runs.entry((node, at)).or_default().entry(name.to_owned()).or_default().push(run);
@@ -115,6 +137,19 @@ async fn load_outputs(
     Ok(outputs)
 }
 
+/// A run of keyed state, checked.
+///
+/// # Errors
+/// It is missing or damaged; the fault names it.
+pub(crate) async fn read_run(
+    store: &dyn Store,
+    pipeline: &str,
+    node: &str,
+    segment: &Segment,
+) -> Result<Run, StoreError> {
+    read_segment(store, pipeline, node, segment, &store.describe(pipeline)).await
+}
+
 async fn read_segment(
     store: &dyn Store,
     pipeline: &str,
@@ -147,9 +182,13 @@ async fn read_bytes(
 ///
 /// # Errors
 /// None is whole: then the fault is what is wrong with the newest.
-pub(crate) async fn newest(store: &dyn Store, pipeline: &str) -> Result<Option<(Revision, Restored)>, StoreError> {
+pub(crate) async fn newest(
+    store: &dyn Store,
+    pipeline: &str,
+    state: StateIn,
+) -> Result<Option<(Revision, Restored)>, StoreError> {
     let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(None) };
-    let wrong = match whole(store, pipeline, &stored).await {
+    let wrong = match whole(store, pipeline, &stored, state).await {
         Ok(restored) => return Ok(Some((revision, restored))),
         Err(StoreError::Failed(fault)) if fault.kind() == FaultKind::Checkpoint => fault,
         Err(other) => return Err(other),
@@ -158,7 +197,7 @@ pub(crate) async fn newest(store: &dyn Store, pipeline: &str) -> Result<Option<(
         if older >= revision {
             continue;
         }
-        if let Ok(restored) = whole(store, pipeline, &stored).await {
+        if let Ok(restored) = whole(store, pipeline, &stored, state).await {
             let epoch = restored.manifest.epoch;
             tracing::error!(
                 pipeline,
@@ -179,6 +218,7 @@ pub(crate) async fn savepoint(
     store: &dyn Store,
     pipeline: &str,
     name: &str,
+    state: StateIn,
 ) -> Result<(Revision, Restored), StoreError> {
     let saved = store.saved(pipeline).await?;
     let Some((_, stored)) = saved.iter().find(|(other, _)| other == name) else {
@@ -188,7 +228,7 @@ pub(crate) async fn savepoint(
         let words = format!("there is no savepoint {name} at {}: {there}", store.describe(pipeline));
         return Err(StoreError::Failed(Fault::new(FaultKind::Setup, words)));
     };
-    let mut restored = whole(store, pipeline, stored).await?;
+    let mut restored = whole(store, pipeline, stored, state).await?;
     let Some((revision, newest)) = store.read(pipeline).await? else { return Ok((Revision(0), restored)) };
     if let Ok((newest, _)) = read_manifest(store, pipeline, &newest).await {
         restored.manifest.epoch = restored.manifest.epoch.max(newest.epoch);
@@ -196,7 +236,7 @@ pub(crate) async fn savepoint(
     Ok((revision, restored))
 }
 
-async fn whole(store: &dyn Store, pipeline: &str, stored: &[u8]) -> Result<Restored, StoreError> {
+async fn whole(store: &dyn Store, pipeline: &str, stored: &[u8], state: StateIn) -> Result<Restored, StoreError> {
     let (manifest, _) = read_manifest(store, pipeline, stored).await?;
-    load(store, pipeline, manifest).await
+    load(store, pipeline, manifest, state).await
 }

@@ -11,7 +11,7 @@ mod segment;
 mod store;
 
 pub use kv::KvStore;
-pub(crate) use load::{Restored, as_stored, newest, savepoint};
+pub(crate) use load::{Restored, StateIn, as_stored, newest, read_run, savepoint};
 #[cfg(feature = "cli")]
 pub(crate) use load::{load, read_manifest};
 pub use local::LocalStore;

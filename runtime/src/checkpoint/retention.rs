@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::Timestamp;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -22,6 +23,8 @@ pub(crate) struct Retention {
     dropped: BTreeSet<BlobId>,
     swept_at: Instant,
     sweep: Option<JoinHandle<()>>,
+    // Whoever puts blobs beside the coordinator reads it, whoever deletes some writes it.
+    settled: Arc<RwLock<()>>,
 }
 
 /// The previous checkpoints stay for the case that the newest turns out to be damaged.
@@ -35,7 +38,17 @@ impl Retention {
     /// Of a pipeline whose newest checkpoint names these.
     pub(crate) fn new(store: Arc<dyn Store>, pipeline: Arc<str>, ids: BTreeSet<BlobId>) -> Self {
         let (recent, swept_at) = (VecDeque::from([ids]), Instant::now());
-        Retention { store, pipeline, recent, dropped: BTreeSet::new(), swept_at, sweep: None }
+        Retention { store, pipeline, recent, dropped: BTreeSet::new(), swept_at, sweep: None, settled: Arc::default() }
+    }
+
+    /// What is put while this is read stays, if the next checkpoint names it.
+    pub(crate) fn lock(&self) -> Arc<RwLock<()>> {
+        Arc::clone(&self.settled)
+    }
+
+    /// Held while something is deleted; `None` when something is being put, or deleted already.
+    fn unsettled(&self) -> Option<OwnedRwLockWriteGuard<()>> {
+        Arc::clone(&self.settled).try_write_owned().ok()
     }
 
     /// Whether a blob is in the store for sure.
@@ -61,7 +74,11 @@ impl Retention {
             self.dropped.extend(dropped);
         }
         let due = self.dropped.len() >= MANY || self.swept_at.elapsed() >= OFTEN;
-        if due && !self.dropped.is_empty() && self.sweep.as_ref().is_none_or(JoinHandle::is_finished) {
+        if due
+            && !self.dropped.is_empty()
+            && self.sweep.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Some(unsettled) = self.unsettled()
+        {
             self.swept_at = Instant::now();
             let (store, pipeline, ids) =
                 (Arc::clone(&self.store), Arc::clone(&self.pipeline), std::mem::take(&mut self.dropped));
@@ -69,6 +86,7 @@ impl Retention {
                 if let Err(error) = forget(&*store, &pipeline, ids).await {
                     tracing::debug!(%pipeline, "what no checkpoint needs any more is not deleted yet: {error}");
                 }
+                drop(unsettled);
             }));
         }
     }
@@ -76,10 +94,12 @@ impl Retention {
     /// Deletes, beside everything else, what runs have left that ended before their checkpoint was complete.
     pub(crate) fn sweep_orphans(&mut self, now: Timestamp) {
         let (store, pipeline) = (Arc::clone(&self.store), Arc::clone(&self.pipeline));
+        let Some(unsettled) = self.unsettled() else { return };
         self.sweep = Some(tokio::spawn(async move {
             if let Err(error) = forget_orphans(&*store, &pipeline, now).await {
                 tracing::debug!(%pipeline, "what earlier runs may have left is not looked for: {error}");
             }
+            drop(unsettled);
         }));
     }
 }

@@ -9,7 +9,7 @@ use super::args::Server;
 use super::file::Ends;
 use super::settings::Settings;
 use super::{Failure, Program, output};
-use crate::checkpoint::{Manifest, Revision, Store, StoreError, load, read_manifest};
+use crate::checkpoint::{Manifest, Revision, StateIn, Store, StoreError, load, read_manifest};
 
 /// Look at the checkpoints and savepoints of a pipeline, and check them
 #[derive(Debug, Args)]
@@ -139,7 +139,7 @@ impl Place {
     /// Reads all of it, as a start would.
     async fn verify(&self, listed: &Listed) -> Result<Manifest, StoreError> {
         let manifest = self.manifest(listed).await?;
-        Ok(load(self.store.as_ref(), &self.pipeline, manifest).await?.manifest)
+        Ok(load(self.store.as_ref(), &self.pipeline, manifest, StateIn::Store).await?.manifest)
     }
 }
 

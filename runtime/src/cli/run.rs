@@ -26,7 +26,9 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
         .with_checkpoints(args.checkpoints.as_ref(), args.replicas)
         .with_workers(args.workers);
     let ends = Ends { inputs: args.input, outputs: args.output };
-    let file = program.load(path, &ends)?;
+    let mut file = program.load(path, &ends)?;
+    let memory = &mut file.graph.settings.state_memory;
+    *memory = settings.state_memory(*memory);
     if let Some(text) = ends::left_over(&file.graph, &ends) {
         return Err(Failure::usage(format!("{}: {text}", path.display())));
     }
@@ -39,6 +41,9 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
         _ if !ends.is_empty() => launch = launch.without_checkpoints(),
         Some(directory) => launch = launch.checkpoints_in(directory),
         None => {}
+    }
+    if let Some(directory) = settings.spill() {
+        launch = launch.spill_to(directory);
     }
     if let Some(name) = args.from {
         launch = launch.from_savepoint(name);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use config::{Config, ConfigError, File, FileFormat, Map, Source, Value, ValueKind};
+use millstream_pipelines::registry::Size;
 use serde::Deserialize;
 
 use super::Failure;
@@ -25,6 +26,8 @@ struct Layer {
     checkpoints: Option<PathBuf>,
     replicas: Option<usize>,
     workers: Option<usize>,
+    state_memory: Option<Size>,
+    spill: Option<PathBuf>,
     log: Log,
 }
 
@@ -45,13 +48,15 @@ pub(super) struct Settings {
 }
 
 // A setting, and where the environment has it; the first that is set counts.
-const VARIABLES: [(&str, &[&str]); 8] = [
+const VARIABLES: [(&str, &[&str]); 10] = [
     ("nats.urls", &["MILLSTREAM_NATS_URL", "NATS_URL"]),
     ("nats.context", &["MILLSTREAM_NATS_CONTEXT", "NATS_CONTEXT"]),
     ("nats.credentials_file", &["MILLSTREAM_NATS_CREDENTIALS", "NATS_CREDS"]),
     ("checkpoints", &["MILLSTREAM_CHECKPOINTS"]),
     ("replicas", &["MILLSTREAM_REPLICAS"]),
     ("workers", &["MILLSTREAM_WORKERS"]),
+    ("state_memory", &["MILLSTREAM_STATE_MEMORY"]),
+    ("spill", &["MILLSTREAM_SPILL"]),
     ("log.level", &["MILLSTREAM_LOG"]),
     ("log.format", &["MILLSTREAM_LOG_FORMAT"]),
 ];
@@ -93,7 +98,7 @@ impl Settings {
         let mut file: Layer = layer(Config::builder().add_source(source))?;
         // A path in a file is meant from there.
         let folder = path.parent().unwrap_or(Path::new(""));
-        for place in file.checkpoints.iter_mut().chain(file.nats.files_mut()) {
+        for place in file.checkpoints.iter_mut().chain(&mut file.spill).chain(file.nats.files_mut()) {
             *place = folder.join(&*place);
         }
         let mut here: Layer = layer(Config::builder().add_source(Environment(environment)))?;
@@ -190,6 +195,17 @@ impl Settings {
     /// How many threads do the work.
     pub(super) fn workers(&self) -> usize {
         self.here.workers.or(self.file.workers).unwrap_or(1)
+    }
+
+    /// How many bytes of memory state may use, of a pipeline whose file says `of_file`.
+    pub(super) fn state_memory(&self, of_file: Option<usize>) -> Option<usize> {
+        let (here, file) = (self.here.state_memory, self.file.state_memory);
+        here.map(|size| size.0).or(of_file).or(file.map(|size| size.0))
+    }
+
+    /// Where state goes that does not fit there.
+    pub(super) fn spill(&self) -> Option<&Path> {
+        self.here.spill.as_deref().or(self.file.spill.as_deref())
     }
 
     /// What is logged.

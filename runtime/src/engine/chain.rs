@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::{
-    AnyBatch, Emit, Fault, FaultKind, Frozen, Result, Saved, StateVisitor, Timestamp, Turn, Watermark,
+    AnyBatch, Emit, Fault, FaultKind, Frozen, Result, Runs, Saved, Spill, StateVisitor, Timestamp, Turn, Watermark,
 };
 use millstream_pipelines::graph::DynOperator;
 
@@ -65,7 +65,10 @@ enum Pending {
 
 /// Operators in a row: an explicit machine rather than nested calls, so that one that asks to go on
 /// ([`Turn::Again`]) holds what is behind it back, and the stage can drain in between.
+#[derive(Default)]
 pub(crate) struct Chain {
+    // Where state goes that does not fit in memory.
+    spill: Option<Arc<Spill>>,
     links: Vec<Link>,
     outputs: VecDeque<Output>,
     wakes: Vec<Wake>,
@@ -79,7 +82,14 @@ impl Chain {
     pub(crate) fn new(links: impl IntoIterator<Item = LinkSpec>) -> Self {
         let link = |spec| Link { spec, queue: VecDeque::new(), pending: None, counted: Vec::new() };
         let links = links.into_iter().map(link).collect();
-        Chain { links, outputs: VecDeque::new(), wakes: Vec::new(), rows_out: 0 }
+        Chain { links, ..Chain::default() }
+    }
+
+    /// The same chain, whose state keeps to a budget.
+    #[must_use]
+    pub(crate) fn within(mut self, spill: Option<Arc<Spill>>) -> Self {
+        self.spill = spill;
+        self
     }
 
     /// Puts something in front of link `link`.
@@ -129,6 +139,10 @@ impl Chain {
             Ok(result) => result.map_err(|fault| fault.at(node))?,
             Err(panic) => return Err(panicked(panic.as_ref()).at(node)),
         };
+        // Before anything that came of it leaves.
+        if let Some(spill) = &self.spill {
+            spill.check().map_err(|fault| fault.at(node))?;
+        }
         link.count_pass();
         match (turn, item) {
             (Turn::Again, None) => link.pending = Some(Pending::More),
@@ -188,6 +202,37 @@ impl Chain {
             }
         }
         Ok(())
+    }
+
+    /// Restores the state of the link of a node, whose runs come one at a time.
+    pub(crate) fn restore_within(
+        &mut self,
+        node: &str,
+        small: &Saved,
+        runs: &mut dyn Runs,
+        spill: &Arc<Spill>,
+    ) -> Result {
+        for link in self.links.iter_mut().filter(|link| &*link.spec.node == node) {
+            let visit = &mut StateVisitor::restore_within(small, runs, spill);
+            link.spec.operator.state(visit).and_then(|()| spill.check()).map_err(|fault| fault.at(node))?;
+        }
+        Ok(())
+    }
+
+    /// Lets state go that is more than fits in memory, while no link is in the middle of something. Gives the names of what
+    /// stays in memory however much it is, by node.
+    pub(crate) fn fit(&mut self) -> Result<Vec<(Arc<str>, Vec<String>)>> {
+        let Some(spill) = &self.spill else { return Ok(Vec::new()) };
+        let mut all = Vec::new();
+        for link in &mut self.links {
+            let mut stays = Vec::new();
+            let fitted = link.spec.operator.state(&mut StateVisitor::fit(spill, &mut stays));
+            fitted.and_then(|()| spill.check()).map_err(|fault| fault.at(&link.spec.node))?;
+            if !stays.is_empty() {
+                all.push((Arc::clone(&link.spec.node), stays));
+            }
+        }
+        Ok(all)
     }
 
     /// How many links there are.

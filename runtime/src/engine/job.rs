@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::bugs::{Bug, planted};
-use millstream_operators::{Fault, FaultKind, PortType, Result, Saved};
+use millstream_operators::{Fault, FaultKind, PortType, Result, Saved, Spill};
 use millstream_pipelines::graph::{
     Graph, NodeId, Plan, PlannedEdge, Resources, Role, Route, Stage, Step, Subtask, Uses,
 };
@@ -24,7 +24,7 @@ use super::report::{Command, Line, TaskId};
 use super::round::Member;
 use super::router::{Lane, Router};
 use super::run::Environment;
-use super::snapshots::Snapshots;
+use super::snapshots::{Snapshots, Uploads};
 use super::stage::StageTask;
 use super::stop::Stop;
 use super::throttle::{Pace, ThrottleTask};
@@ -38,6 +38,8 @@ pub(crate) struct Job<'a> {
     pub(crate) from: Restored,
     pub(crate) revision: Revision,
     pub(crate) ownership: Arc<Ownership>,
+    /// Where state goes that does not fit in memory.
+    pub(crate) spill: Option<Arc<Spill>>,
 }
 
 /// The subtasks of a stage: where their inputs end, while the graph is being wired.
@@ -222,13 +224,30 @@ impl Job<'_> {
                 workers.spawn(subtask, tasks, task.run());
             }
             Role::Operator(_) => {
-                let mut chain = self.chain(stage, subtask)?;
+                let mut chain = self.chain(stage, subtask)?.within(self.spill.clone());
                 self.may_keep_state(&mut chain)?;
-                let snapshots = Snapshots::new(self.graph.settings.key_groups);
-                self.restore(&mut chain, &snapshots, stage, subtask)?;
+                let mut snapshots = Snapshots::new(self.graph.settings.key_groups);
+                let (mut restore, mut blocks) = (None, false);
+                match &self.spill {
+                    None => self.restore(&mut chain, &snapshots, stage, subtask)?,
+                    Some(spill) => {
+                        blocks = !chain.freeze()?.is_empty();
+                        self.warn_of_what_stays(&mut chain, subtask)?;
+                        snapshots = snapshots.storing(Uploads {
+                            store: Arc::clone(&environment.store),
+                            pipeline: self.graph.name.as_str().into(),
+                            settled: coordinator.retention.lock(),
+                        });
+                        restore = Some(self.restored_within(spill, &snapshots, stage, subtask)?);
+                    }
+                }
                 let timers = BinaryHeap::new();
-                let task = StageTask { inbox, chain, router, clock, snapshots, line, timers, saving: None };
-                workers.spawn(subtask, tasks, task.run());
+                let (saving, unfitted) = (None, 0);
+                let task = StageTask { inbox, chain, router, clock, snapshots, line, timers, restore, unfitted, saving };
+                match blocks {
+                    true => workers.spawn_apart(subtask, tasks, task.run()),
+                    false => workers.spawn(subtask, tasks, task.run()),
+                }
             }
         }
         coordinator.tasks.insert(task, member);
@@ -264,8 +283,8 @@ impl Job<'_> {
             let first = nodes.first().copied().ok_or_else(|| Fault::bug("a pass of the plan has no nodes"))?;
             let operator = make(&self.subtask(first, subtask, stage.parallelism))?;
             let names = nodes.iter().filter_map(|id| self.graph.node(*id)).map(|node| node.name.as_str());
-            let metrics = names.clone().map(|name| self.environment.metrics.node(name)).collect();
-            let node: Arc<str> = names.collect::<Vec<_>>().join("+").into();
+            let metrics = names.map(|name| self.environment.metrics.node(name)).collect();
+            let node: Arc<str> = link_name(self.graph, &nodes).into();
             links.push(LinkSpec { node, operator, metrics });
         }
         Ok(Chain::new(links))
@@ -317,6 +336,11 @@ impl Job<'_> {
     }
 }
 
+/// The name of what does the work of some nodes.
+pub(super) fn link_name(graph: &Graph, nodes: &[NodeId]) -> String {
+    nodes.iter().filter_map(|id| graph.node(*id)).map(|node| node.name.as_str()).collect::<Vec<_>>().join("+")
+}
+
 /// What a task gets besides what it is made of.
 struct Seat<'a> {
     stage: &'a Stage,
@@ -326,7 +350,7 @@ struct Seat<'a> {
     inbox: Inbox,
 }
 
-fn rescaled(node: &str, was: u32, is: u32) -> Fault {
+pub(super) fn rescaled(node: &str, was: u32, is: u32) -> Fault {
     let words = format!(
         "{node} had {was} subtasks at the last checkpoint and has {is} now; set its parallelism to {was}, or start a new pipeline name"
     );

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use hdrhistogram::Histogram;
+use millstream_operators::Spill;
 use millstream_pipelines::graph::Graph;
 
 use super::channel::Budget;
@@ -21,6 +22,7 @@ struct Registry {
     queues: DashMap<String, Vec<Budget>>,
     checkpoint: CheckpointMetrics,
     restarts: AtomicU64,
+    state: Mutex<Option<Arc<Spill>>>,
 }
 
 /// What a node counts, over all its subtasks and since the process started.
@@ -88,6 +90,18 @@ pub struct CheckpointSnapshot {
     pub bytes: u64,
 }
 
+/// The state of a pipeline with a budget of memory for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateSnapshot {
+    /// How many bytes of memory its entries may use.
+    pub budget: usize,
+    /// About how many they use.
+    pub held: usize,
+    /// How many entries are outside of memory.
+    pub spilled: usize,
+}
+
 impl Metrics {
     /// The counters of a node.
     pub fn node(&self, name: &str) -> Arc<NodeMetrics> {
@@ -112,6 +126,20 @@ impl Metrics {
 
     pub(crate) fn forget_queues(&self) {
         self.0.queues.clear();
+    }
+
+    pub(crate) fn watch_state(&self, spill: Option<Arc<Spill>>) {
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = spill;
+    }
+
+    /// How much memory state uses, of a pipeline with a budget for it.
+    pub fn state(&self) -> Option<StateSnapshot> {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.as_ref().map(|spill| StateSnapshot {
+            budget: spill.budget(),
+            held: spill.held(),
+            spilled: spill.away(),
+        })
     }
 
     pub(crate) fn count_restart(&self) {

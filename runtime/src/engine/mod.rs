@@ -18,10 +18,12 @@ mod job;
 mod metrics;
 mod ownership;
 mod report;
+mod restore;
 mod round;
 mod router;
 mod run;
 mod snapshots;
+mod spill;
 mod stage;
 mod stop;
 #[cfg(test)]
@@ -31,7 +33,7 @@ mod workers;
 
 pub use clock::Clock;
 pub use coordinator::Ended;
-pub use metrics::{CheckpointSnapshot, Metrics, NodeMetrics, NodeSnapshot};
+pub use metrics::{CheckpointSnapshot, Metrics, NodeMetrics, NodeSnapshot, StateSnapshot};
 pub use ownership::Ownership;
 pub(crate) use run::Begin;
 pub use run::{Environment, Nudge, Replicas, Rewind, RunMode, run};

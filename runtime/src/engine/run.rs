@@ -1,5 +1,6 @@
 //! [`run`]: the supervisor: runs a graph, and again from the last checkpoint when something goes wrong.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use super::coordinator::Ended;
 use super::job::Job;
 use super::metrics::Metrics;
 use super::ownership::Ownership;
+use super::spill::Spilling;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
-use crate::checkpoint::{self, Manifest, MemoryStore, OutputLog, Restored, Revision, Store, StoreError};
+use crate::checkpoint::{self, Manifest, MemoryStore, OutputLog, Restored, Revision, StateIn, Store, StoreError};
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -36,6 +38,10 @@ pub struct Environment {
     pub savepoint: Option<String>,
     /// Whether outputs that are stored already may be stored again; see [`Rewind`].
     pub rewind: bool,
+    /// How many bytes of memory state may use where the pipeline does not say; as much as there is if nobody does.
+    pub state_memory: Option<usize>,
+    /// Where state goes that does not fit there: a local directory.
+    pub spill_to: PathBuf,
     /// Asks for a checkpoint before the interval is over; sources find it among the resources.
     pub(crate) nudge: Arc<Notify>,
 }
@@ -48,7 +54,20 @@ impl Environment {
         let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
         let resources = resources.with(Now(Arc::new(move || clock.now())));
         let (stopper, savepoint, rewind) = (Stopper::default(), None, false);
-        Environment { resources, store, metrics, clock, workers, stopper, savepoint, rewind, nudge }
+        let (state_memory, spill_to) = (None, std::env::temp_dir().join("millstream-spill"));
+        Environment {
+            resources,
+            store,
+            metrics,
+            clock,
+            workers,
+            stopper,
+            savepoint,
+            rewind,
+            state_memory,
+            spill_to,
+            nudge,
+        }
     }
 
     /// The same environment, which counts in `metrics`.
@@ -146,7 +165,9 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut environment = environment.clone();
     environment.metrics.expect(graph);
     if graph.is_shared() {
-        let (_, Some(before)) = newest(graph, &environment, None, &mut environment.stopper.watch()).await? else {
+        let (_, Some(before)) =
+            newest(graph, &environment, (None, StateIn::Memory), &mut environment.stopper.watch()).await?
+        else {
             return Ok(Ended::Stopped);
         };
         check_nothing_kept(graph, &before.manifest, &environment)?;
@@ -158,21 +179,33 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         // far its outputs are confirmed.
         environment.store = Arc::new(MemoryStore::default());
     }
+    let spilling = match graph.settings.state_memory.or(environment.state_memory) {
+        // It keeps no state.
+        Some(_) if graph.is_shared() => None,
+        Some(budget) => {
+            environment.workers = environment.workers.with_some_apart()?;
+            Some(Spilling::open(&environment.spill_to, &graph.name, budget, graph.settings.key_groups)?)
+        }
+        None => None,
+    };
     let environment = &environment;
+    let state = if spilling.is_some() { StateIn::Store } else { StateIn::Memory };
     let mut pause = FIRST_PAUSE;
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
     loop {
         let mut stop = environment.stopper.watch();
-        let (revision, from) = newest(graph, environment, savepoint, &mut stop).await?;
+        let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
         let Some(from) = from else { return Ok(Ended::Stopped) };
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
         let environment = &environment.clone().with(begin).with(Rewind(rewind));
         let first = from.manifest.epoch;
         let ownership = Ownership::new(Arc::clone(&environment.store), graph.name.as_str().into(), revision);
-        let job = Job { graph, plan: &plan, environment, from, revision, ownership: Arc::new(ownership) };
+        let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
+        environment.metrics.watch_state(spill.clone());
+        let job = Job { graph, plan: &plan, environment, from, revision, ownership: Arc::new(ownership), spill };
         let (reached, ended) = job.run(stop.clone()).await;
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);
@@ -209,15 +242,15 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
 async fn newest(
     graph: &Graph,
     environment: &Environment,
-    savepoint: Option<&str>,
+    (savepoint, state): (Option<&str>, StateIn),
     stop: &mut watch::Receiver<Stop>,
 ) -> Result<(Revision, Option<Restored>)> {
     let store = &environment.store;
     let mut pause = FIRST_PAUSE;
     loop {
         let found = match savepoint {
-            Some(name) => checkpoint::savepoint(&**store, &graph.name, name).await.map(Some),
-            None => checkpoint::newest(&**store, &graph.name).await,
+            Some(name) => checkpoint::savepoint(&**store, &graph.name, name, state).await.map(Some),
+            None => checkpoint::newest(&**store, &graph.name, state).await,
         };
         match found {
             Ok(None) => {

@@ -1,12 +1,15 @@
 //! [`Snapshots`]: the state of a stage's operators as segments, made while the operators go on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind, Frozen, Result, Saved};
+use tokio::runtime::Handle;
+use tokio::sync::RwLock;
 
-use crate::checkpoint::{BlobId, NodeState, Segment};
+use crate::checkpoint::{BlobId, NodeState, Segment, Store, StoreError};
 
 /// What an operator held at a barrier, as a checkpoint keeps it.
 #[derive(Debug)]
@@ -25,19 +28,38 @@ pub(crate) type All = Vec<(Arc<str>, Snapshot)>;
 pub(crate) struct Snapshots {
     key_groups: u32,
     runs: Arc<Mutex<Runs>>,
+    uploads: Option<Uploads>,
+}
+
+/// Where segments are stored as they are made, where all of them together may be more than fits in memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Uploads {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) pipeline: Arc<str>,
+    /// What is put while this is read is not deleted.
+    pub(crate) settled: Arc<RwLock<()>>,
 }
 
 type Runs = BTreeMap<Arc<str>, BTreeMap<String, Vec<Segment>>>;
 
 /// State with fewer entries is encoded where it is: to hand it over would take longer.
 const FEW: usize = 1_024;
-/// More runs behind a whole one take longer to play than they save.
+/// More runs behind a whole one take longer to play than they save; of a large one somewhat more.
 const MOST_RUNS: usize = 16;
+const LARGE: u64 = 4 << 20;
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Snapshots {
     /// Of a subtask that begins without state, in so many key groups.
     pub(crate) fn new(key_groups: u32) -> Self {
-        Snapshots { key_groups, runs: Arc::default() }
+        Snapshots { key_groups, runs: Arc::default(), uploads: None }
+    }
+
+    /// The same, where segments are stored as they are made.
+    #[must_use]
+    pub(crate) fn storing(mut self, uploads: Uploads) -> Self {
+        self.uploads = Some(uploads);
+        self
     }
 
     /// Goes on from what a checkpoint has of an operator of this very subtask.
@@ -52,55 +74,90 @@ impl Snapshots {
     /// What cannot be encoded.
     pub(crate) async fn take(&self, frozen: Vec<(Arc<str>, Frozen)>) -> Result<All> {
         let entries: usize = frozen.iter().map(|(_, frozen)| frozen.len()).sum();
-        if entries < FEW {
-            return self.encode(frozen);
+        let alive = Arc::new(());
+        if entries < FEW && self.uploads.is_none() {
+            return self.encode(frozen, &Arc::downgrade(&alive));
         }
-        let this = self.clone();
-        let encoded = tokio::task::spawn_blocking(move || this.encode(frozen)).await;
+        let (this, wanted) = (self.clone(), Arc::downgrade(&alive));
+        let encoded = tokio::task::spawn_blocking(move || this.encode(frozen, &wanted)).await;
         encoded.unwrap_or_else(|error| {
             Err(Fault::new(FaultKind::Panic, "state could not be encoded for a checkpoint").because(error))
         })
     }
 
-    fn encode(&self, frozen: Vec<(Arc<str>, Frozen)>) -> Result<All> {
+    fn encode(&self, frozen: Vec<(Arc<str>, Frozen)>, wanted: &Weak<()>) -> Result<All> {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
         for (node, frozen) in frozen {
             let before = runs.remove(&node).unwrap_or_default();
-            let snapshot = self.of_node(frozen, before).map_err(|fault| fault.at(&node))?;
+            let snapshot = self.of_node(frozen, before, wanted).map_err(|fault| fault.at(&node))?;
             runs.insert(Arc::clone(&node), snapshot.keyed.clone());
             all.push((node, snapshot));
         }
         Ok(all)
     }
 
-    fn of_node(&self, frozen: Frozen, mut before: BTreeMap<String, Vec<Segment>>) -> Result<Snapshot> {
+    fn of_node(
+        &self,
+        frozen: Frozen,
+        mut before: BTreeMap<String, Vec<Segment>>,
+        wanted: &Weak<()>,
+    ) -> Result<Snapshot> {
         let (small, pieces) = frozen.into_parts();
         let (mut keyed, mut blobs) = (BTreeMap::new(), Vec::new());
         for (name, piece) in pieces {
             let mut segments = before.remove(&name).unwrap_or_default();
-            let run = piece.encode(self.key_groups, wants_whole(&segments))?;
-            if run.whole {
-                segments.clear();
-            }
-            if run.whole || !run.is_empty() {
-                let (segment, bytes) = Segment::pack(&run, run.whole)?;
-                blobs.extend(bytes.map(|bytes| (segment.sha256, bytes)));
-                segments.push(segment);
-            }
+            let (whole, mut is_first) = (wants_whole(&segments), true);
+            piece.encode_in_parts(self.key_groups, whole, &mut |run| {
+                if run.whole && is_first {
+                    segments.clear();
+                }
+                is_first = false;
+                if run.whole || !run.is_empty() {
+                    let (segment, bytes) = Segment::pack(&run, run.whole)?;
+                    let bytes = bytes.map(|bytes| (segment.sha256, bytes));
+                    blobs.extend(bytes.map(|blob| self.stored(blob, wanted)).transpose()?.flatten());
+                    segments.push(segment);
+                }
+                Ok(())
+            })?;
             keyed.insert(name, segments);
         }
         Ok(Snapshot { small, keyed, blobs })
     }
+
+    /// Stores a blob at once where segments are; otherwise, or if it cannot be, it is left to the coordinator.
+    fn stored(&self, (id, bytes): (BlobId, Bytes), wanted: &Weak<()>) -> Result<Option<(BlobId, Bytes)>> {
+        let Some(Uploads { store, pipeline, settled }) = &self.uploads else { return Ok(Some((id, bytes))) };
+        let handle = Handle::current();
+        loop {
+            if wanted.strong_count() == 0 {
+                return Err(Fault::new(FaultKind::Checkpoint, "the run that wanted a snapshot has ended"));
+            }
+            let put = async {
+                let _stays = settled.read().await;
+                store.put(pipeline, id, bytes.clone()).await
+            };
+            match handle.block_on(put) {
+                Ok(()) => return Ok(None),
+                Err(StoreError::Failed(_) | StoreError::Fenced) => return Ok(Some((id, bytes))),
+                Err(StoreError::Unknown(fault)) => {
+                    tracing::warn!(%pipeline, "state is not stored, trying again in {PAUSE:?}: {}", fault.chain());
+                    handle.block_on(tokio::time::sleep(PAUSE));
+                }
+            }
+        }
+    }
 }
 
-/// Whether it is time for a whole run: for the first, and where those behind the last whole one have become many or large.
+/// Whether it is time for a whole run: for the first, and where those behind the last whole one, which may have several
+/// parts, have become many or large.
 fn wants_whole(segments: &[Segment]) -> bool {
-    let (whole, changes) = match segments {
-        [first, changes @ ..] if first.whole => (first, changes),
-        _ => return true,
-    };
-    segments.len() >= MOST_RUNS || changes.iter().map(|segment| segment.size).sum::<u64>() * 2 > whole.size
+    let parts = segments.iter().take_while(|segment| segment.whole).count();
+    let (whole, changes) = segments.split_at(parts);
+    let size = |segments: &[Segment]| segments.iter().map(|segment| segment.size).sum::<u64>();
+    let most = MOST_RUNS - 1 + usize::try_from(size(whole) / LARGE).unwrap_or_default();
+    whole.is_empty() || changes.len() >= most || size(changes) * 2 > size(whole)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::chain::{Chain, Item, Output};
 use super::clock::Clock;
 use super::inbox::{Event, Inbox};
 use super::report::{Line, Part};
+use super::restore::Restore;
 use super::router::{Router, Stopped};
 use super::snapshots::{All, Snapshots};
 
@@ -23,9 +24,16 @@ pub(crate) struct StageTask {
     pub(crate) snapshots: Snapshots,
     pub(crate) line: Line,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// What is to be restored before anything else.
+    pub(crate) restore: Option<Restore>,
+    /// Batches and watermarks since state was last made to fit in memory.
+    pub(crate) unfitted: u32,
     /// The state of a checkpoint that is being encoded.
     pub(crate) saving: Option<(Epoch, Saving)>,
 }
+
+/// Maps look by themselves how much comes into them; what grows inside of their values is looked at so often.
+const OFTEN: u32 = 16;
 
 pub(crate) type Saving = Pin<Box<dyn Future<Output = Result<All>> + Send>>;
 
@@ -39,6 +47,9 @@ impl StageTask {
     }
 
     async fn work(&mut self) -> Result<(), Stopped> {
+        if let Some(restore) = self.restore.take() {
+            self.chain = restore.into(std::mem::take(&mut self.chain)).await.map_err(Stopped::Fault)?;
+        }
         // Restored operators may hold rows that wait for a timer: each is woken once, and asks again if it wants.
         for link in 0..self.chain.len() {
             self.chain.push(link, Item::Wake(self.clock.now()));
@@ -65,18 +76,22 @@ impl StageTask {
             Event::Data(port, batch, room) => {
                 self.chain.push(0, Item::Batch(port, batch));
                 self.drain().await?;
+                self.fit()?;
                 // Only now: what the rows became has left, or is held by whoever holds it.
                 drop(room);
             }
             Event::Watermark(watermark) => {
                 self.chain.push(0, Item::Watermark(watermark));
                 self.drain().await?;
+                self.fit()?;
             }
             Event::Barrier(barrier) => {
                 if barrier.then == Then::Finish {
                     self.chain.push(0, Item::End);
                     self.drain().await?;
                 }
+                self.unfitted = OFTEN;
+                self.fit()?;
                 let frozen = self.chain.freeze().map_err(Stopped::Fault)?;
                 self.router.control(|| Message::Barrier(barrier)).await?;
                 self.all_saved().await?;
@@ -96,6 +111,15 @@ impl StageTask {
             }
         }
         Ok(false)
+    }
+
+    fn fit(&mut self) -> Result<(), Stopped> {
+        self.unfitted += 1;
+        if self.unfitted >= OFTEN {
+            self.unfitted = 0;
+            self.chain.fit().map_err(Stopped::Fault)?;
+        }
+        Ok(())
     }
 
     /// Reports the state of a checkpoint, which is encoded.

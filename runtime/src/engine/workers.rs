@@ -13,8 +13,13 @@ use tokio::task::JoinSet;
 ///
 /// A worker is one thread with a current-thread runtime: a subtask stays on its worker, with the connection that it
 /// uses, and nothing of the data path is shared between workers.
+///
+/// Stages whose state may wait for a disk run apart, so that no connection waits with them.
 #[derive(Clone)]
-pub struct Workers(Arc<Vec<Worker>>);
+pub struct Workers {
+    workers: Arc<Vec<Worker>>,
+    apart: Arc<Vec<Worker>>,
+}
 
 struct Worker {
     handle: Handle,
@@ -29,7 +34,7 @@ impl Workers {
     /// A setup fault outside of a tokio runtime.
     pub fn here() -> Result<Self> {
         let handle = Handle::try_current().map_err(|error| setup("there is no tokio runtime here").because(error))?;
-        Ok(Workers(Arc::new(vec![Worker { handle, _alive: None }])))
+        Ok(Workers { workers: Arc::new(vec![Worker { handle, _alive: None }]), apart: Arc::default() })
     }
 
     /// `count` threads, at least one.
@@ -37,12 +42,24 @@ impl Workers {
     /// # Errors
     /// A setup fault when the system gives no more threads.
     pub fn threads(count: usize) -> Result<Self> {
-        (0..count.max(1)).map(Worker::start).collect::<Result<Vec<_>>>().map(|workers| Workers(Arc::new(workers)))
+        let workers = (0..count.max(1)).map(|number| Worker::start(format!("millstream-{number}")));
+        Ok(Workers { workers: Arc::new(workers.collect::<Result<_>>()?), apart: Arc::default() })
+    }
+
+    /// As many threads again, for stages that may wait for a disk; none where workers are no threads of their own.
+    ///
+    /// # Errors
+    /// As [`threads`](Workers::threads).
+    pub(crate) fn with_some_apart(mut self) -> Result<Self> {
+        let own = self.workers.iter().filter(|worker| worker._alive.is_some()).count();
+        let apart = (0..own).map(|number| Worker::start(format!("millstream-state-{number}")));
+        self.apart = Arc::new(apart.collect::<Result<_>>()?);
+        Ok(self)
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.workers.len()
     }
 
     /// Runs a subtask's future on the worker of that subtask.
@@ -52,20 +69,33 @@ impl Workers {
         tasks: &mut JoinSet<Result>,
         future: impl Future<Output = Result> + Send + 'static,
     ) {
-        if let Some(worker) = self.0.get(subtask as usize % self.0.len().max(1)) {
+        if let Some(worker) = self.workers.get(subtask as usize % self.workers.len().max(1)) {
             tasks.spawn_on(future, &worker.handle);
+        }
+    }
+
+    /// Runs the future of a subtask that may wait for a disk.
+    pub(crate) fn spawn_apart(
+        &self,
+        subtask: u32,
+        tasks: &mut JoinSet<Result>,
+        future: impl Future<Output = Result> + Send + 'static,
+    ) {
+        match self.apart.get(subtask as usize % self.apart.len().max(1)) {
+            Some(worker) => drop(tasks.spawn_on(future, &worker.handle)),
+            None => self.spawn(subtask, tasks, future),
         }
     }
 }
 
 impl Worker {
-    fn start(number: usize) -> Result<Self> {
+    fn start(name: String) -> Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| setup("a worker's runtime cannot be made").because(error))?;
         let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel::<()>();
         std::thread::Builder::new()
-            .name(format!("millstream-{number}"))
+            .name(name)
             .spawn(move || {
                 let _ = runtime.block_on(ended);
             })
@@ -80,7 +110,7 @@ fn setup(what: &str) -> Fault {
 
 impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Workers({})", self.0.len())
+        write!(f, "Workers({})", self.workers.len())
     }
 }
 

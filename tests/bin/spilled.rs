@@ -1,0 +1,102 @@
+//! A count over more keys than fit in its memory, for a test to kill: `spilled <directory> <keys> <rounds> <budget>`.
+//!
+//! Numbers come that each fall on a key, every key once a round, each round in another order. What is printed to the file
+//! `out` of the directory is a line a key: the key and its count, when that has come to the number of rounds, and whenever it
+//! is more. Its checkpoints are in `checkpoints`, what does not fit is in `spill`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use millstream::operators::{AnyBatch, PortType, Source};
+use millstream::pipelines::dsl::IntoSource;
+use millstream::pipelines::graph::{Node, OutPort, Role, erase_source};
+use millstream::prelude::*;
+
+/// Numbers from 0 on, up to a last one.
+#[derive(Clone)]
+struct Numbers {
+    next: u64,
+    end: u64,
+}
+
+impl Source for Numbers {
+    type Out = Vec<u64>;
+    type Position = u64;
+
+    async fn open(&mut self, from: Option<u64>) -> Result {
+        self.next = from.unwrap_or(0);
+        Ok(())
+    }
+
+    async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<u64>>>> {
+        let last = self.end.min(self.next + max_rows as u64);
+        let rows: Vec<u64> = (self.next..last).collect();
+        self.next = last;
+        // Nobody else would have a turn on a worker that is never waited on.
+        tokio::task::yield_now().await;
+        Ok((!rows.is_empty()).then(|| Batch::at(Timestamp::MIN, rows)))
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+}
+
+impl IntoSource for Numbers {
+    type Row = u64;
+
+    fn wire(self, pipeline: &Pipeline, name: &str) -> Stream<u64> {
+        let make = move |_: &_| Ok(erase_source(self.clone()));
+        let mut node = Node::new(name, "numbers", Role::Source(Arc::new(make)));
+        node.outputs = vec![PortType::of::<Vec<u64>>(PortType::MAIN).copied_by(AnyBatch::copied::<Vec<u64>>)];
+        node.parallelism = Some(1);
+        Stream::at(pipeline.clone(), OutPort { node: pipeline.add(node), port: 0 })
+    }
+}
+
+fn declare(directory: &str, keys: u64, rounds: u64, budget: usize) -> Pipeline {
+    let pipeline = Pipeline::new("spilled").settings(|settings| {
+        settings.parallelism = 2;
+        settings.checkpoint_interval = Duration::from_millis(500);
+        settings.state_memory = Some(budget);
+    });
+    // A prime that divides no number of keys it is asked for: each round visits all of them.
+    let key = move |number: &u64| {
+        let (round, at) = (number / keys, number % keys);
+        format!("customer-{:08}", (at * 7_919 + round * 1_299_709) % keys)
+    };
+    pipeline
+        .source("numbers", Numbers { next: 0, end: keys * rounds })
+        .key_by(key)
+        .fold("count", 0_u64, |count, _| *count += 1)
+        .filter("complete", move |(_, count)| *count >= rounds)
+        .map("line", |(key, count)| format!("{key} {count}"))
+        .sink("out", file_sink(format!("{directory}/out"), false).text().stop_on_rejected());
+    pipeline
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [directory, numbers @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
+    let numbers: Vec<u64> = numbers.iter().filter_map(|text| text.parse().ok()).collect();
+    let [keys, rounds, budget] = numbers[..] else { return ExitCode::from(2) };
+    let pipeline = declare(directory, keys, rounds, usize::try_from(budget).unwrap_or(usize::MAX));
+    let launch = Launch::default()
+        .checkpoints_in(format!("{directory}/checkpoints"))
+        .spill_to(format!("{directory}/spill"))
+        .until_end();
+    #[expect(clippy::print_stderr, reason = "the last word of a program")]
+    match launch.run(&pipeline).await {
+        Ok(_) => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            eprintln!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
