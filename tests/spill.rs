@@ -1,7 +1,7 @@
 //! State that does not fit in its memory: the same results as in memory, over crashes and other numbers of subtasks, and a
 //! process that stays within its budget.
 //!
-//! `SPILL_KEYS` gives another number of keys for the process (CI: 400,000), `SPILL_MB` another budget (CI: 16).
+//! `SPILL_KEYS` gives another number of keys for the process (CI: 120,000), `SPILL_MB` another budget (CI: 8).
 
 #![allow(clippy::unwrap_used, reason = "it is test code, though not all inside a test")]
 
@@ -132,7 +132,7 @@ fn manifests(directory: &Path) -> u64 {
 
 #[tokio::test]
 async fn a_process_that_is_killed_again_and_again_counts_more_keys_than_fit_within_its_budget() {
-    let (keys, budget, rounds) = (setting("SPILL_KEYS", 400_000), setting("SPILL_MB", 16) << 20, 3);
+    let (keys, budget, rounds) = (setting("SPILL_KEYS", 120_000), setting("SPILL_MB", 8) << 20, 3);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().display().to_string();
     let arguments = [path.clone(), keys.to_string(), rounds.to_string(), budget.to_string()];

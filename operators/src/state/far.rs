@@ -200,9 +200,7 @@ impl<K> FrozenFar<K> {
     /// Whether a timer is among them.
     pub(super) fn has(&self, at: Timestamp, key: &K) -> Result<bool> {
         match &self.view {
-            Some(view) if at >= self.horizon => {
-                Ok(view.get(&(self.encode)(at, key, self.key_groups)?)?.is_some())
-            }
+            Some(view) if at >= self.horizon => Ok(view.get(&(self.encode)(at, key, self.key_groups)?)?.is_some()),
             _ => Ok(false),
         }
     }

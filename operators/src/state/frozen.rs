@@ -27,12 +27,7 @@ pub trait Snapshot: Send {
     ///
     /// # Errors
     /// As [`encode`](Snapshot::encode), or what `give` says.
-    fn encode_in_parts(
-        self: Box<Self>,
-        key_groups: u32,
-        whole: bool,
-        give: &mut dyn FnMut(Run) -> Result,
-    ) -> Result {
+    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         give(self.encode(key_groups, whole)?)
     }
 }

@@ -206,12 +206,7 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenSpilled<K, S> {
     }
 
     /// Which entries were in memory is seen in their order, and in that alone.
-    fn encode_in_parts(
-        self: Box<Self>,
-        key_groups: u32,
-        whole: bool,
-        give: &mut dyn FnMut(Run) -> Result,
-    ) -> Result {
+    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         let FrozenSpilled { shards, round, away } = *self;
         if away.key_groups != key_groups {
             return Err(Fault::bug("state is spilled by other key groups than it is saved by"));

@@ -179,6 +179,13 @@ impl Spill {
 
 impl fmt::Debug for Spill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Spill({} of {} bytes in memory, {} entries in {:?})", self.held(), self.budget, self.away(), self.store)
+        write!(
+            f,
+            "Spill({} of {} bytes in memory, {} entries in {:?})",
+            self.held(),
+            self.budget,
+            self.away(),
+            self.store
+        )
     }
 }

@@ -85,7 +85,8 @@ fn text(graph: &Graph) -> String {
         });
     }
     if let Some(bytes) = graph.settings.state_memory {
-        let _ = writeln!(out, "state: {bytes} bytes of memory for all subtasks together, the rest in a local directory");
+        let _ =
+            writeln!(out, "state: {bytes} bytes of memory for all subtasks together, the rest in a local directory");
     }
     out.push_str("stages\n");
     let place = |stage: &Stage| order.iter().position(|id| stage.nodes.first() == Some(id));

@@ -311,7 +311,8 @@ impl Emit for LinkOut<'_> {
 
 #[cfg(test)]
 mod tests {
-    use millstream_operators::{Batch, Operator, Outbox};
+    use millstream_operators::rows::Fold;
+    use millstream_operators::{Batch, Operator, Outbox, Retry, SpillStore, SpillTable, SpillView};
     use millstream_pipelines::graph::erase;
 
     use super::*;
@@ -379,6 +380,53 @@ mod tests {
         let ones = vec!["[1]"; 4];
         let twos = vec!["[2]"; 4];
         assert_eq!(run(&mut chain), [ones, twos, vec!["watermark", "end"]].concat());
+    }
+
+    /// Tables that take entries and give none back.
+    #[derive(Debug)]
+    struct Lossy;
+
+    impl SpillStore for Lossy {
+        fn table(&self) -> Result<Box<dyn SpillTable>> {
+            Ok(Box::new(Lossy))
+        }
+    }
+
+    impl SpillTable for Lossy {
+        fn put(&mut self, _: Vec<(Vec<u8>, Vec<u8>)>) -> Result {
+            Ok(())
+        }
+        fn remove(&mut self, _: Vec<u8>) -> Result {
+            Ok(())
+        }
+        fn view(&self) -> Result<Box<dyn SpillView>> {
+            Ok(Box::new(Lossy))
+        }
+    }
+
+    impl SpillView for Lossy {
+        fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>> {
+            Err(Fault::operator("the disk is gone"))
+        }
+        fn scan_while(&self, _: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result {
+            Err(Fault::operator("the disk is gone"))
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_spill_store_is_a_fault_before_anything_leaves_that_came_of_it() {
+        let count = Fold::new(Arc::new(|key: &u32| *key), 0_u64, Arc::new(|count: &mut u64, _: u32| *count += 1));
+        let spill = Arc::new(Spill::new(Arc::new(Lossy), 128, 0));
+        let mut chain = Chain::new([link("count", count)]).within(Some(Arc::clone(&spill)));
+        chain.fit().unwrap();
+        chain.push(0, batch(&[1, 2]));
+        assert!(chain.step().unwrap() && chain.next_output().is_some());
+        chain.fit().unwrap();
+        assert_eq!(spill.away(), 2);
+        chain.push(0, batch(&[1]));
+        let fault = chain.step().unwrap_err();
+        assert_eq!((fault.kind(), fault.node(), fault.retry()), (FaultKind::Operator, Some("count"), Retry::Backoff));
+        assert!(fault.chain().contains("the disk is gone"), "{fault}");
     }
 
     #[test]

@@ -243,7 +243,8 @@ impl Job<'_> {
                 }
                 let timers = BinaryHeap::new();
                 let (saving, unfitted) = (None, 0);
-                let task = StageTask { inbox, chain, router, clock, snapshots, line, timers, restore, unfitted, saving };
+                let task =
+                    StageTask { inbox, chain, router, clock, snapshots, line, timers, restore, unfitted, saving };
                 match blocks {
                     true => workers.spawn_apart(subtask, tasks, task.run()),
                     false => workers.spawn(subtask, tasks, task.run()),

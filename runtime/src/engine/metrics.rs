@@ -135,11 +135,7 @@ impl Metrics {
     /// How much memory state uses, of a pipeline with a budget for it.
     pub fn state(&self) -> Option<StateSnapshot> {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.as_ref().map(|spill| StateSnapshot {
-            budget: spill.budget(),
-            held: spill.held(),
-            spilled: spill.away(),
-        })
+        state.as_ref().map(|spill| StateSnapshot { budget: spill.budget(), held: spill.held(), spilled: spill.away() })
     }
 
     pub(crate) fn count_restart(&self) {

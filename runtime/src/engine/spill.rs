@@ -146,7 +146,8 @@ mod lsm {
             if name == "0" {
                 tracing::info!(directory = %self.path.display(), "state outgrows its memory, and spills");
             }
-            let options = || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(self.written);
+            let options =
+                || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(self.written);
             let keyspace = self.database.keyspace(&name, options);
             let keyspace = keyspace.map_err(|error| failed("has no room for another table", error))?;
             Ok(Box::new(Table { database: self.database.clone(), keyspace }))
