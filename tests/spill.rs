@@ -35,7 +35,7 @@ fn graph(rows: &ListSource<Row>, ends: bool, subtasks: u32, out: &Collected<(u16
             |visit, row: Row| {
                 let before = visit.state().unwrap_or(0_u64);
                 // Some keys are forgotten.
-                *visit.state() = (row.1 % 11 != 0).then_some(before + row.1);
+                *visit.state() = (!row.1.is_multiple_of(11)).then_some(before + row.1);
                 let key = *visit.key();
                 visit.give((key, before + row.1));
             },
@@ -52,7 +52,7 @@ fn expected(rows: &[Row]) -> BTreeMap<u16, u64> {
     let (mut kept, mut sums): (BTreeMap<u16, u64>, BTreeMap<u16, u64>) = Default::default();
     for (key, number) in rows {
         let sum = kept.remove(key).unwrap_or(0) + number;
-        if number % 11 != 0 {
+        if !number.is_multiple_of(11) {
             kept.insert(*key, sum);
         }
         let all = sums.entry(*key).or_default();

@@ -52,8 +52,8 @@ pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
 pub use size_limit::SizeLimit;
 pub use state::{
-    Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Snapshot, Spill, SpillStore, SpillTable, SpillView, StateKey,
-    StateValue, StateVisitor, Timers, Unsplittable,
+    Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView,
+    StateKey, StateValue, StateVisitor, Timers, Unsplittable,
 };
 pub use template::{InvalidTemplate, Template, check_subject, check_token};
 pub use time::Timestamp;

@@ -291,7 +291,7 @@ pub(super) fn apart(key: &[u8]) -> (u32, &[u8]) {
 
 impl<K, S> FrozenAway<K, S> {
     /// Gives all entries: the key group, the encoded key, the encoded value.
-    pub(super) fn each(&self, give: &mut dyn FnMut(u32, &[u8], &[u8]) -> Result) -> Result {
+    pub(super) fn each(&self, mut give: impl FnMut(u32, &[u8], &[u8]) -> Result) -> Result {
         let Some(view) = &self.view else { return Ok(()) };
         view.scan(&mut |key, value| {
             if key.starts_with(&NOTES) {
@@ -304,7 +304,7 @@ impl<K, S> FrozenAway<K, S> {
 
     /// Gives the keys that were noted, once each or more often, with their values if they are in the table: the key group,
     /// the key, the encoded key, the encoded value.
-    pub(super) fn each_noted(&self, give: &mut dyn FnMut(u32, K, &[u8], Option<&[u8]>) -> Result) -> Result {
+    pub(super) fn each_noted(&self, mut give: impl FnMut(u32, K, &[u8], Option<&[u8]>) -> Result) -> Result {
         let stored = self.stored.iter().filter_map(|place| self.view.as_ref()?.get(place).transpose());
         for keys in stored.chain([Ok(self.keys.clone())]) {
             let keys = keys?;

@@ -214,7 +214,7 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenSpilled<K, S> {
         let whole = whole || away.lost;
         let mut parts = Parts::new(whole, give);
         if !whole {
-            away.each_noted(&mut |group, key: K, encoded, value| {
+            away.each_noted(|group, key: K, encoded, value| {
                 let shard = shards.get(place(hash_of(&key), shards.len(), round));
                 match (shard.and_then(|shard| shard.entries.get(&key)), value) {
                     (Some(here), _) => parts.encode(group, &(key, here)),
@@ -230,11 +230,11 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenSpilled<K, S> {
             }
             let is_touched = touched.finder();
             let mut put: Vec<_> = entries.iter().filter(|(key, _)| whole || is_touched(hash_of(*key))).collect();
-            put.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            put.sort_unstable_by_key(|(key, _)| *key);
             put.iter().try_for_each(|entry| parts.encode(KeyGroup::of(entry.0, key_groups).0, entry))?;
         }
         if whole {
-            away.each(&mut |group, key, value| parts.put(group, key, value))?;
+            away.each(|group, key, value| parts.put(group, key, value))?;
         }
         parts.done()
     }

@@ -19,6 +19,6 @@ pub use frozen::{Frozen, Pieces, Snapshot};
 pub use keyed::{Keyed, StateKey, StateValue};
 pub use run::Run;
 pub use saved::{Saved, Unsplittable};
-pub use spill::{Spill, SpillStore, SpillTable, SpillView};
+pub use spill::{Scan, Spill, SpillStore, SpillTable, SpillView};
 pub use timers::Timers;
 pub use visitor::{PaneGroups, Runs, StateVisitor};

@@ -61,6 +61,9 @@ pub trait SpillTable: SpillView + Sync {
     fn view(&self) -> Result<Box<dyn SpillView>>;
 }
 
+/// Takes a key and its value, and says whether it wants more.
+pub type Scan<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
 /// What a table holds, to be read.
 pub trait SpillView: Send {
     /// The value of a key.
@@ -74,7 +77,7 @@ pub trait SpillView: Send {
     ///
     /// # Errors
     /// They cannot be read, or what `take` says.
-    fn scan_while(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result;
+    fn scan_while(&self, take: &mut Scan<'_>) -> Result;
 
     /// Gives all of them.
     ///

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
-use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, SpillStore, SpillTable, SpillView, StateVisitor, Timers};
+use super::{
+    Frozen, Keyed, Run, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView, StateVisitor, Timers,
+};
 use crate::{Fault, FaultKind, Result, Timestamp};
 
 /// Tables in memory; fails when it is told to.
@@ -62,7 +64,7 @@ impl SpillView for MemoryTable {
         Ok(self.entries.get(key).cloned())
     }
 
-    fn scan_while(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result {
+    fn scan_while(&self, take: &mut Scan<'_>) -> Result {
         self.works()?;
         for (key, value) in &self.entries {
             if !take(key, value)? {

@@ -312,7 +312,7 @@ impl Emit for LinkOut<'_> {
 #[cfg(test)]
 mod tests {
     use millstream_operators::rows::Fold;
-    use millstream_operators::{Batch, Operator, Outbox, Retry, SpillStore, SpillTable, SpillView};
+    use millstream_operators::{Batch, Operator, Outbox, Retry, Scan, SpillStore, SpillTable, SpillView};
     use millstream_pipelines::graph::erase;
 
     use super::*;
@@ -408,7 +408,7 @@ mod tests {
         fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>> {
             Err(Fault::operator("the disk is gone"))
         }
-        fn scan_while(&self, _: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result {
+        fn scan_while(&self, _: &mut Scan<'_>) -> Result {
             Err(Fault::operator("the disk is gone"))
         }
     }

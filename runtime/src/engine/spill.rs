@@ -86,7 +86,7 @@ mod lsm {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
-    use millstream_operators::{SpillStore, SpillTable, SpillView};
+    use millstream_operators::{Scan, SpillStore, SpillTable, SpillView};
 
     use super::*;
 
@@ -178,7 +178,7 @@ mod lsm {
             Ok(found.map(|value| value.to_vec()))
         }
 
-        fn scan_while(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result {
+        fn scan_while(&self, take: &mut Scan<'_>) -> Result {
             each(self.keyspace.iter(), take)
         }
     }
@@ -189,12 +189,12 @@ mod lsm {
             Ok(found.map(|value| value.to_vec()))
         }
 
-        fn scan_while(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result {
+        fn scan_while(&self, take: &mut Scan<'_>) -> Result {
             each(self.snapshot.iter(&self.keyspace), take)
         }
     }
 
-    fn each(entries: fjall::Iter, take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result {
+    fn each(entries: fjall::Iter, take: &mut Scan<'_>) -> Result {
         for entry in entries {
             let (key, value) = entry.into_inner().map_err(|error| failed("cannot be read", error))?;
             if !take(&key, &value)? {
