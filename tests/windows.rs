@@ -11,6 +11,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, UInt64Type};
 use millstream::checkpoint::{MemoryStore, Store};
 use millstream::engine::Ended;
+use millstream::operators::columnar::Bound;
 use millstream::operators::{Epoch, Sink};
 use millstream::pipelines::dsl::{Frame, OnRejected};
 use millstream::pipelines::graph::{Graph, erase_sink};
@@ -282,5 +283,71 @@ async fn joins_give_what_a_batch_gives_over_crashes_and_rescaling() {
         expected.extend(alone.map(|r| ((None, Some(r.2)), ())));
         assert_eq!(without_repeats(out.rows()), expected, "seed {seed}");
         assert_eq!(without_repeats(in_windows.rows()), same_second, "seed {seed}");
+    }
+}
+
+/// Keeps what comes of a full join: the numbers of both rows, as far as there are any.
+#[derive(Clone)]
+struct Pairs(Collected<((Option<u64>, Option<u64>), ())>);
+
+impl Sink for Pairs {
+    type In = RecordBatch;
+
+    async fn write(&mut self, batch: Batch<RecordBatch>) -> Result {
+        let [left, right] = ["number", "of_right_number"].map(|name| {
+            let column = batch.rows().column_by_name(name).unwrap().as_primitive::<UInt64Type>();
+            column.iter().collect::<Vec<_>>()
+        });
+        self.0.add(left.into_iter().zip(right).map(|pair| (pair, ())));
+        Ok(())
+    }
+
+    async fn flush(&mut self, _: Epoch) -> Result {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn joins_of_columns_give_what_a_batch_gives_over_crashes_and_rescaling() {
+    const BEFORE: i64 = 30_000;
+    const AFTER: i64 = 100_000;
+    for seed in 0..4 {
+        let mut dice = Dice::new(seed);
+        let [left, right] = [0, 1].map(|_| events(&mut dice, 4_000));
+        let rows = [0, 1].map(|_| ListSource::new([]).at_once(50));
+        let out = Collected::default();
+        let graph = |subtasks, ends| {
+            let pipeline = Pipeline::new("joins").settings(|settings| settings.parallelism = subtasks);
+            let [left, right] = [("left", &rows[0]), ("right", &rows[1])].map(|(name, rows)| {
+                let watermarks = bounded_lateness(Duration::from_micros(LATE.unsigned_abs()));
+                let events = pipeline.source(name, list(ends, rows));
+                Frame::of(events, &format!("{name}_columns"), "columns", &columns(&[]).schema(), |_| Ok(ToColumns))
+                    .on_rejected(OnRejected::Stop)
+                    .event_time(&format!("{name}_time"), "at", watermarks)
+                    .key_by(["key"])
+            });
+            let span = |micros: i64| Duration::from_micros(micros.unsigned_abs());
+            let pairs = Pairs(out.clone());
+            left.join(right).prefix("of_right_").full("near", Bound::within(span(BEFORE), span(AFTER))).end(
+                "out",
+                "collect",
+                Arc::new(move |_| Ok(erase_sink(pairs.clone()))),
+            );
+            pipeline.build().unwrap()
+        };
+        in_three_runs(&[&rows[0], &rows[1]], &[in_parts(left.clone()), in_parts(right.clone())], graph).await;
+        let near = |l: &Event, r: &Event| l.0 == r.0 && l.1 - BEFORE <= r.1 && r.1 <= l.1 + AFTER;
+        let mut expected = BTreeMap::new();
+        for l in &left {
+            let partners: Vec<_> = right.iter().filter(|r| near(l, r)).collect();
+            if partners.is_empty() {
+                expected.insert((Some(l.2), None), ());
+            }
+            expected.extend(partners.into_iter().map(|r| ((Some(l.2), Some(r.2)), ())));
+        }
+        let alone = right.iter().filter(|r| !left.iter().any(|l| near(l, r)));
+        expected.extend(alone.map(|r| ((None, Some(r.2)), ())));
+        assert!(out.rows().len() > expected.len(), "nothing was repeated: the kills came too late");
+        assert_eq!(without_repeats(out.rows()), expected, "seed {seed}");
     }
 }

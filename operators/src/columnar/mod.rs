@@ -3,7 +3,7 @@
 //!
 //! - [`schema`] reads the types that a file declares; [`Expression`] is one SQL expression over such columns.
 //! - [`Decode`] and [`Encode`] stand between bytes and rows.
-//! - [`Filter`], [`Select`], [`Explode`] and [`Route`] work on rows.
+//! - [`Filter`], [`Select`], [`Explode`] and [`Route`] work on rows; [`WindowAggregate`] and [`Join`] on rows of a key.
 //!
 //! A row that an expression cannot be computed for (a division by zero, a number that does not fit) goes to the port
 //! [`REJECTED`] of its operator, as JSON text with the cause; the other rows of the batch go on.
@@ -18,6 +18,7 @@ mod expr;
 mod filter;
 mod generate;
 mod group;
+mod join;
 mod payload;
 mod pick;
 mod rejected;
@@ -39,6 +40,7 @@ pub use expr::{ExprError, Expression};
 pub use filter::Filter;
 pub use generate::{numbers, numbers_schema};
 pub use group::{Aggregates, Dedup, KeyColumns, WindowAggregate};
+pub use join::{Bound, Join, JoinKind, JoinMistakes, JoinPlan};
 pub use payload::keep;
 pub use rejected::RejectedColumns;
 pub use route::Route;

@@ -296,6 +296,31 @@ impl<'a> StateVisitor<'a> {
             }
         }
     }
+
+    /// As [`pane_groups`](StateVisitor::pane_groups), where `freeze` also says whether a pane has changed since it was last
+    /// frozen or put back: one that has not is not encoded again.
+    ///
+    /// # Errors
+    /// What `freeze` says.
+    pub fn changed_groups<F>(
+        &mut self,
+        name: &str,
+        panes: impl IntoIterator<Item = i64>,
+        mut freeze: impl FnMut(i64) -> Result<(usize, bool, F)>,
+    ) -> Result<Option<PaneGroups>>
+    where
+        F: FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send + 'static,
+    {
+        let Mode::Freeze(frozen) = &mut self.0 else {
+            return self.pane_groups(name, [], |pane| freeze(pane).map(|(entries, _, encode)| (entries, encode)));
+        };
+        for pane in panes {
+            let (entries, changed, encode) = freeze(pane)?;
+            let encoder = Encoder { entries, changed, encode: Box::new(encode) };
+            frozen.keyed.push((format!("{name}/{pane}"), Box::new(encoder)));
+        }
+        Ok(None)
+    }
 }
 
 /// The pane in `name/<pane>`.
@@ -308,6 +333,7 @@ type Encode = Box<dyn FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send>;
 
 struct Encoder {
     entries: usize,
+    changed: bool,
     encode: Encode,
 }
 
@@ -315,16 +341,19 @@ fn encoder<F>((entries, encode): (usize, F)) -> Box<dyn Snapshot>
 where
     F: FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send + 'static,
 {
-    Box::new(Encoder { entries, encode: Box::new(encode) })
+    Box::new(Encoder { entries, changed: true, encode: Box::new(encode) })
 }
 
 impl Snapshot for Encoder {
     fn len(&self) -> usize {
-        self.entries
+        if self.changed { self.entries } else { 0 }
     }
 
-    fn encode(self: Box<Self>, key_groups: u32, _: bool) -> Result<Run> {
-        Ok(Run::whole_of((self.encode)(key_groups)?))
+    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
+        match whole || self.changed {
+            true => Ok(Run::whole_of((self.encode)(key_groups)?)),
+            false => Ok(Run::default()),
+        }
     }
 }
 

@@ -332,7 +332,7 @@ impl<'f> Reader<'_, 'f> {
         let owner = |from: &str| from.split('.').next().unwrap_or_default().to_owned();
         let known: Vec<&str> =
             nodes.iter().filter(|node| node.section != Section::Sinks).map(|node| node.name.as_str()).collect();
-        for (from, at) in nodes.iter().flat_map(|node| &node.from) {
+        for (from, at) in nodes.iter().flat_map(NodeTable::upstream) {
             if !known.contains(&owner(from).as_str()) {
                 let what = match nodes.iter().any(|node| node.name == owner(from)) {
                     true => format!("`{from}` is a sink, which gives no rows"),
@@ -349,7 +349,7 @@ impl<'f> Reader<'_, 'f> {
         let mut rest: Vec<usize> = (0..nodes.len()).filter(|i| !order.contains(i)).collect();
         while let Some(place) = rest.iter().position(|i| {
             let waits = |from: &str| rest.iter().any(|j| nodes.get(*j).is_some_and(|other| other.name == owner(from)));
-            nodes.get(*i).is_some_and(|node| !node.from.iter().any(|(from, _)| waits(from)))
+            nodes.get(*i).is_some_and(|node| !node.upstream().any(|(from, _)| waits(from)))
         }) {
             order.push(rest.remove(place));
         }
@@ -374,19 +374,19 @@ impl<'f> Reader<'_, 'f> {
         default: Option<&RejectedWord>,
         wired: &mut Wired,
     ) {
-        let mut inputs = Vec::new();
-        for (from, at) in &node.from {
-            match wired.rows.get(from) {
-                Some(rows) => inputs.push(rows.clone()),
-                None => {
-                    self.unknown_output(from, at, wired);
-                    inputs.push(Frame::nowhere(pipeline.clone()));
-                }
+        let mut rows_of = |(from, at): (&str, &Range<usize>)| match wired.rows.get(from) {
+            Some(rows) => rows.clone(),
+            None => {
+                self.unknown_output(from, at, wired);
+                Frame::nowhere(pipeline.clone())
             }
-        }
+        };
+        let mut inputs: Vec<Frame> = node.from.iter().map(|(from, at)| rows_of((from, at))).collect();
+        let others: HashMap<&str, Frame> =
+            node.reads.iter().map(|read| (read.setting, rows_of((&read.name, &read.at)))).collect();
         let Some(ready) = &node.ready else {
             // Nobody reads what it would have read, which is no mistake of its own.
-            inputs.iter().for_each(|input| drop(input.broken()));
+            inputs.iter().chain(others.values()).for_each(|input| drop(input.broken()));
             return wired.nothing(node, pipeline);
         };
         let on_rejected = match ready.lacking.iter().any(|key| key == "on_error") {
@@ -404,7 +404,7 @@ impl<'f> Reader<'_, 'f> {
         let mut wiring = Wiring::new(
             pipeline,
             &node.name,
-            input.clone(),
+            (input.clone(), others),
             common,
             on_rejected,
             &self.options.ends,
@@ -435,8 +435,8 @@ impl<'f> Reader<'_, 'f> {
     fn more_inputs(&self, node: &NodeTable<'_>, first: &Frame, others: &[Frame]) {
         let entrance = first.taken_by();
         for other in others {
-            match entrance {
-                Some(entrance) => other.enter(first.schema(), &node.name, entrance),
+            match &entrance {
+                Some((entrance, route)) => other.enter(first.schema(), &node.name, *entrance, route.clone()),
                 None => drop(other.broken()),
             }
         }

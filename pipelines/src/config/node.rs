@@ -28,6 +28,15 @@ pub(super) struct NodeTable<'f> {
     pub(super) ready: Option<Ready<'f>>,
     /// The names that it reads, with their places, even if something else is wrong with it.
     pub(super) from: Vec<(String, Range<usize>)>,
+    /// Those that it reads by settings of its own.
+    pub(super) reads: Vec<Read>,
+}
+
+/// The name of other rows in a setting.
+pub(super) struct Read {
+    pub(super) setting: &'static str,
+    pub(super) name: String,
+    pub(super) at: Range<usize>,
 }
 
 /// A table without mistakes.
@@ -89,6 +98,7 @@ pub(super) fn read<'f>(
     let at_table = span.clone();
     let kind = kind_of(table, &at, section, registry, mistakes);
     let mut ready = None;
+    let reads = kind.as_ref().map(|kind| kind.reads).unwrap_or_default();
     if let Some(kind) = kind {
         let schema = merged(&kind.place.common(), &kind.schema);
         Check::new(&schema, outside).all(&mut value, "", mistakes);
@@ -103,7 +113,9 @@ pub(super) fn read<'f>(
             ready = mend(&value, &schema, own, &at_table, &kind);
         }
     }
-    Some(NodeTable { name, section, at, table: value, ready, from })
+    let mut node = NodeTable { name, section, at, table: value, ready, from, reads: Vec::new() };
+    node.reads = reads.iter().filter_map(|setting| node.read(setting)).collect();
+    Some(node)
 }
 
 fn names(value: &Value<'_>) -> Vec<(String, Range<usize>)> {
@@ -268,6 +280,17 @@ fn placeholder(schema: &Json, root: &Json) -> Option<String> {
 }
 
 impl<'f> NodeTable<'f> {
+    /// The names of all that it reads, with their places.
+    pub(super) fn upstream(&self) -> impl Iterator<Item = (&str, &Range<usize>)> {
+        let from = self.from.iter().map(|(name, at)| (name.as_str(), at));
+        from.chain(self.reads.iter().map(|read| (read.name.as_str(), &read.at)))
+    }
+
+    fn read(&self, setting: &'static str) -> Option<Read> {
+        let value = self.setting(setting)?;
+        Some(Read { setting, name: value.get_ref().as_str()?.to_owned(), at: value.span() })
+    }
+
     /// Whether a node of the graph is this one or a part of it.
     pub(super) fn is(&self, node: &str) -> bool {
         !node.is_empty()

@@ -24,7 +24,7 @@ mod windowed;
 pub use columns::{ColumnsFrom, ColumnsTo, IntoFrame, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
-pub use frame::{Frame, KeyedFrame, WindowedFrame};
+pub use frame::{Frame, JoinedFrame, KeyedFrame, WindowedFrame};
 pub use joined::{Bounded, How, Join};
 pub use keyed::KeyedStream;
 pub use pipeline::Pipeline;

@@ -1,5 +1,7 @@
 //! [`Pipeline`]: where a pipeline's declaration is gathered.
 
+#[cfg(feature = "columnar")]
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,6 +9,8 @@ use bytes::Bytes;
 use millstream_operators::{BuildError, PortType, Problem};
 
 use super::{IntoSource, SourceNode, Stream};
+#[cfg(feature = "columnar")]
+use crate::graph::{Edge, Subtask};
 use crate::graph::{Graph, InPort, Node, NodeId, OutPort, Pass, Role, Route, Settings, check};
 
 /// A pipeline that is being declared. Clones are the same pipeline.
@@ -112,9 +116,37 @@ impl Pipeline {
         self.lock().graph.readers(port).next().map(|edge| edge.to)
     }
 
+    /// The edge that was added last to a port.
     #[cfg(feature = "columnar")]
-    pub(super) fn last_reader(&self, port: OutPort) -> Option<InPort> {
-        self.lock().graph.readers(port).last().map(|edge| edge.to)
+    pub(super) fn last_edge(&self, port: OutPort) -> Option<Edge> {
+        self.lock().graph.readers(port).last().cloned()
+    }
+
+    /// Whether the rows of a port have an event time: whether some node that they have come by tells how far it has come.
+    #[cfg(feature = "columnar")]
+    pub(super) fn has_event_time(&self, port: OutPort) -> bool {
+        let graph = self.lock().graph.clone();
+        let (mut open, mut seen) = (vec![port.node], HashSet::new());
+        while let Some(id) = open.pop() {
+            if !seen.insert(id) {
+                continue;
+            }
+            if let Some(Node { name, role: Role::Operator(make), .. }) = graph.node(id) {
+                // What it does, only an operator can tell; who cannot be asked is believed.
+                let trial = Subtask {
+                    pipeline: "".into(),
+                    node: name.as_str().into(),
+                    index: 0,
+                    of: 1,
+                    resources: Default::default(),
+                };
+                if make(&trial).map_or(true, |operator| operator.makes_watermarks()) {
+                    return true;
+                }
+            }
+            open.extend(graph.edges.iter().filter(|edge| edge.to.node == id).map(|edge| edge.from.node));
+        }
+        false
     }
 
     /// The node of this name, if there is one already.

@@ -4,6 +4,7 @@
 //! registry of this crate has the steps; the runtime adds its connectors, and users add kinds of their own.
 
 mod common;
+mod join;
 mod outlets;
 mod schema;
 mod steps;
@@ -60,6 +61,10 @@ pub trait Spec: DeserializeOwned + JsonSchema + 'static {
     /// The word for it: the value of `kind`. In a step, a key of this name says so as well.
     const KIND: &'static str;
 
+    /// The settings of its own that name sources or steps whose rows it takes besides those of `from`, such as
+    /// `join.with`; see [`Wiring::rows`].
+    const READS: &'static [&'static str] = &[];
+
     /// Adds its nodes to the pipeline. What is wrong is noted with [`Wiring::problem`], not returned: all mistakes are
     /// reported at once.
     fn wire(self, wiring: &mut Wiring<'_>);
@@ -96,6 +101,8 @@ pub(crate) struct Kind {
     pub(crate) place: Place,
     /// The keys of its own, as a JSON Schema of an object.
     pub(crate) schema: Json,
+    /// The settings that name other rows.
+    pub(crate) reads: &'static [&'static str],
     #[expect(clippy::type_complexity, reason = "it stands here once")]
     wire: Box<dyn Fn(Spanned<DeValue<'_>>, &mut Wiring<'_>) -> Result<(), toml::de::Error> + Send + Sync>,
 }
@@ -165,7 +172,8 @@ impl Registry {
             Ok(())
         };
         self.kinds.retain(|kind| !(kind.word == S::KIND && kind.place.section() == place.section()));
-        self.kinds.push(Arc::new(Kind { word: S::KIND, place, schema: schema_of::<S>(), wire: Box::new(wire) }));
+        let (word, reads) = (S::KIND, S::READS);
+        self.kinds.push(Arc::new(Kind { word, place, schema: schema_of::<S>(), reads, wire: Box::new(wire) }));
         self
     }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use millstream_operators::window::{sliding, tumbling};
 
 use super::common::EventTimeKeys;
+use super::join::Join;
 use super::{Ordered, Registry, RejectedWord, Span, Spec, Wiring};
 
 pub(super) fn all(registry: Registry) -> Registry {
@@ -17,7 +18,7 @@ pub(super) fn all(registry: Registry) -> Registry {
         .step::<Throttle>()
         .step::<Sample>()
         .step::<Rebalance>();
-    registry.step::<EventTime>().step::<Window>().step::<Dedup>()
+    registry.step::<EventTime>().step::<Window>().step::<Dedup>().step::<Join>()
 }
 
 /// Rows for which an expression is true go on.

@@ -21,6 +21,7 @@ pub struct Wiring<'a> {
     pipeline: &'a Pipeline,
     name: &'a str,
     input: Option<Frame>,
+    others: HashMap<&'a str, Frame>,
     common: Common,
     on_rejected: Option<OnRejected>,
     ends: &'a Ends,
@@ -64,14 +65,14 @@ impl<'a> Wiring<'a> {
     pub(crate) fn new(
         pipeline: &'a Pipeline,
         name: &'a str,
-        input: Option<Frame>,
+        (input, others): (Option<Frame>, HashMap<&'a str, Frame>),
         common: Common,
         on_rejected: Option<OnRejected>,
         ends: &'a Ends,
         outlets: &'a mut Outlets,
     ) -> Self {
         let (outputs, outlet) = (Vec::new(), None);
-        Wiring { pipeline, name, input, common, on_rejected, ends, outlets, outputs, outlet }
+        Wiring { pipeline, name, input, others, common, on_rejected, ends, outlets, outputs, outlet }
     }
 
     /// The outputs by name, the main one under the empty name; and the sink of rejected rows, if it is one.
@@ -116,6 +117,18 @@ impl<'a> Wiring<'a> {
         match &self.on_rejected {
             Some(rejected) => input.on_rejected(rejected.clone()),
             None => input,
+        }
+    }
+
+    /// The rows that a setting names, one of [`Spec::READS`](super::Spec::READS).
+    pub fn rows(&mut self, setting: &str) -> Frame {
+        let rows = self.others.remove(setting).unwrap_or_else(|| {
+            self.problem(self.wrong("it names no source or step").in_setting(setting));
+            Frame::nowhere(self.pipeline.clone())
+        });
+        match &self.on_rejected {
+            Some(rejected) => rows.on_rejected(rejected.clone()),
+            None => rows,
         }
     }
 

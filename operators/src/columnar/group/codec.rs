@@ -15,10 +15,10 @@ use super::keys::hashes;
 use crate::{Fault, FaultKind, Result, Retry};
 
 /// A key as bytes that sort as its values do. They are never saved: what they look like is Arrow's own affair.
-pub(super) type KeyBytes = Box<[u8]>;
+pub(in crate::columnar) type KeyBytes = Box<[u8]>;
 
 /// Makes bytes of the columns of a key, and columns of the bytes.
-pub(super) struct KeyCodec {
+pub(in crate::columnar) struct KeyCodec {
     // Without columns there is one key, of no bytes.
     converter: Option<RowConverter>,
     columns: usize,
@@ -27,18 +27,18 @@ pub(super) struct KeyCodec {
 }
 
 /// The keys of some rows.
-pub(super) struct RowKeys(Option<Rows>);
+pub(in crate::columnar) struct RowKeys(Option<Rows>);
 
 impl RowKeys {
     /// The key of a row.
-    pub(super) fn get(&self, row: usize) -> &[u8] {
+    pub(in crate::columnar) fn get(&self, row: usize) -> &[u8] {
         self.0.as_ref().map_or(&[], |rows| rows.row(row).data())
     }
 }
 
 impl KeyCodec {
     /// For keys of these columns, and state with these others.
-    pub(super) fn new(keys: &[Field], state: Vec<Field>) -> Result<Self> {
+    pub(in crate::columnar) fn new(keys: &[Field], state: Vec<Field>) -> Result<Self> {
         let fields = keys.iter().map(|key| SortField::new(key.data_type().clone())).collect::<Vec<_>>();
         let converter = (!fields.is_empty()).then(|| RowConverter::new(fields)).transpose();
         let converter = converter.map_err(|error| Fault::bug("these are no keys").because(error))?;
@@ -50,13 +50,16 @@ impl KeyCodec {
     }
 
     /// The keys of rows with these columns.
-    pub(super) fn keys(&self, columns: &[ArrayRef]) -> Result<RowKeys> {
+    pub(in crate::columnar) fn keys(&self, columns: &[ArrayRef]) -> Result<RowKeys> {
         let rows = self.converter.as_ref().map(|converter| converter.convert_columns(columns)).transpose();
         rows.map(RowKeys).map_err(|error| Fault::bug("cannot read keys").because(error))
     }
 
     /// Keys as columns.
-    pub(super) fn columns<'a>(&self, keys: impl IntoIterator<Item = &'a KeyBytes>) -> Result<Vec<ArrayRef>> {
+    pub(in crate::columnar) fn columns<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a KeyBytes>,
+    ) -> Result<Vec<ArrayRef>> {
         let Some(converter) = &self.converter else { return Ok(Vec::new()) };
         let parser = converter.parser();
         let columns = converter.convert_rows(keys.into_iter().map(|key| parser.parse(key)));
@@ -64,13 +67,17 @@ impl KeyCodec {
     }
 
     /// Rows of what is saved, of keys and the columns that belong to them.
-    pub(super) fn rows(&self, keys: &[KeyBytes], state: impl IntoIterator<Item = ArrayRef>) -> Result<RecordBatch> {
+    pub(in crate::columnar) fn rows(
+        &self,
+        keys: &[KeyBytes],
+        state: impl IntoIterator<Item = ArrayRef>,
+    ) -> Result<RecordBatch> {
         let columns = self.columns(keys)?.into_iter().chain(state).collect();
         RecordBatch::try_new(Arc::clone(&self.saved), columns).map_err(cannot_save)
     }
 
     /// Rows of what is saved as bytes, by key group.
-    pub(super) fn save(&self, all: &[RecordBatch], key_groups: u32) -> Result<BTreeMap<u32, Vec<u8>>> {
+    pub(in crate::columnar) fn save(&self, all: &[RecordBatch], key_groups: u32) -> Result<BTreeMap<u32, Vec<u8>>> {
         let all = arrow::compute::concat_batches(&self.saved, all).map_err(cannot_save)?;
         let mut rows: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (row, hash) in (0..).zip(hashes(all.columns().iter().take(self.columns), all.num_rows())) {
@@ -86,7 +93,7 @@ impl KeyCodec {
     }
 
     /// Keys and what belongs to them, of bytes that were saved.
-    pub(super) fn restore(&self, bytes: &[u8]) -> Result<Vec<(RowKeys, Vec<ArrayRef>)>> {
+    pub(in crate::columnar) fn restore(&self, bytes: &[u8]) -> Result<Vec<(RowKeys, Vec<ArrayRef>)>> {
         let mut all = Vec::new();
         for batch in StreamReader::try_new(bytes, None).map_err(cannot_restore)? {
             let batch = batch.map_err(cannot_restore)?;

@@ -60,7 +60,7 @@ impl KeyColumns {
 }
 
 /// The hash of each row over some columns.
-pub(super) fn hashes<'a>(columns: impl Iterator<Item = &'a ArrayRef>, rows: usize) -> Vec<u32> {
+pub(in crate::columnar) fn hashes<'a>(columns: impl Iterator<Item = &'a ArrayRef>, rows: usize) -> Vec<u32> {
     let mut hashes = vec![Fnv1a32::default(); rows];
     for column in columns {
         write(column, &mut hashes);

@@ -10,6 +10,9 @@ mod pane;
 mod tests;
 mod window;
 
+pub(in crate::columnar) use codec::{KeyBytes, KeyCodec, RowKeys};
+pub(in crate::columnar) use keys::hashes;
+
 pub use calls::Aggregates;
 pub use dedup::Dedup;
 pub use keys::KeyColumns;

@@ -1,11 +1,13 @@
 //! [`Frame`]: rows of declared columns in the DSL.
 
+mod joined;
 mod node;
 #[cfg(test)]
 mod tests;
 mod time;
 mod verbs;
 
+pub use joined::JoinedFrame;
 pub(super) use node::frame_port;
 pub use time::{KeyedFrame, WindowedFrame};
 pub use verbs::Frame;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use millstream_operators::columnar::{Clock, ExprError, Expression, REJECTED, Select, describe};
+use millstream_operators::columnar::{Clock, ExprError, Expression, KeyColumns, REJECTED, Select, describe};
 use millstream_operators::rows::Merge;
 use millstream_operators::{AnyBatch, Fault, Operator, PortType, Problem, Rejected, Result, Timestamp};
 
 use super::Frame;
 use crate::dsl::Stream;
-use crate::graph::{DynOperator, InPort, Make, Node, NodeId, Now, OutPort, Role, Subtask, erase};
+use crate::graph::{DynOperator, InPort, Make, Node, NodeId, Now, OutPort, Role, Route, Subtask, erase};
 
 /// A column that is computed: its name and an SQL expression.
 pub(super) type Computed = Vec<(String, Expression)>;
@@ -152,6 +152,15 @@ impl Made {
 pub(in crate::dsl) fn frame_port(schema: &SchemaRef) -> PortType {
     let port = PortType::of::<RecordBatch>(PortType::MAIN).describing(describe(schema));
     port.copied_by(AnyBatch::copied::<RecordBatch>)
+}
+
+/// The route by which rows of one key meet in one subtask.
+pub(super) fn routed(keys: KeyColumns) -> Route {
+    Route::Hash(Arc::new(move |batch, groups, out| {
+        if let Some(rows) = batch.rows::<RecordBatch>() {
+            keys.groups(rows, groups, out);
+        }
+    }))
 }
 
 /// The engine's clock, where the engine runs it.

@@ -11,9 +11,9 @@ use millstream_operators::window::TimeWindows;
 use millstream_operators::{Operator, Problem, Rejected};
 
 use super::Frame;
-use super::node::{built, idle};
+use super::node::{built, idle, routed};
 use crate::dsl::{OnRejected, Stream};
-use crate::graph::{OutPort, Route};
+use crate::graph::OutPort;
 
 /// Rows of columns that are grouped by some of them: rows of one key meet in one subtask of the next node.
 #[derive(Clone, Debug)]
@@ -55,6 +55,16 @@ impl Frame {
 }
 
 impl KeyedFrame {
+    /// The rows.
+    pub(super) fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The columns of the key.
+    pub(super) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
     /// Rows of each key fall into windows: `tumbling` or `sliding`.
     pub fn window(self, windows: TimeWindows) -> WindowedFrame {
         WindowedFrame { keyed: self, windows, late: OnRejected::Drop }
@@ -87,12 +97,7 @@ impl KeyedFrame {
                 return None;
             }
         };
-        let of = keys.clone();
-        let route = Route::Hash(Arc::new(move |batch, groups, out| {
-            if let Some(rows) = batch.rows::<arrow::array::RecordBatch>() {
-                of.groups(rows, groups, out);
-            }
-        }));
+        let route = routed(keys.clone());
         Some((keys, Frame { route, ..self.frame.clone() }))
     }
 }

@@ -228,20 +228,21 @@ impl Frame {
             let schema = Arc::clone(&frame.schema);
             let node = frame.node(name, "merge", String::new(), &schema, &[], |_| Ok(Merge::<RecordBatch>::default()));
             for other in frames.iter().skip(1) {
-                other.enter(&frame.schema, name, InPort { node: node.id, port: 0 });
+                other.enter(&frame.schema, name, InPort { node: node.id, port: 0 }, other.route.clone());
             }
             Some(node.main(frame, schema))
         };
         self.then(make)
     }
 
-    /// The input that took these rows first.
-    pub(crate) fn taken_by(&self) -> Option<InPort> {
-        if self.broken { None } else { self.pipeline.last_reader(self.port) }
+    /// The input that took these rows last, and how they go there.
+    pub(crate) fn taken_by(&self) -> Option<(InPort, Route)> {
+        let edge = if self.broken { None } else { self.pipeline.last_edge(self.port) };
+        edge.map(|edge| (edge.to, edge.route))
     }
 
     /// Adds an edge to an input that takes rows with these columns; others are noted as a mistake of `name`.
-    pub(crate) fn enter(&self, schema: &SchemaRef, name: &str, to: InPort) {
+    pub(crate) fn enter(&self, schema: &SchemaRef, name: &str, to: InPort, route: Route) {
         if self.broken {
             return;
         }
@@ -256,7 +257,7 @@ impl Frame {
             let help = "give them the same columns, in one order, with `select`";
             self.pipeline.problem(Problem::at(name, what).in_setting("from").help(help));
         }
-        self.pipeline.connect(self.port, to, self.route.clone());
+        self.pipeline.connect(self.port, to, route);
     }
 
     /// No more than so many rows pass in a span of time; the others wait, and what is upstream with them.

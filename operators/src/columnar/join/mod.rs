@@ -1,0 +1,25 @@
+//! Rows of two streams of columns put together by key and time: one operator, [`Join`], whatever [bounds](Bound) which rows
+//! belong together.
+//!
+//! ```text
+//!  batch of a side --> chunk of its Store, rows numbered --> Keys: of each key two lists of (time, number), and when to
+//!                                                            come back to it
+//!  pairs of numbers, 8192 at a time --interleave--> a batch of results
+//! ```
+//!
+//! Rows stay in the columns in which they came. A checkpoint has the chunks of both sides as pieces of their own, and only
+//! those that have changed are encoded: rows by key group, so that another number of subtasks shares them out.
+
+mod bound;
+mod keys;
+mod operator;
+mod plan;
+mod saved;
+mod store;
+#[cfg(test)]
+mod tests;
+mod together;
+
+pub use bound::{Bound, JoinKind};
+pub use operator::Join;
+pub use plan::{JoinMistakes, JoinPlan};

@@ -1,0 +1,305 @@
+//! [`Join`]: rows of two streams of columns, put together.
+
+use std::fmt;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use bytes::Bytes;
+
+use super::keys::{Both, Held, Keys, Side, insert};
+use super::plan::{JoinPlan, Pick};
+use super::saved;
+use super::store::{HELD, Store};
+use super::together::{Arriving, Product};
+use crate::columnar::group::{KeyCodec, RowKeys};
+use crate::columnar::rows::rejected_rows;
+use crate::{
+    Batch, Cause, Code, Either, Fault, Operator, Outbox, Parts, PortType, Rejected, Result, StateVisitor, Timestamp,
+    Turn, Watermark,
+};
+
+/// Puts rows of two streams together that have the same key, as a [`Bound`](super::Bound) says; what is given of them, a
+/// [`JoinKind`](super::JoinKind) says:
+///
+/// ```text
+/// within 1 before and 2 after, full          in windows of 10, left             as of the left's time
+/// left            10            |            left   3     12 |   |              prices   5: a        9: b |
+/// right     9         12    13  |            right     7     |10 |20            orders         7   3      |10
+/// given        10-9   10-12     |15          given           |3-7|12-           given                     |3- 7-a
+///                               |-13
+/// ```
+///
+/// - `within`, `until` and `unbounded` give a pair when the second of its rows comes; its time is the later of both. A row
+///   without a partner is given when the watermark says that none will come, with the last time at which one could have.
+/// - In windows and sessions all is given when they close, with their last moment as its time, and `as_of` when the
+///   watermark has passed the row of the left, with the time of that.
+/// - Semi joins give a row of the left with its first partner, anti joins when it will have none.
+/// - A null in the key is equal to nothing, so a row with one has no partner.
+///
+/// # State
+/// The rows that may still be joined, with all their columns; of the right of semi and anti joins only those of the key. As
+/// of a time, the newest version of each key stays for ever: of tables that grow without end, delete keys upstream.
+///
+/// # Order
+/// What the rows of a batch give comes in their order, and for each in the order of the partners' times; what watermarks
+/// give, in the order of time and key.
+///
+/// # Errors
+/// Rows that come when what they could be joined with is gone go to port 1, `late`, as JSON text. It may be left open.
+pub struct Join {
+    pub(super) plan: JoinPlan,
+    codec: KeyCodec,
+    pub(super) stores: Both<Store>,
+    pub(super) keys: Keys,
+    // Rows before this are late.
+    horizon: Timestamp,
+    // What was found and is not given yet: rows; rows of both sides of a window; keys that are due.
+    pub(super) picks: Vec<Pick>,
+    pub(super) products: Vec<Product>,
+    firing: (i64, Vec<u32>),
+    rest: Option<Rest>,
+}
+
+/// A batch of which some rows are not taken in yet.
+struct Rest {
+    side: Side,
+    parts: Parts<RecordBatch>,
+    found: Found,
+    // The number of the first row, and which row is next.
+    first: u64,
+    next: usize,
+    late: Vec<usize>,
+}
+
+/// What is looked at of some rows.
+struct Found {
+    keys: RowKeys,
+    /// Which rows have a null in their key.
+    nulls: Option<NullBuffer>,
+    /// The latest times of the right.
+    until: Option<ArrayRef>,
+}
+
+/// Rows of a batch of results.
+const RESULTS: usize = 8 * 1024;
+
+impl Found {
+    fn new(codec: &KeyCodec, keys: &[ArrayRef], until: Option<ArrayRef>) -> Result<Self> {
+        let nulls = keys.iter().fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.nulls()));
+        Ok(Found { keys: codec.keys(keys)?, nulls, until })
+    }
+
+    fn row(&self, row: usize, time: i64, number: u64) -> Arriving<'_> {
+        let is_null = self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
+        let until = self.until.as_ref().map(|until| {
+            let until = until.as_primitive_opt::<TimestampMicrosecondType>().filter(|until| !until.is_null(row));
+            until.map_or(i64::MIN, |until| until.value(row))
+        });
+        Arriving { key: self.keys.get(row), is_null, time, until, number }
+    }
+}
+
+impl Join {
+    /// The operator.
+    ///
+    /// # Errors
+    /// None that the plan has not found.
+    pub fn new(plan: JoinPlan) -> Result<Self> {
+        let stores = Both {
+            left: Store::new(plan.sides.left.stored.clone()),
+            right: Store::new(plan.sides.right.stored.clone()),
+        };
+        Ok(Join {
+            codec: KeyCodec::new(&plan.sides.left.key_fields(), Vec::new())?,
+            plan,
+            stores,
+            keys: Keys::default(),
+            horizon: Timestamp::MIN,
+            picks: Vec::new(),
+            products: Vec::new(),
+            firing: (i64::MIN, Vec::new()),
+            rest: None,
+        })
+    }
+
+    /// How far event time has come.
+    pub(super) fn horizon(&self) -> i64 {
+        self.horizon.as_micros()
+    }
+
+    /// Gives what was picked.
+    fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result {
+        for picks in self.picks.chunks(RESULTS) {
+            let rows = self.plan.rows(&self.stores, picks)?;
+            let times = picks.iter().map(|pick| Timestamp::from_micros(pick.time)).collect();
+            let weight = rows.get_array_memory_size();
+            out.send(Batch::new(times, rows)?.weighing(weight));
+        }
+        self.picks.clear();
+        Ok(())
+    }
+
+    /// Gives what was picked if that is much; whether there is room for more.
+    fn give_much(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<bool> {
+        if self.picks.len() < RESULTS {
+            return Ok(true);
+        }
+        self.give(out)?;
+        Ok(out.has_room())
+    }
+
+    fn tidy(&mut self) -> Result {
+        self.stores.left.tidy()?;
+        self.stores.right.tidy()
+    }
+
+    /// Finds the rows again that were put back.
+    fn index(&mut self) -> Result {
+        self.keys = Keys::default();
+        for side in [Side::Left, Side::Right] {
+            let columns = self.plan.sides.of(side);
+            // All columns of the left are kept, behind that of times.
+            let until = self.plan.until.filter(|_| side == Side::Left).map(|place| place + 1);
+            let store = std::mem::replace(self.stores.of_mut(side), Store::new(columns.stored.clone()));
+            for (numbers, rows, marks) in store.chunks() {
+                let until = until.and_then(|place| rows.columns().get(place).cloned());
+                let found = Found::new(&self.codec, &self.plan.sides.of(side).key_columns(rows), until)?;
+                let times = rows.columns().first().and_then(|times| times.as_primitive_opt::<Int64Type>());
+                let times = times.ok_or_else(|| Fault::bug("saved rows have no times"))?;
+                let all = numbers.iter().zip(marks).zip(times.values()).enumerate();
+                for (row, ((number, _), time)) in all.filter(|(_, ((_, marks), _))| **marks & HELD != 0) {
+                    let arriving = found.row(row, *time, *number);
+                    let Some((last, due)) = self.lasts(side, &arriving) else { continue };
+                    let key = self.keys.number(arriving.key, arriving.is_null);
+                    if let Some(key) = self.keys.get_mut(key) {
+                        insert(key.lists.of_mut(side), Held { time: *time, last, number: *number });
+                    }
+                    self.keys.come_back(key, due);
+                }
+            }
+            *self.stores.of_mut(side) = store;
+        }
+        Ok(())
+    }
+
+    fn refuse(rest: &Rest, horizon: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result {
+        let Parts { times, rows, origins, .. } = &rest.parts;
+        let cause = |row: &usize| {
+            let behind = times.get(*row).map_or_else(Default::default, |time| horizon.since(*time));
+            let words =
+                format!("it is late: {behind:?} behind the watermark, and what it could be joined with is gone");
+            (*row, Cause::new(Code::Late, words))
+        };
+        out.send_port(1, rejected_rows(rows, times, origins.as_ref(), rest.late.iter().map(cause))?);
+        Ok(())
+    }
+}
+
+impl Operator for Join {
+    type In = Either<RecordBatch, RecordBatch>;
+    type Out = RecordBatch;
+
+    fn on_batch(&mut self, batch: Batch<Self::In>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let Parts { times, rows, origins, weight } = batch.into_parts();
+        let (side, rows) = match rows {
+            Either::Left(rows) => (Side::Left, rows),
+            Either::Right(rows) => (Side::Right, rows),
+        };
+        let columns = self.plan.sides.of(side);
+        let stored = columns.stored(&times, &rows)?;
+        let until = self.plan.until.filter(|_| side == Side::Left);
+        let until = until.and_then(|place| rows.columns().get(place).cloned());
+        let found = Found::new(&self.codec, &columns.key_columns(&stored), until)?;
+        let first = self.stores.of_mut(side).push(stored);
+        let parts = Parts { times, rows, origins, weight };
+        self.rest = Some(Rest { side, parts, found, first, next: 0, late: Vec::new() });
+        self.on_more(out)
+    }
+
+    fn on_more(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let Some(mut rest) = self.rest.take() else { return Ok(Turn::Done) };
+        while let Some(time) = rest.parts.times.get(rest.next) {
+            let row = rest.next;
+            rest.next += 1;
+            let arriving = rest.found.row(row, time.as_micros(), rest.first + row as u64);
+            if !self.take_in(rest.side, &arriving) {
+                rest.late.push(row);
+            }
+            if !self.give_much(out)? {
+                self.rest = Some(rest);
+                return Ok(Turn::Again);
+            }
+        }
+        self.give(out)?;
+        if !rest.late.is_empty() {
+            Join::refuse(&rest, self.horizon, out)?;
+        }
+        self.tidy()?;
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let horizon = match now {
+            Timestamp::MAX => now,
+            now => now.saturating_sub(self.plan.bound.allowed_lateness).max(self.horizon),
+        };
+        loop {
+            while let Some(product) = self.products.last_mut() {
+                if product.picked(&mut self.picks, RESULTS) {
+                    self.products.pop();
+                }
+                if !self.give_much(out)? {
+                    return Ok(Turn::Again);
+                }
+            }
+            match self.firing.1.pop() {
+                Some(key) => self.fire(self.firing.0, key),
+                None => match self.keys.next_due(horizon.as_micros()) {
+                    Some(due) => self.firing = due,
+                    None => break,
+                },
+            }
+            if !self.give_much(out)? {
+                return Ok(Turn::Again);
+            }
+        }
+        self.give(out)?;
+        self.tidy()?;
+        self.horizon = horizon;
+        if self.makes_watermarks() {
+            out.watermark(Watermark::At(horizon));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_end(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        match self.horizon {
+            Timestamp::MAX => Ok(Turn::Done),
+            _ => self.on_watermark(Timestamp::MAX, out),
+        }
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.time("horizon", &mut self.horizon)?;
+        let Both { left, right } = &mut self.stores;
+        let left = saved::visit(visit, "left", left, &self.plan.sides.left)?;
+        let right = saved::visit(visit, "right", right, &self.plan.sides.right)?;
+        if left || right { self.index() } else { Ok(()) }
+    }
+
+    fn makes_watermarks(&self) -> bool {
+        !self.plan.bound.allowed_lateness.is_zero()
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![crate::Side::<Rejected<Bytes>>::rejected(1).port_type().named("late").optional()]
+    }
+}
+
+impl fmt::Debug for Join {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (left, right) = (self.stores.left.len(), self.stores.right.len());
+        write!(f, "Join({}, {}: {left} and {right} rows of {} keys)", self.plan.kind, self.plan.bound, self.keys.len())
+    }
+}

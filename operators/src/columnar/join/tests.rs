@@ -1,0 +1,517 @@
+//! Joins of columns: timelines, and 10,000 inputs against the definition, computed by nested loops over all rows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
+use bytes::Bytes;
+
+use super::*;
+use crate::testkit::Bench;
+use crate::window::{sliding, tumbling};
+use crate::{Batch, Either, KeyGroup, Operator, Rejected, Saved, StateVisitor, Timestamp, Watermark};
+
+fn at(micros: i64) -> Timestamp {
+    Timestamp::from_micros(micros)
+}
+
+fn span(micros: i64) -> Duration {
+    Duration::from_micros(micros.unsigned_abs())
+}
+
+/// A row of the left, which has a time until which it waits, or of the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Row {
+    is_left: bool,
+    key: Option<i64>,
+    time: i64,
+    number: i64,
+    until: Option<i64>,
+}
+
+fn left(time: i64, number: i64) -> Row {
+    Row { is_left: true, key: Some(1), time, number, until: Some(time + 5) }
+}
+
+fn right(time: i64, number: i64) -> Row {
+    Row { is_left: false, ..left(time, number) }
+}
+
+/// Rows of one side.
+fn batch(rows: &[Row]) -> Batch<Either<RecordBatch, RecordBatch>> {
+    let keys: Int64Array = rows.iter().map(|row| row.key).collect();
+    let numbers = Int64Array::from_iter_values(rows.iter().map(|row| row.number));
+    let until: TimestampMicrosecondArray = rows.iter().map(|row| row.until).collect();
+    let is_left = rows.first().is_none_or(|row| row.is_left);
+    let columns = [
+        (if is_left { "key" } else { "id" }, Arc::new(keys) as _, true),
+        (if is_left { "l" } else { "r" }, Arc::new(numbers) as _, false),
+        ("until", Arc::new(until.with_timezone("UTC")) as _, true),
+    ];
+    // The right has no column of that name.
+    let columns = columns.into_iter().take(if is_left { 3 } else { 2 });
+    let rows_of = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let times = rows.iter().map(|row| at(row.time)).collect();
+    Batch::new(times, if is_left { Either::Left(rows_of) } else { Either::Right(rows_of) }).unwrap()
+}
+
+fn schemas() -> [SchemaRef; 2] {
+    [left(0, 0), right(0, 0)].map(|row| match batch(&[row]).into_parts().rows {
+        Either::Left(rows) | Either::Right(rows) => rows.schema(),
+    })
+}
+
+fn plan(kind: JoinKind, bound: Bound) -> Result<JoinPlan, JoinMistakes> {
+    let [left, right] = schemas();
+    JoinPlan::new((&left, &right), &[("key".to_owned(), "id".to_owned())], kind, "", bound)
+}
+
+fn join(kind: JoinKind, bound: Bound) -> Join {
+    Join::new(plan(kind, bound).unwrap()).unwrap()
+}
+
+/// A row that was given: its time, its key, the numbers of the left and the right row, 0 for none, and its window.
+type Given = (i64, Option<i64>, i64, i64, Option<(i64, i64)>);
+
+fn given(bench: &mut Bench<Join>) -> Vec<Given> {
+    let mut all = Vec::new();
+    for batch in bench.take_batches() {
+        let rows = batch.rows();
+        let int = |name: &str, row: usize| {
+            let column = rows.column_by_name(name)?.as_primitive::<Int64Type>();
+            (!column.is_null(row)).then(|| column.value(row))
+        };
+        let time = |name: &str, row: usize| {
+            Some(rows.column_by_name(name)?.as_primitive::<TimestampMicrosecondType>().value(row))
+        };
+        for (row, at) in batch.times().iter().enumerate() {
+            let window = time("window_start", row).zip(time("window_end", row));
+            let numbers = ["l", "r"].map(|name| int(name, row).unwrap_or_default());
+            all.push((at.as_micros(), int("key", row), numbers[0], numbers[1], window));
+        }
+    }
+    all
+}
+
+/// The times and numbers of what was given.
+fn numbers(bench: &mut Bench<Join>) -> Vec<(i64, i64, i64)> {
+    given(bench).into_iter().map(|(time, _, left, right, _)| (time, left, right)).collect()
+}
+
+#[test]
+fn rows_near_each_other_are_paired_whichever_comes_first() {
+    let mut bench = Bench::new(join(JoinKind::Full, Bound::within(span(1), span(2))));
+    bench.batch(batch(&[right(9, 1)]));
+    bench.batch(batch(&[left(10, 2)]));
+    bench.batch(batch(&[right(12, 3), right(13, 4)]));
+    assert_eq!(numbers(&mut bench), [(10, 2, 1), (12, 2, 3)]);
+    bench.watermark(at(14));
+    assert_eq!(numbers(&mut bench), []);
+    bench.watermark(at(15));
+    assert_eq!(numbers(&mut bench), [(14, 0, 4)], "from 15 on no row of the left can be near 13");
+    bench.batch(batch(&[left(14, 5)]));
+    let late = bench.take_side::<Rejected<Bytes>>(1);
+    assert_eq!(late[0].row, r#"{"key":1,"l":5,"until":"1970-01-01T00:00:00.000019Z"}"#);
+    assert!(late[0].cause.to_string().contains("is late: 1µs behind"), "{}", late[0].cause);
+}
+
+#[test]
+fn a_row_waits_until_the_time_that_stands_in_it() {
+    let mut bench = Bench::new(join(JoinKind::Left, Bound::until(span(0), "until")));
+    let never = Row { until: None, ..left(10, 3) };
+    bench.batch(batch(&[left(10, 1), Row { until: Some(30), ..left(10, 2) }, never]));
+    bench.batch(batch(&[right(9, 4), right(15, 5), right(16, 6)]));
+    assert_eq!(numbers(&mut bench), [(15, 1, 5), (15, 2, 5), (16, 2, 6)]);
+    bench.watermark(at(11));
+    assert_eq!(numbers(&mut bench), [(10, 3, 0)], "nothing belongs to a row without a time until which");
+}
+
+#[test]
+fn allowed_lateness_holds_the_watermark_back() {
+    let mut bench = Bench::new(join(JoinKind::Inner, Bound::within(span(0), span(0)).allowed_lateness(span(10))));
+    bench.batch(batch(&[left(5, 1)]));
+    bench.watermark(at(12));
+    assert_eq!(bench.take_watermarks(), [Watermark::At(at(2))]);
+    bench.batch(batch(&[right(5, 2), right(1, 3)]));
+    assert_eq!(numbers(&mut bench), [(5, 1, 2)]);
+    assert_eq!(bench.take_side::<Rejected<Bytes>>(1).len(), 1);
+}
+
+#[test]
+fn rows_of_a_window_are_given_when_it_closes() {
+    let mut bench = Bench::new(join(JoinKind::Left, Bound::windows(tumbling(span(10)))));
+    bench.batch(batch(&[left(3, 1), left(12, 2), left(4, 3)]));
+    bench.batch(batch(&[right(7, 4), right(5, 5), right(20, 6)]));
+    bench.watermark(at(9));
+    assert_eq!(given(&mut bench), []);
+    bench.watermark(at(10));
+    let first = Some((0, 10));
+    let pairs = [(1, 5), (1, 4), (3, 5), (3, 4)].map(|(left, right)| (9, Some(1), left, right, first));
+    assert_eq!(given(&mut bench), pairs);
+    bench.batch(batch(&[right(9, 7)]));
+    assert_eq!(bench.take_side::<Rejected<Bytes>>(1).len(), 1);
+    bench.end();
+    assert_eq!(given(&mut bench), [(19, Some(1), 2, 0, Some((10, 20)))]);
+}
+
+#[test]
+fn a_session_is_made_of_the_rows_of_both_sides() {
+    let mut bench = Bench::new(join(JoinKind::Inner, Bound::sessions(span(5))));
+    bench.batch(batch(&[left(0, 1), left(8, 2)]));
+    bench.batch(batch(&[right(4, 3), right(20, 4)]));
+    bench.watermark(at(12));
+    assert_eq!(given(&mut bench), [], "the last row of the session was at 8");
+    bench.watermark(at(13));
+    let session = Some((0, 13));
+    assert_eq!(given(&mut bench), [(12, Some(1), 1, 3, session), (12, Some(1), 2, 3, session)]);
+}
+
+#[test]
+fn what_is_not_bounded_is_forgotten_when_event_time_is_far_past_it() {
+    let mut bench = Bench::new(join(JoinKind::Inner, Bound::unbounded(span(10))));
+    bench.batch(batch(&[left(0, 1)]));
+    bench.watermark(at(9));
+    bench.batch(batch(&[right(9, 2), right(3, 3)]));
+    assert_eq!(numbers(&mut bench), [(9, 1, 2), (3, 1, 3)], "a row that is older than the watermark is not late yet");
+    bench.watermark(at(14));
+    assert_eq!((bench.operator().stores.left.len(), bench.operator().stores.right.len()), (0, 1));
+    bench.batch(batch(&[right(3, 4)]));
+    assert_eq!(bench.take_side::<Rejected<Bytes>>(1).len(), 1);
+}
+
+#[test]
+fn rows_get_the_version_that_was_valid_at_their_time() {
+    let mut bench = Bench::new(join(JoinKind::Left, Bound::as_of()));
+    bench.batch(batch(&[right(5, 1), right(9, 4)]));
+    bench.batch(batch(&[left(7, 2), left(3, 3), left(9, 5), left(20, 6)]));
+    assert_eq!(numbers(&mut bench), []);
+    bench.watermark(at(10));
+    assert_eq!(numbers(&mut bench), [(3, 3, 0), (7, 2, 1), (9, 5, 4)]);
+    let mut bench = Bench::restored(join(JoinKind::Left, Bound::as_of()), &bench.save());
+    bench.end();
+    assert_eq!(numbers(&mut bench), [(20, 6, 4)]);
+}
+
+#[test]
+fn many_pairs_are_given_piece_by_piece() {
+    let mut bench = Bench::new(join(JoinKind::Inner, Bound::windows(tumbling(span(10)))));
+    bench.room_for(0);
+    let many = |row: fn(i64, i64) -> Row| (0..300).map(|n| row(n % 10, n)).collect::<Vec<_>>();
+    bench.batch(batch(&many(left)));
+    bench.batch(batch(&many(right)));
+    bench.watermark(at(10));
+    let batches = bench.take_batches();
+    assert_eq!(batches.iter().map(Batch::len).sum::<usize>(), 90_000);
+    assert!(batches.len() > 10 && batches.iter().all(|batch| batch.len() <= 8 * 1024));
+}
+
+#[test]
+fn columns_of_the_key_are_there_for_rows_of_either_side() {
+    let bound = || Bound::within(span(1), span(1));
+    let words = |kind| crate::columnar::describe(plan(kind, bound()).unwrap().schema());
+    assert_eq!(words(JoinKind::Inner), "key: int64, l: int64 not null, until: timestamp, r: int64 not null");
+    assert_eq!(words(JoinKind::Left), "key: int64, l: int64 not null, until: timestamp, r: int64");
+    assert_eq!(words(JoinKind::Right), "key: int64, l: int64, until: timestamp, r: int64 not null");
+    assert_eq!(words(JoinKind::Semi), "key: int64, l: int64 not null, until: timestamp");
+}
+
+#[test]
+fn everything_that_is_wrong_is_told() {
+    let [left, right] = schemas();
+    let on = [("kee", "id"), ("until", "r"), ("key", "idd")].map(|(l, r)| (l.to_owned(), r.to_owned()));
+    let wrong = JoinPlan::new((&left, &right), &on, JoinKind::Full, "", Bound::until(span(0), "l")).unwrap_err();
+    let settings: Vec<&str> = wrong.all.iter().map(|(setting, _)| setting.as_str()).collect();
+    assert_eq!(settings, ["on", "on.key", "on.until", "within.until"]);
+    let twice = JoinPlan::new((&left, &left), &on, JoinKind::Left, "", Bound::unbounded(span(1))).unwrap_err();
+    let last = twice.all.iter().rev().take(2).map(|(setting, error)| format!("{setting}: {error}")).collect::<Vec<_>>();
+    assert!(last[0].starts_with("prefix: both sides have columns called `key`, `l`, `until`"), "{last:?}");
+    assert!(last[1].starts_with("kind: it cannot be `left`"), "{last:?}");
+    assert!(twice.schema.is_none());
+}
+
+/// A generator of numbers: Marsaglia's xorshift64 (Journal of Statistical Software 8/14, 2003).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: i64) -> i64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11).cast_signed() % end
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Rows(Vec<Row>),
+    Watermark(i64),
+}
+
+/// Rows of both sides, out of order by less than 20, with watermarks that follow.
+fn steps(dice: &mut Dice) -> Vec<Step> {
+    let count = 1 + dice.below(40);
+    let (keys, spread) = (1 + dice.below(4), 10 + dice.below(150));
+    let mut rows: Vec<(i64, Row)> = (1..=count)
+        .map(|number| {
+            let time = dice.below(spread);
+            let key = (dice.below(12) > 0).then(|| dice.below(keys));
+            let until = (dice.below(12) > 0).then(|| time - 5 + dice.below(40));
+            (time + dice.below(20), Row { is_left: true, key, time, number, until })
+        })
+        .collect();
+    rows.sort_by_key(|(order, _)| *order);
+    let (mut steps, mut highest) = (Vec::new(), i64::MIN);
+    let mut rows = rows.into_iter().map(|(_, row)| row).peekable();
+    while rows.peek().is_some() {
+        let (is_left, size) = (dice.below(2) == 0, 1 + dice.below(6));
+        let piece: Vec<Row> = rows.by_ref().take(size as usize).map(|row| Row { is_left, ..row }).collect();
+        highest = piece.iter().map(|row| row.time).chain([highest]).max().unwrap();
+        steps.push(Step::Rows(piece));
+        if dice.below(3) == 0 {
+            steps.push(Step::Watermark(highest - 20));
+        }
+    }
+    steps
+}
+
+/// A join of any kind.
+#[derive(Clone, Debug)]
+enum Definition {
+    Near { earlier: i64, later: Option<i64> },
+    Windows { size: i64, every: i64 },
+    Sessions { gap: i64 },
+    AsOf,
+}
+
+fn definition(dice: &mut Dice) -> (JoinKind, Bound, Definition) {
+    use JoinKind::{Anti, Full, Inner, Left, Right, Semi};
+    let mut kind = |of: &[JoinKind]| of[dice.below(of.len() as i64) as usize];
+    let (any, ttl, as_of) = (kind(&[Inner, Left, Right, Full, Semi, Anti]), kind(&[Inner, Semi]), kind(&[Inner, Left]));
+    let (a, b) = (dice.below(20), dice.below(20));
+    match dice.below(6) {
+        0 => (any, Bound::within(span(a), span(b)), Definition::Near { earlier: a, later: Some(b) }),
+        1 => (any, Bound::until(span(a), "until"), Definition::Near { earlier: a, later: None }),
+        2 => (ttl, Bound::unbounded(span(a)), Definition::Near { earlier: a, later: Some(a) }),
+        3 => {
+            let (size, every) = (a + 1, if dice.below(2) == 0 { a + 1 } else { b + 1 });
+            (any, Bound::windows(sliding(span(size), span(every))), Definition::Windows { size, every })
+        }
+        4 => (any, Bound::sessions(span(a + 1)), Definition::Sessions { gap: a + 1 }),
+        _ => (as_of, Bound::as_of(), Definition::AsOf),
+    }
+}
+
+/// What comes of rows that are in one window or session of a key.
+fn of_window(kind: JoinKind, rows: &[Row], window: (i64, i64)) -> Vec<Given> {
+    let side = |is_left| rows.iter().filter(move |row| row.is_left == is_left);
+    let given = |key, left, right| (window.1 - 1, key, left, right, Some(window));
+    let paired =
+        side(true).next().is_some() && side(false).next().is_some() && rows.iter().all(|row| row.key.is_some());
+    let lefts = side(true).map(|row| given(row.key, row.number, 0));
+    let rights = side(false).map(|row| given(row.key, 0, row.number));
+    let pairs = side(true).flat_map(|l| side(false).map(move |r| given(l.key, l.number, r.number)));
+    match (kind, paired) {
+        (JoinKind::Inner | JoinKind::Left | JoinKind::Right | JoinKind::Full, true) => pairs.collect(),
+        (JoinKind::Semi, true) | (JoinKind::Left | JoinKind::Anti, false) => lefts.collect(),
+        (JoinKind::Right, false) => rights.collect(),
+        (JoinKind::Full, false) => lefts.chain(rights).collect(),
+        (JoinKind::Anti, true) | (JoinKind::Inner | JoinKind::Semi, false) => Vec::new(),
+    }
+}
+
+/// What the definition gives, of all rows in the order in which they came.
+fn expected(kind: JoinKind, definition: &Definition, rows: &[Row]) -> Vec<Given> {
+    let mut all = Vec::new();
+    let mut keys: Vec<Option<i64>> = rows.iter().map(|row| row.key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let arrival = |row: &Row| rows.iter().position(|other| other == row).unwrap();
+    let same = |l: &Row, r: &Row| l.is_left && !r.is_left && l.key.is_some() && l.key == r.key;
+    match definition {
+        Definition::Near { earlier, later } => {
+            let latest = |l: &Row| later.map_or(l.until, |later| Some(l.time + later));
+            let near = |l: &Row, r: &Row| {
+                same(l, r) && l.time - earlier <= r.time && latest(l).is_some_and(|latest| r.time <= latest)
+            };
+            for l in rows.iter().filter(|row| row.is_left) {
+                let partners: Vec<&Row> = rows.iter().filter(|r| near(l, r)).collect();
+                let last = latest(l).map_or(l.time, |latest| latest.max(l.time));
+                match kind {
+                    JoinKind::Semi => {
+                        let before = partners.iter().filter(|r| arrival(r) < arrival(l)).min_by_key(|r| r.time);
+                        let first = before.or_else(|| partners.iter().min_by_key(|r| arrival(r)));
+                        all.extend(first.map(|r| (l.time.max(r.time), l.key, l.number, 0, None)));
+                    }
+                    JoinKind::Anti if partners.is_empty() => all.push((last, l.key, l.number, 0, None)),
+                    JoinKind::Anti => {}
+                    _ if partners.is_empty() && matches!(kind, JoinKind::Left | JoinKind::Full) => {
+                        all.push((last, l.key, l.number, 0, None));
+                    }
+                    _ => all.extend(partners.iter().map(|r| (l.time.max(r.time), l.key, l.number, r.number, None))),
+                }
+            }
+            let alone = rows.iter().filter(|r| !r.is_left && !rows.iter().any(|l| near(l, r)));
+            if matches!(kind, JoinKind::Right | JoinKind::Full) {
+                all.extend(alone.map(|r| (r.time + earlier, r.key, 0, r.number, None)));
+            }
+        }
+        Definition::Windows { size, every } => {
+            for (start, key) in (-30..250).map(|k| k * every).flat_map(|start| keys.iter().map(move |key| (start, key)))
+            {
+                let inside = |row: &&Row| row.key == *key && start <= row.time && row.time < start + size;
+                let rows: Vec<Row> = rows.iter().filter(inside).copied().collect();
+                all.extend(of_window(kind, &rows, (start, start + size)));
+            }
+        }
+        Definition::Sessions { gap } => {
+            for key in keys {
+                let mut rows: Vec<Row> = rows.iter().filter(|row| row.key == key).copied().collect();
+                rows.sort_by_key(|row| row.time);
+                for session in rows.chunk_by(|a, b| b.time - a.time < *gap && key.is_some()) {
+                    let end = session.last().unwrap().time + gap;
+                    all.extend(of_window(kind, session, (session[0].time, end)));
+                }
+            }
+        }
+        Definition::AsOf => {
+            for l in rows.iter().filter(|row| row.is_left) {
+                let versions = rows.iter().filter(|r| same(l, r) && r.time <= l.time);
+                // Of versions of the same time the one that came last.
+                match versions.max_by_key(|r| (r.time, arrival(r))) {
+                    Some(version) => all.push((l.time, l.key, l.number, version.number, None)),
+                    None if kind == JoinKind::Left => all.push((l.time, l.key, l.number, 0, None)),
+                    None => {}
+                }
+            }
+        }
+    }
+    all
+}
+
+fn all_rows(steps: &[Step]) -> Vec<Row> {
+    let rows = steps.iter().filter_map(|step| if let Step::Rows(rows) = step { Some(rows) } else { None });
+    rows.flatten().copied().collect()
+}
+
+fn step(bench: &mut Bench<Join>, step: &Step, size: usize) {
+    match step {
+        Step::Rows(rows) => rows.chunks(size).for_each(|rows| bench.batch(batch(rows))),
+        Step::Watermark(now) => bench.watermark(at(*now)),
+    }
+}
+
+#[test]
+fn ten_thousand_inputs_give_what_nested_loops_give() {
+    for seed in 1..=10_000_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let ((kind, bound, definition), steps) = (definition(&mut dice), steps(&mut dice));
+        let mut bench = Bench::new(join(kind, bound.clone()));
+        steps.iter().for_each(|one| step(&mut bench, one, usize::MAX));
+        bench.end();
+        let (mut given, mut expected) = (given(&mut bench), expected(kind, &definition, &all_rows(&steps)));
+        let held = bench.operator();
+        if !matches!(definition, Definition::AsOf) {
+            assert_eq!((held.stores.left.len(), held.stores.right.len(), held.keys.len()), (0, 0, 0), "seed {seed}");
+        }
+        given.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(given, expected, "seed {seed}: {kind} {bound} of {steps:?}");
+    }
+}
+
+#[test]
+fn it_does_not_matter_where_batches_are_cut_and_where_it_is_restarted() {
+    for seed in 1..=400_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0x2545_F491_4F6C_DD1D));
+        let ((kind, bound, _), steps) = (definition(&mut dice), steps(&mut dice));
+        let make = || join(kind, bound.clone());
+        let mut whole = Bench::new(make());
+        steps.iter().for_each(|one| step(&mut whole, one, usize::MAX));
+        whole.end();
+        let (mut cut, mut of_cut) = (Bench::new(make()), Vec::new());
+        cut.room_for(0);
+        for one in &steps {
+            step(&mut cut, one, 1 + dice.below(3) as usize);
+            if dice.below(3) == 0 {
+                of_cut.extend(given(&mut cut));
+                cut = Bench::restored(make(), &cut.save());
+            }
+        }
+        cut.end();
+        of_cut.extend(given(&mut cut));
+        assert_eq!(given(&mut whole), of_cut, "seed {seed}: {kind} {bound} of {steps:?}");
+    }
+}
+
+#[test]
+fn another_number_of_subtasks_shares_the_rows_out() {
+    for seed in 1..=300_u64 {
+        let mut dice = Dice(seed.wrapping_mul(0xD134_2543_DE82_EF95));
+        let ((kind, bound, definition), steps) = (definition(&mut dice), steps(&mut dice));
+        let make = || join(kind, bound.clone());
+        let (mut benches, mut of_all) = (vec![Bench::new(make())], Vec::new());
+        for one in &steps {
+            if dice.below(4) == 0 {
+                let saved: Vec<Saved> = benches.iter_mut().map(Bench::save).collect();
+                let of = 1 + dice.below(4) as u32;
+                of_all.extend(benches.iter_mut().flat_map(given));
+                let share = |index| Saved::share(&saved, KeyGroup::DEFAULT_COUNT, index, of).unwrap();
+                benches = (0..of).map(|index| Bench::restored(make(), &share(index))).collect();
+            }
+            let count = benches.len() as u32;
+            let owner =
+                |row: &Row| KeyGroup::of(&row.key, KeyGroup::DEFAULT_COUNT).owner(KeyGroup::DEFAULT_COUNT, count);
+            for (index, bench) in (0..).zip(&mut benches) {
+                let mine = match one {
+                    Step::Rows(rows) => Step::Rows(rows.iter().filter(|row| owner(row) == index).copied().collect()),
+                    Step::Watermark(now) => Step::Watermark(*now),
+                };
+                step(bench, &mine, usize::MAX);
+            }
+        }
+        benches.iter_mut().for_each(Bench::end);
+        of_all.extend(benches.iter_mut().flat_map(given));
+        let mut expected = expected(kind, &definition, &all_rows(&steps));
+        of_all.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(of_all, expected, "seed {seed}: {kind} {bound} of {steps:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_has_what_has_changed_since_the_last() {
+    let mut bench = Bench::new(join(JoinKind::Inner, Bound::within(span(0), span(1_000_000))));
+    let rows: Vec<Row> = (0..5_000).map(|n| Row { key: Some(n), ..left(n, n) }).collect();
+    bench.batch(batch(&rows));
+    let encoded = |operator: &mut Join, whole: bool| {
+        let mut frozen = crate::Frozen::default();
+        operator.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
+        let (_, pieces) = frozen.into_parts();
+        pieces.into_iter().map(|(_, piece)| piece.encode(128, whole).unwrap().weight()).sum::<usize>()
+    };
+    let mut operator = Bench::restored(join(JoinKind::Inner, Bound::within(span(0), span(1_000_000))), &bench.save());
+    operator.batch(batch(&[Row { key: Some(9_999), ..left(5_000, 1) }]));
+    let saved = operator.save();
+    let mut operator = join(JoinKind::Inner, Bound::within(span(0), span(1_000_000)));
+    operator.state(&mut StateVisitor::restore(&saved)).unwrap();
+    let (changed, whole) = (encoded(&mut operator, false), encoded(&mut operator, true));
+    assert!(changed == 0 && whole > 50_000, "{changed} of {whole} bytes");
+}
+
+#[test]
+fn state_of_other_columns_is_refused_and_not_misread() {
+    let mut bench = Bench::new(join(JoinKind::Inner, Bound::within(span(5), span(5))));
+    bench.batch(batch(&[left(3, 1)]));
+    let [left, right] = schemas();
+    let other = JoinPlan::new(
+        (&right, &left),
+        &[("id".to_owned(), "key".to_owned())],
+        JoinKind::Inner,
+        "",
+        Bound::within(span(5), span(5)),
+    );
+    let mut other = Join::new(other.unwrap()).unwrap();
+    let fault = other.state(&mut StateVisitor::restore(&bench.save())).unwrap_err();
+    assert!(fault.to_string().contains("other columns"), "{fault}");
+}
