@@ -13,6 +13,8 @@
 mod bound;
 mod keys;
 mod operator;
+#[cfg(test)]
+mod oracle;
 mod plan;
 mod saved;
 mod store;
