@@ -286,9 +286,12 @@ async fn joins_give_what_a_batch_gives_over_crashes_and_rescaling() {
     }
 }
 
-/// Keeps what comes of a full join: the numbers of both rows, as far as there are any.
+/// The numbers of two rows, as far as there are any.
+type Pair = (Option<u64>, Option<u64>);
+
+/// Keeps what comes of a full join.
 #[derive(Clone)]
-struct Pairs(Collected<((Option<u64>, Option<u64>), ())>);
+struct Pairs(Collected<(Pair, ())>);
 
 impl Sink for Pairs {
     type In = RecordBatch;

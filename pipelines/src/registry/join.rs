@@ -208,3 +208,98 @@ impl Spec for Join {
         wiring.output(rows);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use millstream_operators::{Fault, SizeLimit};
+
+    use super::*;
+    use crate::config::{Options, load};
+    use crate::dsl::{SinkNode, SourceNode};
+    use crate::graph::{Make, Route};
+    use crate::registry::{Registry, Subjects};
+
+    fn never<T: ?Sized>() -> Make<T> {
+        Arc::new(|_| Err(Fault::bug("only declared")))
+    }
+
+    /// A source and a sink that are only declared.
+    #[derive(Deserialize, JsonSchema)]
+    struct From {}
+
+    impl Spec for From {
+        const KIND: &'static str = "nowhere";
+
+        fn wire(self, wiring: &mut Wiring<'_>) {
+            wiring.reads(SourceNode {
+                kind: "nowhere".into(),
+                detail: String::new(),
+                make: never(),
+                touches: Vec::new(),
+                access: Vec::new(),
+                shared: false,
+                at_most_once: None,
+                problems: Vec::new(),
+            });
+        }
+    }
+
+    #[derive(Deserialize, JsonSchema)]
+    struct To {}
+
+    impl Spec for To {
+        const KIND: &'static str = "nowhere";
+
+        fn wire(self, wiring: &mut Wiring<'_>) {
+            let node = SinkNode {
+                kind: "nowhere".into(),
+                detail: String::new(),
+                make: never(),
+                touches: Vec::new(),
+                access: Vec::new(),
+                at_most_once: None,
+                repeats: None,
+                limit: SizeLimit::default(),
+                lines: false,
+                problems: Vec::new(),
+            };
+            wiring.writes(node, Subjects::None);
+        }
+    }
+
+    #[test]
+    fn rows_of_all_inputs_go_by_key_to_their_side() {
+        let source = |name: &str, id: &str| {
+            format!(
+                "[sources.{name}]\nkind = \"nowhere\"\nformat = \"json\"\non_error = \"drop\"\n\
+                 schema = {{ {id} = \"int64\", at = \"timestamp\" }}\n\
+                 event_time = {{ column = \"at\", max_lateness = \"1s\" }}\n"
+            )
+        };
+        let text = format!(
+            "name = \"p\"\n{}{}{}[[steps]]\nname = \"joined\"\nfrom = [\"a\", \"b\"]\n\
+             join = {{ with = \"c\", on = {{ id = \"of\" }}, kind = \"semi\", ttl = \"1h\" }}\n\
+             [sinks.out]\nkind = \"nowhere\"\nfrom = \"joined\"\non_error = \"drop\"\n",
+            source("a", "id"),
+            source("b", "id"),
+            source("c", "of"),
+        );
+        let registry = Registry::default().source::<From>().sink::<To>();
+        let loaded = load("p.toml", &text, &Options::new(&registry)).unwrap_or_else(|report| panic!("{report}"));
+        let graph = loaded.graph;
+        let joined = graph.nodes.iter().position(|node| node.name == "joined").unwrap();
+        let mut into: Vec<(&str, usize, bool)> = graph
+            .edges
+            .iter()
+            .filter(|edge| edge.to.node.0 == joined)
+            .map(|edge| {
+                let from = graph.nodes[edge.from.node.0].name.as_str();
+                (from, edge.to.port, matches!(edge.route, Route::Hash(_)))
+            })
+            .collect();
+        into.sort_unstable();
+        assert_eq!(into, [("a/event_time", 0, true), ("b/event_time", 0, true), ("c/event_time", 1, true)]);
+    }
+}

@@ -336,7 +336,7 @@ mod tests {
             let (mut store, mut held) = (store(), Vec::<u64>::new());
             for (count, seed) in pushes {
                 held.extend(pushed(&mut store, count));
-                let goes = |number: &u64| (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed) % 3 == 0;
+                let goes = |number: &u64| (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ seed).is_multiple_of(3);
                 held.iter().filter(|number| goes(number)).for_each(|number| store.forget(*number));
                 held.retain(|number| !goes(number));
                 store.tidy().unwrap();

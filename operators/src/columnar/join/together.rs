@@ -83,8 +83,7 @@ impl Join {
         let Some((last, due)) = self.lasts(side, row) else { return true };
         let (time, horizon) = (row.time, self.horizon());
         let is_late = match &self.plan.bound.how {
-            How::Unbounded { .. } => last < horizon,
-            How::Windows(_) => last < horizon,
+            How::Unbounded { .. } | How::Windows(_) => last < horizon,
             How::Sessions { gap } => due <= horizon && (row.is_null || !self.goes_on(row, *gap)),
             How::Within { .. } | How::AsOf => time < horizon,
         };

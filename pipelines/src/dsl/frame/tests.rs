@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_operators::columnar::{DecodeFormat, EncodeFormat};
+use millstream_operators::columnar::{Bound, DecodeFormat, EncodeFormat};
+use millstream_operators::watermarks::bounded_lateness;
 use millstream_operators::{Fault, SizeLimit};
 
 use crate::dsl::{Frame, OnRejected, Pipeline, SinkNode, SourceNode, columns_from, columns_to};
@@ -13,8 +14,8 @@ fn never<T: ?Sized>() -> Make<T> {
     Arc::new(|_| Err(Fault::bug("only declared")))
 }
 
-fn rows(pipeline: &Pipeline) -> Frame {
-    let node = SourceNode {
+fn source() -> SourceNode {
+    SourceNode {
         kind: "nowhere".into(),
         detail: String::new(),
         make: never(),
@@ -23,8 +24,11 @@ fn rows(pipeline: &Pipeline) -> Frame {
         shared: false,
         at_most_once: None,
         problems: Vec::new(),
-    };
-    let from = columns_from(node, DecodeFormat::Json).schema([("id", "int64"), ("amount", "float64")]);
+    }
+}
+
+fn rows(pipeline: &Pipeline) -> Frame {
+    let from = columns_from(source(), DecodeFormat::Json).schema([("id", "int64"), ("amount", "float64")]);
     pipeline.frame("in", from.on_rejected(OnRejected::Drop)).unwrap()
 }
 
@@ -117,4 +121,44 @@ fn rows_of_other_columns_do_not_become_one() {
     let other = rows.clone().drop("other", ["id"]);
     end(rows.merge("both", [other]).on_rejected(OnRejected::Stop), "out");
     assert!(pipeline.build().unwrap_err().to_string().contains("both.from: its inputs have other columns"));
+}
+
+fn timed(pipeline: &Pipeline, name: &str) -> Frame {
+    let columns = [("id", "int64"), ("amount", "float64"), ("at", "timestamp")];
+    let from = columns_from(source(), DecodeFormat::Json).schema(columns);
+    let rows = pipeline.frame(name, from.on_rejected(OnRejected::Drop)).unwrap();
+    rows.event_time(&format!("{name}_time"), "at", bounded_lateness(Duration::from_secs(1)))
+}
+
+#[test]
+fn a_join_gets_the_rows_of_both_sides_by_key() {
+    let pipeline = Pipeline::new("p");
+    let (orders, payments) = (timed(&pipeline, "orders"), timed(&pipeline, "payments"));
+    let paid = orders.key_by(["id"]).join(payments.key_by(["id"])).prefix("paid_");
+    end(paid.left("paid", Bound::within(Duration::ZERO, Duration::from_secs(60))), "out");
+    let text = explain(&pipeline.build().unwrap(), View::Text);
+    for line in [
+        "left, id = id, from 0ns before to 60s after",
+        "id: int64, amount: float64, at: timestamp, paid_amount: float64, paid_at: timestamp",
+        "orders_time -> paid (hash)",
+        "payments_time -> paid (hash)",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_join_does_not_hide_what_is_behind_it() {
+    let pipeline = Pipeline::new("p");
+    let (orders, timeless) = (timed(&pipeline, "orders"), rows(&pipeline));
+    let joined = orders.key_by(["id", "at"]).join(timeless.key_by(["id"])).prefix("in_");
+    let paid = joined.full("paid", Bound::unbounded(Duration::from_secs(60)));
+    end(paid.filter("large", "in_amuont > 1"), "out");
+    let error = pipeline.build().unwrap_err();
+    let places: Vec<String> = error
+        .problems()
+        .iter()
+        .map(|problem| format!("{}.{}", problem.node, problem.setting.as_deref().unwrap_or_default()))
+        .collect();
+    assert_eq!(places, ["paid.join.on", "paid.join", "paid.join.kind", "large.filter"], "{error}");
 }
