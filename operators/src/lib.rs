@@ -28,6 +28,7 @@ pub mod rows;
 mod size_limit;
 mod state;
 pub mod suggest;
+mod table;
 mod template;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -55,5 +56,6 @@ pub use state::{
     Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView,
     StateKey, StateValue, StateVisitor, Timers, Unsplittable,
 };
+pub use table::Table;
 pub use template::{InvalidTemplate, Template, check_subject, check_token};
 pub use time::Timestamp;

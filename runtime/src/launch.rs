@@ -13,7 +13,7 @@ use millstream_pipelines::graph::Graph;
 
 use crate::broker::{ConnectOptions, Embedded};
 use crate::checkpoint::{KvStore, LocalStore, MemoryStore, Store};
-use crate::connectors::{Connections, Settlements};
+use crate::connectors::{Connections, Settlements, Tables};
 use crate::engine::{Ended, Environment, Metrics, Replicas, RunMode, Stopper, Workers, run as run_graph};
 
 /// How a pipeline runs in this process. [`run`] is the short form.
@@ -269,6 +269,8 @@ impl Launch {
         environment.stopper = self.stopper.clone();
         environment.savepoint = self.savepoint;
         environment.rewind = self.rewind;
+        let tables = Tables::of_server(Arc::clone(&connections));
+        environment = environment.with(tables);
         environment.state_memory = self.state_memory;
         if let Some(directory) = self.spill_to {
             environment.spill_to = directory;

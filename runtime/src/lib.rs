@@ -63,7 +63,7 @@ pub mod prelude {
     #[cfg(feature = "columnar")]
     pub use crate::connectors::generate;
     pub use crate::connectors::{
-        core_nats, core_nats_to, dead_letters, file_sink, file_source, jetstream, jetstream_to, stdout,
+        core_nats, core_nats_to, dead_letters, file_sink, file_source, jetstream, jetstream_to, kv_table, stdout,
     };
     #[cfg(feature = "jetstream")]
     pub use crate::{Launch, broker::ConnectOptions};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use millstream_operators::suggest::did_you_mean;
 use serde_json::Value as Json;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use super::rows::json;
 use super::validate::article;
@@ -18,6 +18,8 @@ pub struct UnitTest {
     pub name: String,
     /// What each source gives.
     pub input: Vec<(String, Given)>,
+    /// What each bucket holds that rows are looked up in, by key.
+    pub tables: Vec<(String, Vec<(String, String)>)>,
     /// What each sink must be given.
     pub expect: Vec<(String, Vec<Expected>)>,
     /// Whether rows may come in any order.
@@ -89,7 +91,7 @@ pub(super) fn read(
     tests.iter().filter_map(|test| one(test, sources, sinks, mistakes)).collect()
 }
 
-const KEYS: [&str; 5] = ["name", "input", "expect", "unordered", "now"];
+const KEYS: [&str; 6] = ["name", "input", "tables", "expect", "unordered", "now"];
 
 fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Vec<Mistake>) -> Option<UnitTest> {
     let DeValue::Table(table) = test.get_ref() else {
@@ -97,7 +99,8 @@ fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Ve
         return None;
     };
     let before = mistakes.len();
-    let mut made = UnitTest { name: String::new(), input: Vec::new(), expect: Vec::new(), unordered: false, now: None };
+    let (input, tables, expect) = (Vec::new(), Vec::new(), Vec::new());
+    let mut made = UnitTest { name: String::new(), input, tables, expect, unordered: false, now: None };
     for (key, value) in table {
         let must = |what: &str| {
             let is = article(value.get_ref());
@@ -125,6 +128,8 @@ fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Ve
                     made.expect.push((node, rows));
                 }
             }
+            ("tables", DeValue::Table(tables)) => made.tables = buckets(tables, mistakes),
+            ("tables", _) => mistakes.push(must("a table of buckets")),
             ("input" | "expect", _) => mistakes.push(must("a table of lists")),
             (other, _) => {
                 let what = format!("there is no key `{other}` here");
@@ -138,6 +143,27 @@ fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Ve
         }
     }
     (mistakes.len() == before).then_some(made)
+}
+
+/// What buckets hold, by their names: tables are values in JSON, texts are values as they are.
+fn buckets(tables: &DeTable<'_>, mistakes: &mut Vec<Mistake>) -> Vec<(String, Vec<(String, String)>)> {
+    let mut found = Vec::new();
+    for (bucket, held) in tables {
+        let DeValue::Table(held) = held.get_ref() else {
+            let what = format!("`{}` must be a table of keys, and is {}", bucket.get_ref(), article(held.get_ref()));
+            mistakes.push(Mistake::at(held.span(), what));
+            continue;
+        };
+        let entries = held.iter().map(|(key, value)| {
+            let text = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                other => json(other).to_string(),
+            };
+            (key.get_ref().to_string(), text)
+        });
+        found.push((bucket.get_ref().to_string(), entries.collect()));
+    }
+    found
 }
 
 /// The lists of a table by the names of nodes, where there are such nodes.

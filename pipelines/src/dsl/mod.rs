@@ -11,6 +11,7 @@ mod formats;
 mod frame;
 mod joined;
 mod keyed;
+mod lookup;
 mod pipeline;
 #[cfg(feature = "columnar")]
 mod rejections;
@@ -24,9 +25,10 @@ mod windowed;
 pub use columns::{ColumnsFrom, ColumnsTo, IntoFrame, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
-pub use frame::{Frame, JoinedFrame, KeyedFrame, WindowedFrame};
+pub use frame::{Frame, JoinedFrame, KeyedFrame, LookupValues, WindowedFrame};
 pub use joined::{Bounded, How, Join};
 pub use keyed::KeyedStream;
+pub use lookup::{TableNode, TableOf};
 pub use pipeline::Pipeline;
 #[cfg(feature = "columnar")]
 pub use rejections::{OnRejected, Outlet};

@@ -119,6 +119,11 @@ pub enum Access {
         /// Whether it relies on the stream's window of message ids.
         dedup: bool,
     },
+    /// It keeps a table of the last message of each subject of a stream, such as a key-value bucket's.
+    Follow {
+        /// The stream.
+        stream: String,
+    },
 }
 
 /// What a node does with streams, for the node itself: it is among its resources.
@@ -130,7 +135,7 @@ impl Uses {
     pub fn publishes(&self) -> Vec<String> {
         let subjects = self.0.iter().filter_map(|access| match access {
             Access::Write { subjects, .. } => subjects.as_ref(),
-            Access::Read { .. } => None,
+            Access::Read { .. } | Access::Follow { .. } => None,
         });
         subjects.flatten().cloned().collect()
     }
@@ -140,7 +145,7 @@ impl Access {
     /// The stream.
     pub fn stream(&self) -> &str {
         match self {
-            Access::Read { stream, .. } | Access::Write { stream, .. } => stream,
+            Access::Read { stream, .. } | Access::Write { stream, .. } | Access::Follow { stream } => stream,
         }
     }
 }

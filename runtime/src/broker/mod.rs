@@ -31,6 +31,7 @@ mod server;
 mod subject;
 mod subscription;
 
+pub(crate) use api::is_gone;
 pub use api::{
     AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, Entry, Js, ObjectInfo,
     PubAck, Purge, Retention, SequencePair, Storage, StoredMessage, StreamConfig, StreamInfo, StreamState, codes,

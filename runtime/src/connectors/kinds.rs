@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::generate::Generate;
+use super::lookup::LookUp;
 use super::nodes::{core_nats_node, core_nats_to, file_sink, file_source, stdout, stdout_with_subjects};
 use super::{Share, dead_letters, jetstream, jetstream_to};
 
@@ -20,7 +21,7 @@ pub fn registry() -> Registry {
     let registry = registry.source::<ReadJetStream>().source::<ReadCoreNats>().source::<ReadFile>();
     let registry = registry.rows_source::<Generate>();
     let registry = registry.sink::<WriteJetStream>().sink::<WriteCoreNats>().sink::<WriteFile>();
-    registry.sink::<WriteStdout>().rejected_sink::<DeadLetter>()
+    registry.sink::<WriteStdout>().rejected_sink::<DeadLetter>().step::<LookUp>()
 }
 
 /// Reads a JetStream stream: every message at least once, in order.

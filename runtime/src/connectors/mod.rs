@@ -11,6 +11,8 @@ mod generated;
 mod jetstream;
 #[cfg(feature = "columnar")]
 mod kinds;
+#[cfg(feature = "columnar")]
+mod lookup;
 mod memory;
 mod nodes;
 mod stdout;
@@ -26,8 +28,8 @@ pub use generate::{GeneratePosition, GenerateSource};
 pub use generated::{Generated, generate};
 pub use jetstream::{
     DeadLetters, JetStreamFrom, JetStreamPosition, JetStreamRead, JetStreamSink, JetStreamSource, JetStreamTo,
-    JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, TransactionalSink, dead_letters, jetstream,
-    jetstream_to,
+    JetStreamWrite, OnGap, Settlements, Share, SharedSource, Start, Tables, TransactionalSink, dead_letters, jetstream,
+    jetstream_to, kv_table,
 };
 #[cfg(feature = "cli")]
 pub(crate) use jetstream::{advisories_of, consumer_name, lacks, marker_subjects, removals};

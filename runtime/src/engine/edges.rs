@@ -10,6 +10,7 @@ use millstream_pipelines::graph::{DynSink, DynSource};
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
+use super::gate::Gate;
 use super::inbox::{Event, Inbox};
 use super::metrics::NodeMetrics;
 use super::report::{Command, Line, Part, Report};
@@ -26,6 +27,7 @@ pub(crate) struct SourceTask {
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) from: Option<Bytes>,
     pub(crate) batch_rows: usize,
+    pub(crate) gate: Arc<Gate>,
     // Where the source stood at each barrier whose checkpoint is not durable yet.
     pub(crate) open_epochs: BTreeMap<Epoch, Bytes>,
 }
@@ -49,7 +51,10 @@ impl SourceTask {
             let reading = running && !exhausted && stopping.is_none();
             let turn = async {
                 match reading {
-                    true => self.source.next(self.batch_rows).await,
+                    true => {
+                        self.gate.opened().await?;
+                        self.source.next(self.batch_rows).await
+                    }
                     false => Err(driven(self.source.drive().await)),
                 }
             };

@@ -199,6 +199,7 @@ impl Job<'_> {
                     metrics,
                     from,
                     batch_rows,
+                    gate: environment.resources.get().unwrap_or_default(),
                     open_epochs: BTreeMap::new(),
                 };
                 workers.spawn(subtask, tasks, task.run());

@@ -13,6 +13,7 @@ mod clock;
 mod coordinator;
 mod edges;
 mod frontier;
+mod gate;
 mod inbox;
 mod job;
 mod metrics;
@@ -33,6 +34,7 @@ mod workers;
 
 pub use clock::Clock;
 pub use coordinator::Ended;
+pub use gate::{Gate, Opener};
 pub use metrics::{CheckpointSnapshot, Metrics, NodeMetrics, NodeSnapshot, StateSnapshot};
 pub use ownership::Ownership;
 pub(crate) use run::Begin;

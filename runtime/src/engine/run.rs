@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::clock::Clock;
 use super::coordinator::Ended;
+use super::gate::Gate;
 use super::job::Job;
 use super::metrics::Metrics;
 use super::ownership::Ownership;
@@ -52,7 +53,7 @@ impl Environment {
         let nudge = Arc::new(Notify::new());
         let (metrics, clock) = (Metrics::default(), Clock::system());
         let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
-        let resources = resources.with(Now(Arc::new(move || clock.now())));
+        let resources = resources.with(Now(Arc::new(move || clock.now()))).with(Gate::default());
         let (stopper, savepoint, rewind) = (Stopper::default(), None, false);
         let (state_memory, spill_to) = (None, std::env::temp_dir().join("millstream-spill"));
         Environment {

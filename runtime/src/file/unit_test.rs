@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Record, SizeLimit, Timestamp};
+use millstream_operators::{Record, SizeLimit, Table, Timestamp};
 use millstream_pipelines::config::{self, Expected, Given, Report, UnitTest};
 use millstream_pipelines::dsl::{SinkNode, SourceNode};
 use millstream_pipelines::graph::{erase_sink, erase_source};
@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 
 use super::{options, read};
 use crate::checkpoint::MemoryStore;
-use crate::connectors::{CollectSink, Collected, ListSource};
+use crate::connectors::{CollectSink, Collected, ListSource, Tables};
 use crate::engine::{Clock, Environment, Workers, run};
 
 /// How a test of a pipeline file went.
@@ -71,6 +71,8 @@ async fn one(
         Err(fault) => return Ok(Some(fault.chain())),
     };
     let mut environment = Environment::new(Arc::new(MemoryStore::default()), workers);
+    let tables = test.tables.iter().map(|(bucket, held)| (bucket.clone(), Table::of(held.iter().cloned())));
+    environment = environment.with(Tables::given(tables));
     if let Some(now) = &test.now {
         match chrono::DateTime::parse_from_rfc3339(now) {
             Ok(now) => {
@@ -230,6 +232,33 @@ expect.out = []
 "#;
         let outcomes = outcomes(tests).await;
         assert_eq!(outcomes.iter().map(|o| o.failure.as_deref()).collect::<Vec<_>>(), [None, None]);
+    }
+
+    #[tokio::test]
+    async fn rows_are_looked_up_in_tables_that_the_test_gives() {
+        let tests = r#"
+[[steps]]
+name = "named"
+from = "large"
+lookup = { bucket = "REGIONS", key = "region", schema = { title = "utf8", rate = "int64" }, prefix = "region_" }
+on_error = "stop"
+
+[sinks.to_named]
+kind = "jetstream"
+from = "named"
+stream = "NAMED"
+subject = "named.all"
+on_error = "stop"
+
+[[tests]]
+name = "regions have names"
+input.orders = [{ id = 1, region = "eu", cents = 2000 }, { id = 2, region = "us", cents = 2000 }]
+tables.REGIONS = { eu = { title = "Europe", rate = 19 } }
+expect.to_named = [{ id = 1, region_title = "Europe", region_rate = 19 }, { id = 2 }]
+expect.out = [{ id = 1 }, { id = 2 }]
+"#;
+        let outcomes = outcomes(tests).await;
+        assert_eq!(outcomes.iter().map(|o| o.failure.as_deref()).collect::<Vec<_>>(), [None]);
     }
 
     #[tokio::test]

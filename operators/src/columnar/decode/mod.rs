@@ -113,6 +113,15 @@ struct Open {
     rejected: Vec<(usize, Rejected<Bytes>)>,
 }
 
+/// What came of messages that are a row each.
+pub(super) struct Each {
+    pub(super) rows: RecordBatch,
+    /// The message of each row.
+    pub(super) of_row: Vec<usize>,
+    /// Messages that are no row, with what is wrong.
+    pub(super) refused: Vec<(usize, String)>,
+}
+
 /// How many rows make a batch, where messages hold many.
 const BATCH_ROWS: usize = 8_192;
 
@@ -173,6 +182,22 @@ impl Decode {
     /// The columns that it gives.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Reads messages that are a row each, and nothing beside them: for formats whose messages hold no more.
+    pub(super) fn each(&mut self, messages: &[Bytes]) -> Result<Each> {
+        let (mut of_row, mut refused) = (Vec::with_capacity(messages.len()), Vec::new());
+        for (place, message) in messages.iter().enumerate() {
+            match self.read_row(of_row.len(), message) {
+                Ok(()) => of_row.push(place),
+                Err(Refused { what, .. }) => refused.push((place, what)),
+            }
+        }
+        let bug = |error| Fault::bug("cannot put decoded columns together").because(error);
+        let columns = self.columns.finish().map_err(bug)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(of_row.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.payload), columns, &options).map_err(bug)?;
+        Ok(Each { rows, of_row, refused })
     }
 
     /// Reads on in the open batch, until it is at its end or there are enough rows to send.

@@ -1,6 +1,7 @@
 //! [`Frame`]: rows of declared columns in the DSL.
 
 mod joined;
+mod lookup;
 mod node;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,7 @@ mod time;
 mod verbs;
 
 pub use joined::JoinedFrame;
+pub use lookup::LookupValues;
 pub(super) use node::frame_port;
 pub use time::{KeyedFrame, WindowedFrame};
 pub use verbs::Frame;

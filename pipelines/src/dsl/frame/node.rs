@@ -118,6 +118,11 @@ impl Frame {
         node.detail = detail;
         node.inputs = vec![PortType::of::<RecordBatch>("in")];
         node.outputs = std::iter::once(main).chain(sides.iter().cloned()).collect();
+        self.enter_node(node)
+    }
+
+    /// Adds a node that takes these rows.
+    pub(super) fn enter_node(&self, node: Node) -> Made {
         let rejected = node.outputs.iter().position(|port| port.name() == REJECTED && port.must_connect());
         let id = self.pipeline.add(node);
         self.pipeline.connect(self.port, InPort { node: id, port: 0 }, self.route.clone());
@@ -164,7 +169,7 @@ pub(super) fn routed(keys: KeyColumns) -> Route {
 }
 
 /// The engine's clock, where the engine runs it.
-fn clock_of(subtask: &Subtask) -> Clock {
+pub(super) fn clock_of(subtask: &Subtask) -> Clock {
     subtask.resources.get::<Now>().map_or_else(idle, |now| Arc::clone(&now.0))
 }
 

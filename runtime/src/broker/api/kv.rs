@@ -141,7 +141,8 @@ impl Js {
     }
 }
 
-fn is_gone(headers: &Headers) -> bool {
+/// Whether these headers mark that a key's value is gone.
+pub(crate) fn is_gone(headers: &Headers) -> bool {
     headers.get("KV-Operation").is_some_and(|op| op != "PUT") || headers.get("Nats-Marker-Reason").is_some()
 }
 

@@ -14,6 +14,7 @@ mod wire;
 
 pub use js::Js;
 pub use kv::Entry;
+pub(crate) use kv::is_gone;
 pub use object::ObjectInfo;
 pub use types::{
     AccountInfo, AckPolicy, ApiLevel, ConsumerConfig, ConsumerInfo, DeliverPolicy, Discard, PubAck, Purge, Retention,

@@ -14,8 +14,11 @@ use crate::connectors::{lacks, removals};
 /// What a stream is like, unless that is `known`, and what is wrong with it for its node.
 pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
     let Looked { node, access, stream, .. } = looked;
-    let (name, reads) = (access.stream(), matches!(access, Access::Read { .. }));
-    let verb = if reads { "read" } else { "written" };
+    let (name, verb) = match access {
+        Access::Write { .. } => (access.stream(), "written"),
+        Access::Follow { .. } => (access.stream(), "looked up in"),
+        _ => (access.stream(), "read"),
+    };
     let told = match stream {
         Ok(Some(told)) => told,
         Ok(None) => {
@@ -28,9 +31,15 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
                 }
                 _ => {
                     findings.fact(format!("stream   {name}, {verb} by {node}: is not there"));
-                    findings.error(format!(
-                        "there is no stream {name}: create it (`nats stream add {name}`), or correct its name"
-                    ));
+                    let bucket = name.strip_prefix("KV_").filter(|_| matches!(access, Access::Follow { .. }));
+                    findings.error(match bucket {
+                        Some(bucket) => format!(
+                            "there is no bucket {bucket}: create it (`nats kv add {bucket}`), or correct its name"
+                        ),
+                        None => format!(
+                            "there is no stream {name}: create it (`nats stream add {name}`), or correct its name"
+                        ),
+                    });
                 }
             }
             return;

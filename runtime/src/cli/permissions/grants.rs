@@ -84,6 +84,7 @@ impl Grants {
                         all.extend(known.into_iter().flatten().cloned());
                         (format!("{} writes {stream}", node.name), all)
                     }
+                    Access::Follow { stream } => (format!("{} looks up in {stream}", node.name), follow(stream, scope)),
                     _ => continue,
                 };
                 grants.add(&mut seen, what, subjects);
@@ -121,6 +122,12 @@ fn read(graph: &Graph, node: &Node, stream: &str, from_time: bool, scope: &Scope
     all.push(format!("$JS.ACK.{stream}.{consumer}.>"));
     all.push(format!("$JS.ACK.*.*.{stream}.{consumer}.>"));
     all
+}
+
+/// A table's consumers have new names each time.
+fn follow(stream: &str, scope: &Scope) -> Vec<String> {
+    let api = &scope.api;
+    vec![format!("{api}.CONSUMER.CREATE.{stream}.*"), format!("{api}.CONSUMER.MSG.NEXT.{stream}.*")]
 }
 
 fn checkpoints(pipeline: &str, scope: &Scope) -> Vec<String> {

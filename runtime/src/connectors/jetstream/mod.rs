@@ -32,6 +32,7 @@ mod sink;
 mod source;
 mod status;
 mod stream;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transactional;
@@ -49,6 +50,7 @@ pub use read::{JetStreamRead, Share};
 pub use shared::{Settlements, SharedSource};
 pub use sink::{JetStreamSink, JetStreamWrite};
 pub use source::JetStreamSource;
+pub use table::{Tables, kv_table};
 pub use transactional::TransactionalSink;
 #[cfg(feature = "cli")]
 pub(crate) use transactional::{lacks, marker_subjects};

@@ -170,27 +170,28 @@ impl Again {
         matches!(self, Again::Link | Again::Closed)
     }
 
+    /// What happened, in words.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Again::Gap { expected, got } => format!("delivery {expected} was expected and {got} came"),
+            Again::Link => "the connection was made anew".to_owned(),
+            Again::Closed => "the NATS client has closed the connection for good".to_owned(),
+            Again::Silence => format!("nothing was heard from the server for {SILENT:?}"),
+            Again::Ended(why) => format!("the server ended the pull ({why})"),
+        }
+    }
+
     /// Says in the log that reading begins again.
     pub(super) fn log(&self, stream: &str) {
+        let why = self.why();
         match self {
-            Again::Gap { expected, got } => {
-                tracing::info!(
-                    stream,
-                    "delivery {expected} was expected and {got} came: reading again from the last position"
-                );
+            Again::Gap { .. } | Again::Link | Again::Ended(_) => {
+                tracing::info!(stream, "{why}: reading again from the last position");
             }
-            Again::Link => tracing::info!(stream, "the connection was made anew: reading again from the last position"),
-            Again::Closed => tracing::warn!(
-                stream,
-                "the NATS client has closed the connection for good: connecting again, and reading from the last position"
-            ),
-            Again::Silence => tracing::warn!(
-                stream,
-                "nothing was heard from the server for {SILENT:?}: reading again from the last position"
-            ),
-            Again::Ended(why) => {
-                tracing::info!(stream, "the server ended the pull ({why}): reading again from the last position");
+            Again::Closed => {
+                tracing::warn!(stream, "{why}: connecting again, and reading from the last position");
             }
+            Again::Silence => tracing::warn!(stream, "{why}: reading again from the last position"),
         }
     }
 }
