@@ -130,6 +130,9 @@ pub(super) struct Run {
     /// Threads that do the work [default: 1]
     #[arg(long, value_name = "N")]
     pub(super) workers: Option<usize>,
+    /// Subtasks of steps behind `key_by` and `rebalance` that say nothing else [default: what the pipeline says, or 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) parallelism: Option<u32>,
     /// How long draining may take before the run stops where it stands
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub(super) drain_timeout: u64,

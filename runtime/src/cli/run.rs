@@ -29,6 +29,9 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
     let mut file = program.load(path, &ends)?;
     let memory = &mut file.graph.settings.state_memory;
     *memory = settings.state_memory(*memory);
+    if let Some(subtasks) = args.parallelism {
+        file.graph.settings.parallelism = subtasks;
+    }
     if let Some(text) = ends::left_over(&file.graph, &ends) {
         return Err(Failure::usage(format!("{}: {text}", path.display())));
     }

@@ -1,0 +1,243 @@
+//! The Nexmark queries give what batch SQL gives: typed and as files, in process and over JetStream, with one subtask and
+//! with four, with events in order and shuffled.
+//!
+//! `MILLSTREAM_NEXMARK_EVENTS=1000000` is the long form.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout, reason = "it is a test")]
+
+mod events;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use events::{Events, KINDS};
+use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject};
+use serde_json::Value as Json;
+use tokio::time::timeout;
+
+/// The queries, and which kinds of events they read.
+const QUERIES: [(&str, &[&str]); 9] = [
+    ("q0", &["bid"]),
+    ("q1", &["bid"]),
+    ("q2", &["bid"]),
+    ("q3", &["person", "auction"]),
+    ("q4", &["auction", "bid"]),
+    ("q5", &["bid"]),
+    ("q6", &["auction", "bid"]),
+    ("q7", &["bid"]),
+    ("q8", &["person", "auction"]),
+];
+
+/// Where results go when they go to a stream.
+const OUT: &str = "NEXMARK_OUT";
+
+/// How a query is written.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    File,
+    Typed,
+}
+
+impl Form {
+    /// The forms that a query has. (Not all are written as files yet.)
+    fn all(query: &str) -> &'static [Form] {
+        if ["q0", "q1", "q2", "q3", "q8"].contains(&query) { &[Form::File, Form::Typed] } else { &[Form::Typed] }
+    }
+
+    fn of(self, query: &str) -> String {
+        match self {
+            Form::File => format!("{}/nexmark/{query}.toml", env!("CARGO_MANIFEST_DIR")),
+            Form::Typed => query.to_owned(),
+        }
+    }
+}
+
+/// The events and what must come of them: `ordered` and `shuffled` hold the same ones.
+struct Data {
+    events: Events,
+    shuffled: Events,
+    folder: PathBuf,
+}
+
+impl Data {
+    /// Made once for all tests of this process.
+    fn get() -> &'static Data {
+        static DATA: OnceLock<Data> = OnceLock::new();
+        DATA.get_or_init(|| {
+            let count: usize = std::env::var("MILLSTREAM_NEXMARK_EVENTS").map_or(120_000, |text| text.parse().unwrap());
+            let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nexmark");
+            let _ = std::fs::remove_dir_all(&folder);
+            let events = Events::first(count);
+            let data = Data { shuffled: events.shuffled(500), events, folder };
+            for part in ["ordered", "shuffled", "expected"] {
+                std::fs::create_dir_all(data.folder.join(part)).unwrap();
+            }
+            data.events.write(&data.folder.join("ordered"));
+            data.shuffled.write(&data.folder.join("shuffled"));
+            data.ask_the_oracle();
+            data
+        })
+    }
+
+    fn ask_the_oracle(&self) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let asked = Command::new("python3")
+            .arg(source.join("nexmark/oracle.py"))
+            .args([self.folder.join("ordered"), self.folder.join("expected")])
+            .env("PYTHONPATH", source.join("../.tools/python"))
+            .status();
+        assert!(asked.unwrap().success(), "is DuckDB there? `bash tests/setup` installs it");
+    }
+
+    fn expected(&self, query: &str) -> Vec<String> {
+        sorted(&std::fs::read_to_string(self.folder.join(format!("expected/{query}.ndjson"))).unwrap())
+    }
+}
+
+/// The rows of lines of JSON, whatever the order of rows and of their columns.
+fn sorted(lines: &str) -> Vec<String> {
+    let canonical = |line: &str| serde_json::from_str::<Json>(line).unwrap_or_else(|_| panic!("{line}")).to_string();
+    let mut rows: Vec<String> = lines.lines().map(canonical).collect();
+    rows.sort_unstable();
+    rows
+}
+
+/// Of q4, which tells each change, the last row of each category.
+fn last_of_each(lines: &str) -> String {
+    let mut last = std::collections::BTreeMap::new();
+    for line in lines.lines() {
+        let row: Json = serde_json::from_str(line).unwrap();
+        last.insert(row["category"].to_string(), line);
+    }
+    last.into_values().collect::<Vec<_>>().join("\n")
+}
+
+fn assert_rows(query: &str, given: &str, what: &str) {
+    let last;
+    let given = if query == "q4" {
+        last = last_of_each(given);
+        &last
+    } else {
+        given
+    };
+    let (given, expected) = (sorted(given), Data::get().expected(query));
+    assert!(!expected.is_empty(), "{query}: the oracle gives nothing, which shows nothing");
+    let first = given.iter().zip(&expected).position(|(given, expected)| given != expected);
+    let first = first.or((given.len() != expected.len()).then_some(given.len().min(expected.len())));
+    if let Some(at) = first {
+        let (count, wanted) = (given.len(), expected.len());
+        panic!("{what}: {count} rows of {wanted}; {at}: {:?}, not {:?}", given.get(at), expected.get(at));
+    }
+}
+
+/// Runs a query until its sources end.
+fn run(query: &str, form: Form, subtasks: u32, arguments: &[String]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nexmark"));
+    command
+        .args(["--log", "warn", "run", &form.of(query), "--until-end"])
+        .args(["--parallelism", &subtasks.to_string()]);
+    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{query} {form:?}: {}\n{said}", output.status);
+}
+
+fn on_files(part: &str, subtasks: u32) {
+    let data = Data::get();
+    let work = tempfile::tempdir().unwrap();
+    for (query, kinds) in QUERIES {
+        for form in Form::all(query).iter().copied() {
+            let out = work.path().join(format!("{query}-{form:?}.ndjson"));
+            let input = |kind: &&str| {
+                let file = data.folder.join(part).join(format!("{kind}.ndjson"));
+                ["--input".to_owned(), format!("{kind}={}", file.display())]
+            };
+            let mut arguments: Vec<String> = kinds.iter().flat_map(input).collect();
+            arguments.extend(["--output".to_owned(), format!("out={}", out.display())]);
+            let started = Instant::now();
+            run(query, form, subtasks, &arguments);
+            let (took, given) = (started.elapsed(), std::fs::read_to_string(&out).unwrap());
+            let what = format!("{query} {form:?}, {part}, {subtasks} subtasks");
+            assert_rows(query, &given, &what);
+            println!("{what}: {} rows as DuckDB says, in {took:?}", given.lines().count());
+        }
+    }
+}
+
+#[test]
+fn on_files_in_order_with_one_subtask() {
+    on_files("ordered", 1);
+}
+
+#[test]
+fn on_shuffled_files_with_four_subtasks() {
+    on_files("shuffled", 4);
+}
+
+#[tokio::test]
+async fn over_jetstream_with_shuffled_events_and_one_subtask_and_four() {
+    let server = NatsServer::start().await.unwrap();
+    let connection = server.connect().await.unwrap();
+    let js = Js::new(connection.clone());
+    js.create_stream(&StreamConfig::new("NEXMARK", KINDS.map(|kind| format!("nexmark.{kind}")))).await.unwrap();
+    publish(&connection, &Data::get().shuffled).await;
+    let work = tempfile::tempdir().unwrap();
+    for (query, _) in QUERIES {
+        for (form, subtasks) in Form::all(query).iter().flat_map(|form| [(*form, 1), (*form, 4)]) {
+            let _ = js.delete_stream(OUT).await;
+            let what = format!("{query} {form:?} over JetStream, {subtasks} subtasks");
+            let checkpoints = work.path().join(what.replace([' ', ','], ""));
+            let arguments = ["--checkpoints".to_owned(), checkpoints.display().to_string(), "--nats".to_owned()];
+            let arguments = [&arguments[..], &[server.url().to_owned()]].concat();
+            let started = Instant::now();
+            tokio::task::spawn_blocking(move || run(query, form, subtasks, &arguments)).await.unwrap();
+            let took = started.elapsed();
+            let given = lines(&connection, OUT).await;
+            assert_rows(query, &given, &what);
+            println!("{what}: {} rows as DuckDB says, in {took:?}", given.lines().count());
+        }
+    }
+}
+
+/// Publishes each event on the subject of its kind, confirmed.
+async fn publish(connection: &Connection, events: &Events) {
+    let all: Vec<_> = events.iter().collect();
+    for chunk in all.chunks(1_000) {
+        let inbox = connection.new_inbox();
+        let mut acks = connection.subscribe(inbox.clone(), 4_096).await.unwrap();
+        let reply = Subject::from(inbox);
+        let message = |(kind, json): &(&str, &str)| {
+            Outgoing::new(format!("nexmark.{kind}"), (*json).to_owned()).reply_to(reply.clone())
+        };
+        connection.publish_all(chunk.iter().map(message)).await.unwrap();
+        for _ in chunk {
+            let ack = timeout(Duration::from_secs(20), acks.next()).await.unwrap().unwrap();
+            assert!(ack.payload.starts_with(b"{\"stream\""), "{ack:?}");
+        }
+    }
+}
+
+/// The payloads of all messages of a stream, a line each.
+async fn lines(connection: &Connection, stream: &str) -> String {
+    let js = Js::new(connection.clone());
+    let total = js.stream(stream).await.unwrap().state.messages;
+    let config = ConsumerConfig { name: "reader".into(), ack_policy: AckPolicy::None, ..ConsumerConfig::default() };
+    js.create_consumer(stream, &config).await.unwrap();
+    let inbox = connection.new_inbox();
+    let mut messages = connection.subscribe(inbox.clone(), 1 << 15).await.unwrap();
+    let (mut lines, mut read) = (String::new(), 0);
+    while read < total {
+        let batch = (total - read).min(10_000);
+        let pull = format!(r#"{{"batch":{batch},"expires":5000000000}}"#);
+        let request = Outgoing::new(js.next_subject(stream, "reader"), pull).reply_to(Subject::from(inbox.clone()));
+        connection.publish(request).await.unwrap();
+        for _ in 0..batch {
+            let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap();
+            lines.push_str(std::str::from_utf8(&message.payload).unwrap());
+            lines.push('\n');
+        }
+        read += batch;
+    }
+    lines
+}
