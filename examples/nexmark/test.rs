@@ -10,12 +10,12 @@ mod events;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use events::{Events, KINDS};
 use millstream::broker::{AckPolicy, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject};
 use serde_json::Value as Json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// The queries, and which kinds of events they read.
 const QUERIES: [(&str, &[&str]); 9] = [
@@ -189,7 +189,7 @@ async fn over_jetstream_with_shuffled_events_and_one_subtask_and_four() {
             let what = format!("{query} {form:?} over JetStream, {subtasks} subtasks");
             let checkpoints = work.path().join(what.replace([' ', ','], ""));
             let arguments = ["--checkpoints".to_owned(), checkpoints.display().to_string(), "--nats".to_owned()];
-            let arguments = [&arguments[..], &[server.url().to_owned()]].concat();
+            let arguments = [&arguments[..], &[server.url()]].concat();
             let started = Instant::now();
             tokio::task::spawn_blocking(move || run(query, form, subtasks, &arguments)).await.unwrap();
             let took = started.elapsed();

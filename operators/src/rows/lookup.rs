@@ -94,8 +94,11 @@ mod tests {
         std::str::from_utf8(entry).unwrap().parse().map_err(|error| format!("{error}"))
     }
 
-    fn lookup(table: &Table) -> Lookup<i64, i64, fn(&i64) -> String, fn(&Bytes) -> Result<i64, String>> {
-        Lookup::new(table.clone(), Arc::new(|n| n.to_string()), Arc::new(number))
+    type Key = fn(&i64) -> String;
+    type Read = fn(&Bytes) -> Result<i64, String>;
+
+    fn lookup(table: &Table) -> Lookup<i64, i64, Key, Read> {
+        Lookup::new(table.clone(), Arc::new(ToString::to_string), Arc::new(number))
     }
 
     #[test]

@@ -15,12 +15,18 @@ pub struct TableNode {
     /// What it is, for people.
     pub detail: String,
     /// How it is had: all subtasks may share one.
-    pub make: Arc<dyn Fn(&Subtask) -> Result<Table> + Send + Sync>,
+    pub make: MakeTable,
     /// Which streams are read for it.
     pub access: Vec<Access>,
     /// What is wrong with its settings.
     pub problems: Vec<Problem>,
 }
+
+/// Gives a subtask its table.
+pub type MakeTable = Arc<dyn Fn(&Subtask) -> Result<Table> + Send + Sync>;
+
+/// Rows with what was found for them, and those whose entry cannot be read.
+pub type LookedUp<T, V> = (Stream<(T, Option<V>)>, Stream<Rejected<T>>);
 
 /// A table whose values are read as a `V`.
 pub struct TableOf<V> {
@@ -86,7 +92,7 @@ impl<T: Send + 'static> Stream<T> {
     ///
     /// What is found depends on when: rows that are processed again after a failure may find something else. For a join
     /// that does not, make a stream of the table's changes and use [`as_of`](super::Join::as_of).
-    pub fn lookup<V, F>(self, name: &str, table: TableOf<V>, key: F) -> (Stream<(T, Option<V>)>, Stream<Rejected<T>>)
+    pub fn lookup<V, F>(self, name: &str, table: TableOf<V>, key: F) -> LookedUp<T, V>
     where
         V: Send + 'static,
         F: Fn(&T) -> String + Send + Sync + 'static,

@@ -28,7 +28,7 @@ pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, Sink
 pub use frame::{Frame, JoinedFrame, KeyedFrame, LookupValues, WindowedFrame};
 pub use joined::{Bounded, How, Join};
 pub use keyed::KeyedStream;
-pub use lookup::{TableNode, TableOf};
+pub use lookup::{LookedUp, MakeTable, TableNode, TableOf};
 pub use pipeline::Pipeline;
 #[cfg(feature = "columnar")]
 pub use rejections::{OnRejected, Outlet};

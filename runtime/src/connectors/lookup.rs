@@ -79,7 +79,7 @@ impl Spec for LookUp {
         let Keys { bucket, key, format, schema, prefix, kind } = self.lookup;
         let (columns, inner) = (schema.map(|columns| columns.0), kind == Join::Inner);
         let values = LookupValues { key, format: format.into(), columns, prefix, inner };
-        let rows = wiring.input().lookup(wiring.name(), kv_table(bucket), values);
+        let rows = wiring.input().lookup(wiring.name(), &kv_table(bucket), values);
         wiring.output(rows);
     }
 }

@@ -31,7 +31,7 @@ impl Frame {
     /// Each row with the columns that a table outside has for its key at that moment. Rows whose entry cannot be read are
     /// rejected. The first row waits until the whole table is there; see [`Stream::lookup`](crate::dsl::Stream::lookup).
     #[must_use]
-    pub fn lookup(self, name: &str, table: TableNode, values: LookupValues) -> Frame {
+    pub fn lookup(self, name: &str, table: &TableNode, values: LookupValues) -> Frame {
         let make = |frame: &Frame| {
             table.note_problems(&frame.pipeline, name);
             let key = frame.compile(name, "lookup.key", &values.key);
