@@ -317,6 +317,8 @@ impl IntoSink<Record> for SinkNode {
         node.access = self.access;
         node.at_most_once = self.at_most_once;
         node.repeats = self.repeats;
+        // Several writers of one file would write over each other, and mix their lines.
+        node.parallelism = self.lines.then_some(1);
         node.inputs = vec![PortType::of::<Vec<Record>>("in")];
         stream.wire(node);
     }
