@@ -40,7 +40,10 @@ pub use explode::Explode;
 pub use expr::{ExprError, Expression};
 pub use filter::Filter;
 pub use generate::{numbers, numbers_schema};
-pub use group::{Aggregates, Dedup, KeyColumns, WindowAggregate};
+pub use group::{
+    Aggregates, Computed, CountAggregate, Dedup, GlobalAggregate, KeyColumns, LastAggregate, OwnWindows,
+    SessionAggregate, Top, WindowAggregate,
+};
 pub use join::{Bound, Join, JoinKind, JoinMistakes, JoinPlan};
 pub use lookup::{Lookup, LookupColumns};
 pub use payload::keep;

@@ -34,6 +34,25 @@ impl Run {
         Run { whole: true, groups: groups.into_iter().map(|(group, bytes)| (group, entries(bytes))).collect() }
     }
 
+    /// What was taken out and what was put in, by key group, in whatever form the operator gives it.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn of_parts(whole: bool, gone: BTreeMap<u32, Vec<u8>>, put: BTreeMap<u32, Vec<u8>>) -> Run {
+        let mut groups: BTreeMap<u32, Entries> = BTreeMap::new();
+        for (group, bytes) in gone {
+            groups.entry(group).or_default().gone = bytes.into();
+        }
+        for (group, bytes) in put {
+            groups.entry(group).or_default().put = bytes.into();
+        }
+        Run { whole, groups }
+    }
+
+    /// What was taken out and then what was put in, of each key group.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.groups.values().map(|entries| (&entries.gone, &entries.put))
+    }
+
     /// The bytes that it takes.
     pub fn weight(&self) -> usize {
         self.groups.values().map(|entries| entries.gone.len() + entries.put.len() + size_of::<u32>()).sum()

@@ -40,6 +40,10 @@ pub struct StateVisitor<'a>(Mode<'a>);
 /// What was saved of panes, by pane.
 pub type PaneGroups = Vec<(i64, Vec<Bytes>)>;
 
+/// The runs that were saved of panes, by pane.
+#[cfg(feature = "columnar")]
+type PaneRuns = Vec<(i64, Vec<Run>)>;
+
 enum Mode<'a> {
     Freeze(&'a mut Frozen),
     Restore(Restore<'a>),
@@ -104,6 +108,16 @@ impl Restore<'_> {
         self.each(name, |run| timers.play(name, run))?;
         timers.settle();
         Ok(timers)
+    }
+
+    #[cfg(feature = "columnar")]
+    fn runs(&mut self, name: &str) -> Result<Vec<Run>> {
+        let mut all = Vec::new();
+        self.each(name, |run| {
+            all.push(run.clone());
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     fn bytes(&mut self, name: &str) -> Result<Vec<Bytes>> {
@@ -258,6 +272,59 @@ impl<'a> StateVisitor<'a> {
             }
             Mode::Restore(restore) if restore.has(name) => restore.bytes(name).map(Some),
             Mode::Restore(_) => Ok(None),
+            Mode::Fit(_, stays) => {
+                stays.push(name.to_owned());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Visits keyed state that an operator freezes by itself. Otherwise the runs that were saved come back, to be played one
+    /// behind the other.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn snapshot(
+        &mut self,
+        name: &str,
+        freeze: impl FnOnce() -> Result<Box<dyn Snapshot>>,
+    ) -> Result<Option<Vec<Run>>> {
+        match &mut self.0 {
+            Mode::Freeze(frozen) => {
+                frozen.keyed.push((name.to_owned(), freeze()?));
+                Ok(None)
+            }
+            Mode::Restore(restore) if restore.has(name) => restore.runs(name).map(Some),
+            Mode::Restore(_) => Ok(None),
+            Mode::Fit(_, stays) => {
+                stays.push(name.to_owned());
+                Ok(None)
+            }
+        }
+    }
+
+    /// As `snapshot`, of each of some panes, which come and go: `name/<pane>` in what is saved.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn pane_snapshots(
+        &mut self,
+        name: &str,
+        panes: impl IntoIterator<Item = i64>,
+        mut freeze: impl FnMut(i64) -> Result<Box<dyn Snapshot>>,
+    ) -> Result<Option<PaneRuns>> {
+        match &mut self.0 {
+            Mode::Freeze(frozen) => {
+                for pane in panes {
+                    frozen.keyed.push((format!("{name}/{pane}"), freeze(pane)?));
+                }
+                Ok(None)
+            }
+            Mode::Restore(restore) => {
+                let mut panes = Vec::new();
+                for whole_name in restore.names() {
+                    if let Some(pane) = pane_of(name, &whole_name) {
+                        panes.push((pane, restore.runs(&whole_name)?));
+                    }
+                }
+                Ok(Some(panes))
+            }
             Mode::Fit(_, stays) => {
                 stays.push(name.to_owned());
                 Ok(None)

@@ -137,9 +137,14 @@ impl<O: Operator> Bench<O> {
 
     /// Saves its state.
     pub fn save(&mut self) -> Saved {
+        unwrap(self.freeze().encode(KeyGroup::DEFAULT_COUNT))
+    }
+
+    /// Its state as it is now, to be encoded whole or as what has changed since it was frozen last.
+    pub fn freeze(&mut self) -> Frozen {
         let mut frozen = Frozen::default();
         unwrap(self.operator.state(&mut StateVisitor::freeze(&mut frozen)));
-        unwrap(frozen.encode(KeyGroup::DEFAULT_COUNT))
+        frozen
     }
 
     /// The batches at port 0 since the last look.

@@ -32,7 +32,7 @@ pub enum Emit {
 impl Emit {
     /// The last moment at which results are due that the watermark passes on its way from `before` to `now`. At the end of
     /// time there is none: everything closes.
-    pub(super) fn due(self, before: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn due(self, before: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let Emit::Every(span) = self else { return None };
         let step = i64::try_from(span.as_micros()).unwrap_or(i64::MAX).max(1);
         let due = Timestamp::from_micros(now.as_micros().div_euclid(step).saturating_mul(step));

@@ -69,6 +69,12 @@ impl TimeWindows {
         a
     }
 
+    /// When there are results of windows that are still open.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn emits(&self) -> Emit {
+        self.emit
+    }
+
     /// How long a window is.
     #[cfg(feature = "columnar")]
     pub(crate) fn size(&self) -> i64 {

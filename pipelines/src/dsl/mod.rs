@@ -25,7 +25,7 @@ mod windowed;
 pub use columns::{ColumnsFrom, ColumnsTo, IntoFrame, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
-pub use frame::{Frame, JoinedFrame, KeyedFrame, LookupValues, WindowedFrame};
+pub use frame::{Best, ColumnWindows, Frame, JoinedFrame, KeyedFrame, LookupValues, WindowedFrame, best};
 pub use joined::{Bounded, How, Join};
 pub use keyed::KeyedStream;
 pub use lookup::{LookedUp, MakeTable, TableNode, TableOf};

@@ -38,7 +38,7 @@ pub struct Aggregates {
 
 /// One call of an aggregate.
 #[derive(Clone)]
-struct Call {
+pub(super) struct Call {
     function: Arc<AggregateFunctionExpr>,
     arguments: Vec<(Expression, DataType)>,
     filter: Option<Expression>,
@@ -137,12 +137,12 @@ impl Aggregates {
 
     /// An accumulator for each call.
     pub(super) fn accumulators(&self) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
-        self.calls.iter().map(|call| call.accumulator().map_err(|error| failed(&error))).collect()
+        self.calls.iter().map(Call::accumulator_or_fault).collect()
     }
 
     /// The columns of the states of all calls.
     pub(super) fn state_fields(&self) -> Result<Vec<Vec<FieldRef>>> {
-        self.calls.iter().map(|call| call.function.state_fields().map_err(|error| failed(&error))).collect()
+        self.calls.iter().map(Call::state_fields).collect()
     }
 
     /// The outputs, of what the calls give.
@@ -168,6 +168,28 @@ impl Call {
 
     fn nullable(&self) -> bool {
         self.function.is_nullable()
+    }
+
+    /// The lowest or the highest of whole numbers.
+    pub(super) fn extreme(highest: bool) -> Result<Call, ExprError> {
+        static LOWEST: LazyLock<Result<Call, ExprError>> = LazyLock::new(|| Call::over_numbers("min"));
+        static HIGHEST: LazyLock<Result<Call, ExprError>> = LazyLock::new(|| Call::over_numbers("max"));
+        if highest { HIGHEST.clone() } else { LOWEST.clone() }
+    }
+
+    fn over_numbers(name: &str) -> Result<Call, ExprError> {
+        let numbers: SchemaRef = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let aggregate = FUNCTIONS.get(name).ok_or_else(|| ExprError::new(format!("there is no aggregate `{name}`")))?;
+        let made = built(aggregate, vec![Expression::compile("n", &numbers)?], false, None);
+        made.map_err(|error| ExprError::new(words(&error)))
+    }
+
+    pub(super) fn state_fields(&self) -> Result<Vec<FieldRef>> {
+        self.function.state_fields().map_err(|error| failed(&error))
+    }
+
+    pub(super) fn accumulator_or_fault(&self) -> Result<Box<dyn GroupsAccumulator>> {
+        self.accumulator().map_err(|error| failed(&error))
     }
 
     fn accumulator(&self) -> DfResult<Box<dyn GroupsAccumulator>> {

@@ -2,28 +2,26 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
 use arrow::compute::{prep_null_mask_filter, take};
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use foldhash::fast::FixedState;
 
-use super::calls::{Aggregates, failed};
+use super::calls::failed;
 use super::codec::{KeyBytes, RowKeys};
+use super::kept::Kept;
+use super::table::{Place, Table};
 use crate::{Fault, Result};
 
 /// Groups that take rows in.
 pub(super) struct Groups {
     numbers: HashMap<KeyBytes, usize, FixedState>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// How many columns the state of each accumulator has.
+    widths: Vec<usize>,
 }
 
-/// Groups as they are saved and put together: keys in their order, and for each call the columns of its state.
-pub(super) struct Frozen {
-    pub(super) keys: Vec<KeyBytes>,
-    pub(super) states: Vec<Vec<ArrayRef>>,
-}
-
-/// Rows on their way into groups: the columns of each call, and which of them are meant.
+/// Rows on their way into groups: the columns of each accumulator, and which of them are meant.
 pub(super) struct Arriving<'a> {
     pub(super) keys: &'a RowKeys,
     pub(super) rows: &'a [u32],
@@ -32,14 +30,16 @@ pub(super) struct Arriving<'a> {
     pub(super) all: bool,
 }
 
-impl Groups {
-    pub(super) fn new(aggregates: &Aggregates) -> Result<Self> {
-        let numbers = HashMap::with_hasher(FixedState::with_seed(0));
-        Ok(Groups { numbers, accumulators: aggregates.accumulators()? })
-    }
+/// A filter, in which null is not true.
+pub(super) fn truth(filter: &ArrayRef) -> Option<BooleanArray> {
+    let filter = filter.as_boolean_opt()?;
+    Some(if filter.null_count() > 0 { prep_null_mask_filter(filter) } else { filter.clone() })
+}
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
+impl Groups {
+    pub(super) fn new(kept: &Kept) -> Result<Self> {
+        let numbers = HashMap::with_hasher(FixedState::with_seed(0));
+        Ok(Groups { numbers, accumulators: kept.accumulators()?, widths: kept.widths().to_vec() })
     }
 
     fn number(&mut self, key: &[u8]) -> usize {
@@ -53,10 +53,11 @@ impl Groups {
         }
     }
 
-    /// Takes rows in.
-    pub(super) fn take_in(&mut self, arriving: &Arriving<'_>) -> Result {
-        let number = |row: &u32| self.number(arriving.keys.get(*row as usize));
-        let groups: Vec<usize> = arriving.rows.iter().map(number).collect();
+    /// Takes rows in. A group that begins goes on from what `before` has of its key.
+    pub(super) fn take_in(&mut self, arriving: &Arriving<'_>, before: &Table) -> Result {
+        self.go_on(arriving, before)?;
+        let groups: Vec<usize> =
+            arriving.rows.iter().map(|row| self.number(arriving.keys.get(*row as usize))).collect();
         let indices = (!arriving.all).then(|| UInt32Array::from(arriving.rows.to_vec()));
         let picked = |column: &ArrayRef| match &indices {
             Some(indices) => take(column, indices, None).map_err(|error| Fault::bug("cannot take").because(error)),
@@ -66,56 +67,69 @@ impl Groups {
         for (accumulator, (arguments, filter)) in self.accumulators.iter_mut().zip(arriving.columns) {
             let arguments = arguments.iter().map(picked).collect::<Result<Vec<_>>>()?;
             let filter = filter.as_ref().map(picked).transpose()?;
-            let filter = filter.as_ref().and_then(|filter| filter.as_boolean_opt());
-            // Null is not true.
-            let filter = filter.map(|f| if f.null_count() > 0 { prep_null_mask_filter(f) } else { f.clone() });
+            let filter = filter.as_ref().and_then(truth);
             let taken = accumulator.update_batch(&arguments, &groups, filter.as_ref(), total);
             taken.map_err(|error| failed(&error))?;
         }
         Ok(())
     }
 
-    /// Takes in what other groups have taken in.
-    pub(super) fn absorb(&mut self, frozen: &Frozen) -> Result {
-        let groups: Vec<usize> = frozen.keys.iter().map(|key| self.number(key)).collect();
-        let total = self.numbers.len();
-        for (accumulator, state) in self.accumulators.iter_mut().zip(&frozen.states) {
-            accumulator.merge_batch(state, &groups, total).map_err(|error| failed(&error))?;
+    /// Begins the groups of the keys of rows that `before` has something of. They come before others that begin: accumulators
+    /// take each group that begins for one of those that they are given something for.
+    fn go_on(&mut self, arriving: &Arriving<'_>, before: &Table) -> Result {
+        if before.is_empty() {
+            return Ok(());
+        }
+        let (mut places, mut groups) = (Vec::<Place>::new(), Vec::new());
+        for row in arriving.rows {
+            let key = arriving.keys.get(*row as usize);
+            if !self.numbers.contains_key(key)
+                && let Some(place) = before.find(key)
+            {
+                places.push(place);
+                groups.push(self.number(key));
+            }
+        }
+        if places.is_empty() { Ok(()) } else { self.merge(&before.values(&places)?, &groups) }
+    }
+
+    /// Takes in what others have taken in: keys, and the columns of their states.
+    pub(super) fn absorb<'a>(&mut self, keys: impl IntoIterator<Item = &'a [u8]>, states: &[ArrayRef]) -> Result {
+        let groups: Vec<usize> = keys.into_iter().map(|key| self.number(key)).collect();
+        self.merge(states, &groups)
+    }
+
+    fn merge(&mut self, states: &[ArrayRef], groups: &[usize]) -> Result {
+        let (total, mut states) = (self.numbers.len(), states.iter().cloned());
+        for (accumulator, width) in self.accumulators.iter_mut().zip(&self.widths) {
+            let state: Vec<ArrayRef> = states.by_ref().take(*width).collect();
+            accumulator.merge_batch(&state, groups, total).map_err(|error| failed(&error))?;
         }
         Ok(())
     }
 
-    /// The keys in their order, and for each its number.
-    fn sorted(&mut self) -> (Vec<KeyBytes>, UInt32Array) {
-        let mut keys: Vec<(KeyBytes, usize)> = std::mem::take(&mut self.numbers).into_iter().collect();
-        keys.sort_unstable();
-        let numbers = keys.iter().map(|(_, number)| u32::try_from(*number).unwrap_or(u32::MAX)).collect::<Vec<_>>();
-        (keys.into_iter().map(|(key, _)| key).collect(), numbers.into())
-    }
-
-    /// What has been taken in, to be saved or put together.
-    pub(super) fn freeze(mut self) -> Result<Frozen> {
-        let (keys, order) = self.sorted();
+    /// The keys and the columns of their states.
+    pub(super) fn states(mut self) -> Result<(Vec<KeyBytes>, Vec<ArrayRef>)> {
+        let mut keys: Vec<(KeyBytes, usize)> = self.numbers.drain().collect();
+        keys.sort_unstable_by_key(|(_, number)| *number);
         let mut states = Vec::new();
         for accumulator in &mut self.accumulators {
-            let state = accumulator.state(EmitTo::All).map_err(|error| failed(&error))?;
-            states.push(ordered(&state, &order)?);
+            states.extend(accumulator.state(EmitTo::All).map_err(|error| failed(&error))?);
         }
-        Ok(Frozen { keys, states })
+        Ok((keys.into_iter().map(|(key, _)| key).collect(), states))
     }
 
-    /// The keys in their order, and what the calls give for each.
+    /// The keys in their order, and what the accumulators give for each.
     pub(super) fn results(mut self) -> Result<(Vec<KeyBytes>, Vec<ArrayRef>)> {
-        let (keys, order) = self.sorted();
+        let mut keys: Vec<(KeyBytes, usize)> = self.numbers.drain().collect();
+        keys.sort_unstable();
+        let order = keys.iter().map(|(_, number)| u32::try_from(*number).unwrap_or(u32::MAX));
+        let order = UInt32Array::from_iter_values(order);
         let mut given = Vec::new();
         for accumulator in &mut self.accumulators {
-            given.push(accumulator.evaluate(EmitTo::All).map_err(|error| failed(&error))?);
+            let column = accumulator.evaluate(EmitTo::All).map_err(|error| failed(&error))?;
+            given.push(take(&column, &order, None).map_err(|error| Fault::bug("cannot order groups").because(error))?);
         }
-        Ok((keys, ordered(&given, &order)?))
+        Ok((keys.into_iter().map(|(key, _)| key).collect(), given))
     }
-}
-
-fn ordered(columns: &[ArrayRef], order: &UInt32Array) -> Result<Vec<ArrayRef>> {
-    let ordered = columns.iter().map(|column| take(column, order, None));
-    ordered.collect::<Result<_, _>>().map_err(|error| Fault::bug("cannot order groups").because(error))
 }

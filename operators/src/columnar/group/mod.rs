@@ -2,18 +2,35 @@
 
 mod calls;
 mod codec;
+mod count;
 mod dedup;
+mod early;
+mod global;
 mod groups;
+mod kept;
 mod keys;
+mod last;
+mod late;
 mod pane;
+mod results;
+mod session;
+mod spans;
+mod table;
 #[cfg(test)]
 mod tests;
+mod top;
 mod window;
 
 pub(in crate::columnar) use codec::{KeyBytes, KeyCodec, RowKeys};
 pub(in crate::columnar) use keys::hashes;
 
 pub use calls::Aggregates;
+pub use count::CountAggregate;
 pub use dedup::Dedup;
+pub use global::GlobalAggregate;
+pub use kept::Computed;
 pub use keys::KeyColumns;
+pub use last::LastAggregate;
+pub use session::{OwnWindows, SessionAggregate};
+pub use top::Top;
 pub use window::WindowAggregate;

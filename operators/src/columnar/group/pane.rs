@@ -1,60 +1,120 @@
-//! [`Panes`]: the groups of each piece of time that windows share.
+//! [`Pane`]: groups that take rows in, and are put into a table when they must be looked at.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::Field;
-use bytes::Bytes;
+use super::codec::{KeyBytes, KeyCodec};
+use super::groups::{Arriving, Groups};
+use super::kept::Kept;
+use super::table::Table;
+use crate::{Result, Run, Snapshot, Timestamp};
 
-use super::calls::Aggregates;
-use super::codec::{KeyBytes, KeyCodec, RowKeys};
-use super::groups::{Arriving, Frozen, Groups};
-use crate::{Result, Timestamp};
-
-/// The groups of a piece of time: those that take rows in, and those that were saved and not needed since.
-#[derive(Default)]
-struct Pane {
+/// The groups of some rows: those that have changed since they were last looked at take rows in, and all of them stand in a
+/// table. A group that changes again goes on from what the table has of it, so when it was looked at does not matter.
+pub(super) struct Pane {
     live: Option<Groups>,
-    frozen: Vec<Arc<Frozen>>,
+    table: Table,
 }
 
-/// What makes bytes of groups, by key group.
-type Save = Box<dyn FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send>;
+impl Pane {
+    pub(super) fn new(codec: &Arc<KeyCodec>) -> Self {
+        Pane { live: None, table: Table::new(Arc::clone(codec)) }
+    }
+
+    pub(super) fn take_in(&mut self, kept: &Kept, arriving: &Arriving<'_>) -> Result {
+        let groups = match &mut self.live {
+            Some(groups) => groups,
+            live => live.insert(Groups::new(kept)?),
+        };
+        groups.take_in(arriving, &self.table)
+    }
+
+    /// All of it as a table.
+    pub(super) fn table(&mut self) -> Result<&mut Table> {
+        if let Some(groups) = self.live.take() {
+            let (keys, states) = groups.states()?;
+            self.table.put(keys, states)?;
+        }
+        Ok(&mut self.table)
+    }
+
+    /// Whether there are no groups but those that take rows in.
+    fn is_live(&self) -> bool {
+        self.table.is_empty() && self.live.is_some()
+    }
+
+    /// What is kept for some keys goes on under the name of another: each name comes with those that it is made of.
+    pub(super) fn rename<'a>(
+        &mut self,
+        kept: &Kept,
+        names: impl Iterator<Item = (&'a KeyBytes, &'a [KeyBytes])>,
+    ) -> Result {
+        let moves: Vec<_> = names.flat_map(|(name, made_of)| made_of.iter().map(move |from| (from, name))).collect();
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let table = self.table()?;
+        let found = moves.iter().filter_map(|(from, to)| Some((table.find(from)?, &***to)));
+        let (places, to): (Vec<_>, Vec<_>) = found.unzip();
+        let states = table.values(&places)?;
+        table.remove(moves.iter().map(|(from, _)| *from));
+        let mut groups = Groups::new(kept)?;
+        groups.absorb(to, &states)?;
+        self.live = Some(groups);
+        Ok(())
+    }
+
+    /// Adds these keys, or all of them, to others.
+    pub(super) fn add_to(&mut self, groups: &mut Groups, only: Option<&[KeyBytes]>) -> Result {
+        let table = self.table()?;
+        let (mut keys, mut places) = (Vec::new(), Vec::new());
+        let mut add = |key| {
+            if let Some(place) = table.find(key) {
+                keys.push(key);
+                places.push(place);
+            }
+        };
+        match only {
+            Some(only) => only.iter().for_each(|key| add(&**key)),
+            None => table.keys().for_each(|key| add(&**key)),
+        }
+        groups.absorb(keys, &table.values(&places)?)
+    }
+
+    /// What note number `note` says of each key.
+    pub(super) fn noted(&mut self, kept: &Kept, note: usize) -> Result<Vec<(KeyBytes, Timestamp)>> {
+        let table = self.table()?;
+        let (keys, places): (Vec<_>, Vec<_>) =
+            table.keys().filter_map(|key| Some((key.clone(), table.find(key)?))).unzip();
+        let notes = kept.note_of(&table.values(&places)?, note)?;
+        Ok(keys.into_iter().zip(notes.values().iter().copied().map(Timestamp::from_micros)).collect())
+    }
+
+    /// All of it as it is now.
+    pub(super) fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
+        self.table()?.freeze()
+    }
+
+    /// What was saved.
+    pub(super) fn replayed(codec: &Arc<KeyCodec>, runs: &[Run]) -> Result<Self> {
+        Ok(Pane { live: None, table: Table::replayed(Arc::clone(codec), runs)? })
+    }
+}
 
 /// The groups of all pieces of time that are open, by where these begin.
 pub(super) struct Panes {
-    aggregates: Aggregates,
     codec: Arc<KeyCodec>,
     panes: BTreeMap<i64, Pane>,
 }
 
 impl Panes {
-    pub(super) fn new(aggregates: Aggregates, keys: &[Field]) -> Result<Self> {
-        let states = aggregates.state_fields()?.into_iter().flatten().enumerate();
-        let states = states.map(|(n, field)| field.as_ref().clone().with_name(format!("state{n}")).with_nullable(true));
-        Ok(Panes { codec: Arc::new(KeyCodec::new(keys, states.collect())?), aggregates, panes: BTreeMap::new() })
+    pub(super) fn new(codec: Arc<KeyCodec>) -> Self {
+        Panes { codec, panes: BTreeMap::new() }
     }
 
-    /// The keys of rows with these columns.
-    pub(super) fn keys(&self, columns: &[ArrayRef]) -> Result<RowKeys> {
-        self.codec.keys(columns)
-    }
-
-    /// Takes rows into the panes that `of_pane` tells, of `total` rows in all.
-    pub(super) fn take_in(
-        &mut self,
-        keys: &RowKeys,
-        of_pane: &BTreeMap<i64, Vec<u32>>,
-        columns: Vec<ArrayRef>,
-        total: usize,
-    ) -> Result {
-        let columns = self.aggregates.arranged(columns)?;
-        for (pane, rows) in of_pane {
-            let arriving = Arriving { keys, rows, columns: &columns, all: rows.len() == total };
-            self.panes.entry(*pane).or_default().thawed(&self.aggregates)?.take_in(&arriving)?;
-        }
-        Ok(())
+    /// The pane that begins at `start`.
+    pub(super) fn at(&mut self, start: i64) -> &mut Pane {
+        self.panes.entry(start).or_insert_with(|| Pane::new(&self.codec))
     }
 
     /// Where the panes begin that hold rows, from `from` on.
@@ -73,48 +133,29 @@ impl Panes {
         }
     }
 
-    /// The keys and results of the panes that begin in `from..to`, put together, in the order of keys; the panes stay
+    /// The groups of the panes that begin in `from..to`, put together: of these keys only, if they are told. The panes stay
     /// unless they are no longer needed.
-    pub(super) fn results(&mut self, from: i64, to: i64, needed: bool) -> Result<(Vec<KeyBytes>, Vec<ArrayRef>)> {
+    pub(super) fn together(
+        &mut self,
+        kept: &Kept,
+        (from, to): (i64, i64),
+        only: Option<&[KeyBytes]>,
+        needed: bool,
+    ) -> Result<Groups> {
         let starts: Vec<i64> = self.starts_from(from).take_while(|start| *start < to).collect();
-        if let ([only], false) = (starts.as_slice(), needed)
-            && let Some(mut pane) = self.panes.remove(only)
+        if let ([start], false) = (starts.as_slice(), needed)
+            && self.panes.get(start).is_some_and(Pane::is_live)
+            && let Some(groups) = self.panes.remove(start).and_then(|pane| pane.live)
         {
-            pane.thawed(&self.aggregates)?;
-            return pane.live.map_or_else(|| Ok((Vec::new(), Vec::new())), Groups::results);
+            return Ok(groups);
         }
-        let mut groups = Groups::new(&self.aggregates)?;
+        let mut groups = Groups::new(kept)?;
         for start in starts {
             if let Some(pane) = self.panes.get_mut(&start) {
-                pane.freeze()?;
-                pane.frozen.iter().try_for_each(|frozen| groups.absorb(frozen))?;
+                pane.add_to(&mut groups, only)?;
             }
         }
-        groups.results()
-    }
-
-    /// Keys as columns, and what the calls gave for them as the columns of the outputs.
-    pub(super) fn outputs(
-        &self,
-        keys: &[KeyBytes],
-        given: Vec<ArrayRef>,
-        now: Timestamp,
-    ) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
-        Ok((self.codec.columns(keys)?, self.aggregates.outputs(given, now)?))
-    }
-
-    /// The groups of a pane as they are now: how many, and what makes bytes of them by key group.
-    pub(super) fn freeze(&mut self, pane: i64) -> Result<(usize, Save)> {
-        let codec = Arc::clone(&self.codec);
-        let pane = self.panes.entry(pane).or_default();
-        pane.freeze()?;
-        let all = pane.frozen.clone();
-        let count = all.iter().map(|frozen| frozen.keys.len()).sum();
-        let save: Save = Box::new(move |key_groups| {
-            let rows = all.iter().map(|frozen| codec.rows(&frozen.keys, frozen.states.iter().flatten().cloned()));
-            codec.save(&rows.collect::<Result<Vec<_>>>()?, key_groups)
-        });
-        Ok((count, save))
+        Ok(groups)
     }
 
     /// Where all panes begin.
@@ -123,42 +164,10 @@ impl Panes {
     }
 
     /// Puts back the panes that were saved.
-    pub(super) fn restore(&mut self, saved: Vec<(i64, Vec<Bytes>)>) -> Result {
+    pub(super) fn restore(&mut self, saved: Vec<(i64, Vec<Run>)>) -> Result {
         self.panes.clear();
-        let counts: Vec<usize> = self.aggregates.state_fields()?.iter().map(Vec::len).collect();
-        for (pane, groups) in saved {
-            let pane = self.panes.entry(pane).or_default();
-            for bytes in groups {
-                for (keys, columns) in self.codec.restore(&bytes)? {
-                    let rows = columns.first().map_or(0, |column| column.len());
-                    let keys = (0..rows).map(|row| keys.get(row).into()).collect();
-                    let mut columns = columns.into_iter();
-                    let states = counts.iter().map(|count| columns.by_ref().take(*count).collect()).collect();
-                    pane.frozen.push(Arc::new(Frozen { keys, states }));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Pane {
-    /// The groups that take rows in.
-    fn thawed(&mut self, aggregates: &Aggregates) -> Result<&mut Groups> {
-        let groups = match self.live.take() {
-            Some(groups) => groups,
-            None => Groups::new(aggregates)?,
-        };
-        let groups = self.live.insert(groups);
-        for frozen in self.frozen.drain(..) {
-            groups.absorb(&frozen)?;
-        }
-        Ok(groups)
-    }
-
-    fn freeze(&mut self) -> Result {
-        if let Some(groups) = self.live.take().filter(|groups| !groups.is_empty()) {
-            self.frozen.push(Arc::new(groups.freeze()?));
+        for (start, runs) in saved {
+            self.panes.insert(start, Pane::replayed(&self.codec, &runs)?);
         }
         Ok(())
     }

@@ -1,47 +1,52 @@
-//! [`WindowAggregate`]: rows of columns aggregated by key in tumbling or sliding windows.
+//! [`WindowAggregate`]: rows of columns in tumbling or sliding windows, by key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
 
-use super::codec::{KeyBytes, RowKeys};
+use super::codec::{KeyBytes, KeyCodec, RowKeys};
+use super::early::Early;
+use super::groups::Arriving;
+use super::kept::{Computed, Kept, Note};
+use super::late::refuse_late;
 use super::pane::Panes;
-use super::{Aggregates, KeyColumns};
-use crate::columnar::rows::{compute_or_reject, rejected_port, rejected_rows};
-use crate::columnar::schema::{UTC, timestamp};
+use super::results::Results;
+use super::{KeyColumns, late};
+use crate::columnar::rows::{compute_or_reject, rejected_port};
 use crate::columnar::{Clock, ExprError, Expression};
-use crate::window::TimeWindows;
-use crate::{
-    Batch, Cause, Code, Fault, Operator, Outbox, PortType, Rejected, Result, Side, StateVisitor, Timestamp, Turn,
-};
+use crate::window::{Emit, TimeWindows};
+use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
-/// Aggregates rows by key in windows of equal length: see [`TimeWindowed`](crate::window::TimeWindowed) for when results
-/// come. Rows of results have the columns of the key, `window_start`, `window_end` and what is computed, in the order of
-/// keys. Rows that an expression cannot be computed for go to port 1; rows that are late to port 2, which may be left open.
+/// Takes rows by key into windows of equal length: see [`TimeWindowed`](crate::window::TimeWindowed) for when results come,
+/// and [`Emit`] for those that come early. Rows of results have the columns of the key, `window_start`, `window_end` and what
+/// is computed, or are the best of the rows; they come in the order of keys. Rows that an expression cannot be computed for
+/// go to port 1; rows that are late to port 2, which may be left open.
 ///
 /// A result that late rows changed is given again once for the batch that they came in.
+///
+/// # State
+/// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again.
 pub struct WindowAggregate {
     windows: TimeWindows,
+    early: Early<(i64, KeyBytes)>,
     keys: KeyColumns,
     inputs: Vec<Expression>,
     clock: Clock,
+    kept: Kept,
+    codec: Arc<KeyCodec>,
     panes: Panes,
-    schema: SchemaRef,
+    results: Results,
     now: Timestamp,
     closed: i64,
-    // What the window that is closing has left to give.
-    closing: Option<Batch<RecordBatch>>,
+    // What is left to give.
+    giving: VecDeque<Batch<RecordBatch>>,
 }
 
-/// Where a window begins and ends, among the columns of its results.
-const WINDOW_COLUMNS: [&str; 2] = ["window_start", "window_end"];
-
 // Rows of a batch of results.
-const RESULTS: usize = 8 * 1024;
+pub(super) const RESULTS: usize = 8 * 1024;
 
 impl WindowAggregate {
     /// The operator for rows with the columns of `input`; `clock` is what `now()` asks.
@@ -52,56 +57,56 @@ impl WindowAggregate {
         input: &SchemaRef,
         windows: TimeWindows,
         keys: KeyColumns,
-        aggregates: Aggregates,
+        computed: impl Into<Computed>,
         clock: Clock,
     ) -> Result<Self, ExprError> {
-        let key_fields: Vec<Field> = keys.places().iter().map(|place| input.field(*place).clone()).collect();
-        let window = WINDOW_COLUMNS.map(|name| Field::new(name, timestamp(), false));
-        let fields: Vec<Field> = key_fields.iter().cloned().chain(window).chain(aggregates.fields()).collect();
-        let mut names = BTreeSet::new();
-        if let Some(twice) = fields.iter().find(|field| !names.insert(field.name().clone())) {
-            let help = "the columns are those of `key_by`, `window_start`, `window_end` and those of `aggregate`";
-            let what = format!("the results would have two columns `{}`", twice.name());
-            return Err(ExprError::new(what).help(help.to_owned()));
-        }
-        let inputs = aggregates.inputs().cloned().collect();
-        let panes = Panes::new(aggregates, &key_fields).map_err(|fault| ExprError::new(fault.chain()))?;
-        let schema = Arc::new(Schema::new(fields));
-        let (now, closed) = (Timestamp::MIN, i64::MIN);
-        Ok(WindowAggregate { windows, keys, inputs, clock, panes, schema, now, closed, closing: None })
+        let early = Early::new(windows.emits());
+        let notes: &[Note] = if early.is_noted() { &[Note::Highest] } else { &[] };
+        let kept = Kept::new(computed.into(), notes)?;
+        let results = Results::new(input, &keys, kept.computed())?;
+        let codec = KeyCodec::new(results.keys(), kept.state_fields());
+        let codec = Arc::new(codec.map_err(|fault| ExprError::new(fault.chain()))?);
+        Ok(WindowAggregate {
+            windows,
+            early,
+            keys,
+            inputs: kept.inputs(),
+            clock,
+            kept,
+            panes: Panes::new(Arc::clone(&codec)),
+            codec,
+            results,
+            now: Timestamp::MIN,
+            closed: i64::MIN,
+            giving: VecDeque::new(),
+        })
     }
 
     /// The columns of the results.
     pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn key_columns(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
-        self.keys.places().iter().filter_map(|place| rows.columns().get(*place).cloned()).collect()
+        self.results.schema()
     }
 
     /// The results of the window that ends at `end`; of these keys only, if they are told.
-    fn results(&mut self, end: i64, only: Option<&BTreeSet<KeyBytes>>) -> Result<Batch<RecordBatch>> {
+    fn results(&mut self, end: i64, only: Option<&[KeyBytes]>) -> Result<Batch<RecordBatch>> {
         let start = end.saturating_sub(self.windows.size());
         // A window that shares nothing with another and is gone when it has closed is the last to need its pane.
         let needed = only.is_some()
             || self.windows.gone_at(end) > Timestamp::from_micros(end)
             || self.windows.pane() != self.windows.size();
-        let (keys, given) = self.panes.results(start, end, needed)?;
-        let rows = keys.len();
-        let time = |micros: i64| -> ArrayRef {
-            Arc::new(TimestampMicrosecondArray::from_value(micros, rows).with_timezone(UTC))
-        };
-        let (mut columns, outputs) = self.panes.outputs(&keys, given, (self.clock)())?;
-        columns.extend([time(start), time(end)]);
-        columns.extend(outputs);
-        let wrong = |error| Fault::bug("the results of a window do not fit together").because(error);
-        let mut results = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(wrong)?;
-        if let Some(only) = only {
-            let mask: BooleanArray = keys.iter().map(|key| Some(only.contains(key))).collect();
-            results = filter_record_batch(&results, &mask).map_err(wrong)?;
+        let groups = self.panes.together(&self.kept, (start, end), only, needed)?;
+        let mut given = Results::alike(groups, start, end)?;
+        self.kept.take_notes(&mut given.values)?;
+        self.results.rows(&self.kept, &self.codec, given, Timestamp::MIN, (self.clock)())
+    }
+
+    /// The results of some keys of some windows, in order.
+    fn results_of(&mut self, changed: BTreeSet<(i64, KeyBytes)>) -> Result<Vec<Batch<RecordBatch>>> {
+        let mut by_end: BTreeMap<i64, Vec<KeyBytes>> = BTreeMap::new();
+        for (end, key) in changed {
+            by_end.entry(end).or_default().push(key);
         }
-        Ok(Batch::at(Timestamp::from_micros(end.saturating_sub(1)), results))
+        by_end.into_iter().map(|(end, keys)| self.results(end, Some(&keys))).collect()
     }
 
     fn next_end(&self) -> Option<i64> {
@@ -136,19 +141,46 @@ impl WindowAggregate {
         (of_pane, late)
     }
 
-    /// The closed windows that rows of a batch have changed, by their ends, and for which keys.
-    fn changed(&self, keys: &RowKeys, of_pane: &BTreeMap<i64, Vec<u32>>) -> BTreeMap<i64, BTreeSet<KeyBytes>> {
-        let mut changed: BTreeMap<i64, BTreeSet<KeyBytes>> = BTreeMap::new();
+    /// The windows whose results are to be told again or early, with the keys that rows of a batch have changed. What is to be
+    /// told later is noted.
+    fn changed(&mut self, keys: &RowKeys, of_pane: &BTreeMap<i64, Vec<u32>>) -> BTreeSet<(i64, KeyBytes)> {
+        let mut changed = BTreeSet::new();
         let final_until = self.now.saturating_sub(self.windows.allowed_lateness_span()).as_micros();
         for (pane, rows) in of_pane {
             let mut end = self.windows.first_end(*pane, final_until);
-            while end <= self.now.as_micros() && end <= self.windows.last_end(*pane) {
-                let of_window = changed.entry(end).or_default();
-                of_window.extend(rows.iter().map(|row| KeyBytes::from(keys.get(*row as usize))));
+            let last = match self.early.emit() {
+                Emit::OnClose => self.windows.last_end(*pane).min(self.now.as_micros()),
+                _ => self.windows.last_end(*pane),
+            };
+            if end > last {
+                continue;
+            }
+            let of_pane: BTreeSet<&[u8]> = rows.iter().map(|row| keys.get(*row as usize)).collect();
+            while end <= last {
+                let each = of_pane.iter().map(|key| (end, KeyBytes::from(*key)));
+                match end <= self.now.as_micros() {
+                    true => changed.extend(each),
+                    false => changed.extend(self.early.note(each)),
+                }
                 end = self.windows.first_end(*pane, end);
             }
         }
         changed
+    }
+
+    /// Gives what is left; whether that is all.
+    fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> bool {
+        while let Some(mut results) = self.giving.pop_front() {
+            let rest = results.split_off(RESULTS);
+            out.send(results);
+            if !rest.is_empty() {
+                self.giving.push_front(rest);
+            }
+            if !self.giving.is_empty() && !out.has_room() {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -159,21 +191,22 @@ impl Operator for WindowAggregate {
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         let (batch, columns) = compute_or_reject(&self.inputs, batch, (self.clock)(), out, 1)?;
         let (of_pane, late) = self.sorted_out(batch.times());
-        if !late.is_empty() {
-            let now = self.now;
-            let cause = |row: usize| {
-                let behind = batch.times().get(row).map_or_else(Default::default, |time| now.since(*time));
-                let words = format!("it is late: {behind:?} behind the watermark, and its windows are closed");
-                (row, Cause::new(Code::Late, words))
-            };
-            let late = late.into_iter().map(cause);
-            out.send_port(2, rejected_rows(batch.rows(), batch.times(), batch.origins(), late)?);
-        }
-        let keys = self.panes.keys(&self.key_columns(batch.rows()))?;
+        refuse_late(&batch, late, self.now, out)?;
+        let rows = batch.rows().columns();
+        let key_columns: Vec<ArrayRef> =
+            self.keys.places().iter().filter_map(|place| rows.get(*place).cloned()).collect();
+        let keys = self.codec.keys(&key_columns)?;
         let changed = self.changed(&keys, &of_pane);
-        self.panes.take_in(&keys, &of_pane, columns, batch.len())?;
-        for (end, keys) in changed {
-            let results = self.results(end, Some(&keys))?;
+        let notes = match self.early.is_noted() {
+            true => vec![Int64Array::from_value(self.now.as_micros(), batch.len())],
+            false => Vec::new(),
+        };
+        let columns = self.kept.arranged(columns, rows, batch.times(), notes)?;
+        for (pane, rows) in &of_pane {
+            let arriving = Arriving { keys: &keys, rows, columns: &columns, all: rows.len() == batch.len() };
+            self.panes.at(*pane).take_in(&self.kept, &arriving)?;
+        }
+        for results in self.results_of(changed)? {
             out.send(results);
         }
         Ok(Turn::Done)
@@ -182,17 +215,20 @@ impl Operator for WindowAggregate {
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         let now = now.max(self.now);
         loop {
-            while let Some(mut results) = self.closing.take() {
-                let rest = results.split_off(RESULTS);
-                out.send(results);
-                self.closing = (!rest.is_empty()).then_some(rest);
-                if !out.has_room() {
-                    return Ok(Turn::Again);
-                }
+            if !self.give(out) {
+                return Ok(Turn::Again);
             }
-            let Some(end) = self.next_end().filter(|end| *end <= now.as_micros()) else { break };
-            self.closing = Some(self.results(end, None)?);
-            self.closed = end;
+            if let Some(end) = self.next_end().filter(|end| *end <= now.as_micros()) {
+                let results = self.results(end, None)?;
+                self.giving.push_back(results);
+                self.closed = end;
+                continue;
+            }
+            let closed = |(end, _): &(i64, KeyBytes)| *end <= now.as_micros();
+            match self.early.due(self.now, now, closed) {
+                Some(changed) => self.giving = self.results_of(changed)?.into(),
+                None => break,
+            }
         }
         self.closed = self.closed.max(now.as_micros());
         let windows = self.windows;
@@ -208,15 +244,29 @@ impl Operator for WindowAggregate {
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
+        self.early.state(visit)?;
         let panes = &mut self.panes;
-        let restored = visit.pane_groups("panes", panes.starts(), |pane| panes.freeze(pane))?;
-        restored.map_or(Ok(()), |restored| self.panes.restore(restored))
+        let Some(restored) = visit.pane_snapshots("panes", panes.starts(), |pane| panes.at(pane).freeze())? else {
+            return Ok(());
+        };
+        self.panes.restore(restored)?;
+        if !self.early.is_noted() {
+            return Ok(());
+        }
+        for start in self.panes.starts() {
+            for (key, at) in self.panes.at(start).noted(&self.kept, 0)? {
+                let mut end = self.windows.first_end(start, self.now.as_micros());
+                while end <= self.windows.last_end(start) {
+                    self.early.restore((end, key.clone()), at);
+                    end = self.windows.first_end(start, end);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn sides(&self) -> Vec<PortType> {
-        let can_fail = self.inputs.iter().any(Expression::can_fail);
-        let late = Side::<Rejected<bytes::Bytes>>::rejected(2).port_type().named("late").optional();
-        vec![rejected_port(1, can_fail), late]
+        vec![rejected_port(1, self.inputs.iter().any(Expression::can_fail)), late::port()]
     }
 }
 

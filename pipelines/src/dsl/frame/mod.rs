@@ -7,9 +7,11 @@ mod node;
 mod tests;
 mod time;
 mod verbs;
+mod window;
 
 pub use joined::JoinedFrame;
 pub use lookup::LookupValues;
 pub(super) use node::frame_port;
-pub use time::{KeyedFrame, WindowedFrame};
+pub use time::KeyedFrame;
 pub use verbs::Frame;
+pub use window::{Best, ColumnWindows, WindowedFrame, best};

@@ -1,33 +1,20 @@
-//! [`KeyedFrame`] and [`WindowedFrame`]: event time, keys and windows over columns.
+//! [`KeyedFrame`]: event time and keys over columns.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
-use millstream_operators::columnar::{Aggregates, Clock, Dedup, EventTime, KeyColumns, WindowAggregate};
+use millstream_operators::Operator;
+use millstream_operators::columnar::{Clock, Dedup, EventTime, KeyColumns};
 use millstream_operators::watermarks::Watermarks;
-use millstream_operators::window::TimeWindows;
-use millstream_operators::{Operator, Problem, Rejected};
 
-use super::Frame;
 use super::node::{built, idle, routed};
-use crate::dsl::{OnRejected, Stream};
-use crate::graph::OutPort;
+use super::{ColumnWindows, Frame, WindowedFrame};
 
 /// Rows of columns that are grouped by some of them: rows of one key meet in one subtask of the next node.
 #[derive(Clone, Debug)]
 pub struct KeyedFrame {
     frame: Frame,
     columns: Vec<String>,
-}
-
-/// Rows of columns that fall into windows by key, to be aggregated there.
-#[derive(Clone, Debug)]
-pub struct WindowedFrame {
-    keyed: KeyedFrame,
-    windows: TimeWindows,
-    late: OnRejected,
 }
 
 impl Frame {
@@ -65,9 +52,9 @@ impl KeyedFrame {
         &self.columns
     }
 
-    /// Rows of each key fall into windows: `tumbling` or `sliding`.
-    pub fn window(self, windows: TimeWindows) -> WindowedFrame {
-        WindowedFrame { keyed: self, windows, late: OnRejected::Drop }
+    /// Rows of each key fall into windows: `tumbling`, `sliding`, or one of the others of [`ColumnWindows`].
+    pub fn window(self, windows: impl Into<ColumnWindows>) -> WindowedFrame {
+        WindowedFrame::new(self, windows.into())
     }
 
     /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped. Keys
@@ -87,7 +74,7 @@ impl KeyedFrame {
     }
 
     /// The columns of the key, and the frame whose next node gets the rows of one key in one subtask.
-    fn routed(&self, name: &str, setting: &str) -> Option<(KeyColumns, Frame)> {
+    pub(super) fn routed(&self, name: &str, setting: &str) -> Option<(KeyColumns, Frame)> {
         let keys = match KeyColumns::new(&self.frame.schema, &self.columns) {
             Ok(keys) => keys,
             Err(wrong) => {
@@ -100,62 +87,4 @@ impl KeyedFrame {
         let route = routed(keys.clone());
         Some((keys, Frame { route, ..self.frame.clone() }))
     }
-}
-
-impl WindowedFrame {
-    /// What becomes of rows that come after all their windows are closed: they are counted and dropped unless this says
-    /// otherwise.
-    #[must_use]
-    pub fn late(mut self, late: OnRejected) -> Self {
-        self.late = late;
-        self
-    }
-
-    /// What is computed of the rows of each key in each window: named SQL expressions over aggregates, such as `count(*)`
-    /// and `sum(amount)`. The rows that come of it have the columns of the key, `window_start`, `window_end`, and these.
-    #[must_use]
-    pub fn aggregate<N: Into<String>, S: AsRef<str>>(
-        self,
-        name: &str,
-        columns: impl IntoIterator<Item = (N, S)>,
-    ) -> Frame {
-        let columns: Vec<(String, String)> =
-            columns.into_iter().map(|(column, sql)| (column.into(), sql.as_ref().to_owned())).collect();
-        let WindowedFrame { keyed, windows, late } = self;
-        let make = |frame: &Frame| {
-            let aggregates = compiled(frame, name, &columns);
-            let (keys, routed) = keyed.routed(name, "key_by")?;
-            let aggregates = aggregates?;
-            let input = Arc::clone(&frame.schema);
-            let make = move |clock| WindowAggregate::new(&input, windows, keys.clone(), aggregates.clone(), clock);
-            let made = make(idle()).map_err(|error| frame.wrong(name, "aggregate", error)).ok()?;
-            let schema = SchemaRef::clone(made.schema());
-            let computed =
-                columns.iter().map(|(column, sql)| format!("{column} = {sql}")).collect::<Vec<_>>().join(", ");
-            let by = if keyed.columns.is_empty() { String::new() } else { format!(" by {}", keyed.columns.join(", ")) };
-            let detail = format!("{windows}{by}: {computed}");
-            let make = move |clock| make(clock).map_err(built);
-            let node = routed.node(name, "window", detail, &schema, &made.sides(), make);
-            if !matches!(late, OnRejected::Drop) {
-                let port = OutPort { node: node.id, port: 2 };
-                late.end(Stream::<Rejected<Bytes>>::at(frame.pipeline.clone(), port), name);
-            }
-            Some(node.main(frame, schema))
-        };
-        keyed.frame.clone().then(make)
-    }
-}
-
-fn compiled(frame: &Frame, name: &str, columns: &[(String, String)]) -> Option<Aggregates> {
-    if columns.is_empty() {
-        let help = "add `aggregate = { rows = \"count(*)\" }`";
-        frame.pipeline.problem(Problem::at(name, "nothing is computed").in_setting("aggregate").help(help));
-        return None;
-    }
-    let wrong = |wrong: Vec<_>| {
-        for (column, error) in wrong {
-            frame.wrong(name, &format!("aggregate.{column}"), error);
-        }
-    };
-    Aggregates::compile(columns, &frame.schema).map_err(wrong).ok()
 }

@@ -1,5 +1,8 @@
 //! Windows of columns against the definition, computed in one piece over all rows.
 
+mod definitions;
+mod timelines;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::columnar::tests::clock;
 use crate::testkit::Bench;
-use crate::window::{TimeWindows, sliding, tumbling};
+use crate::window::{Emit, TimeWindows, sliding, tumbling};
 use crate::{Batch, Rejected, Timestamp};
 
 /// A key, which may be null, a time and a number, which may be null.

@@ -1,13 +1,14 @@
 //! The steps of a pipeline file: each is a verb of [`Frame`](crate::dsl::Frame).
 
+mod window;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use millstream_operators::window::{sliding, tumbling};
-
+use self::window::Window;
 use super::common::EventTimeKeys;
 use super::join::Join;
-use super::{Ordered, Registry, RejectedWord, Span, Spec, Wiring};
+use super::{Ordered, Registry, Span, Spec, Wiring};
 
 pub(super) fn all(registry: Registry) -> Registry {
     let registry = registry.step::<Filter>().step::<Set>().step::<Select>().step::<Drop>();
@@ -244,69 +245,6 @@ impl Spec for EventTime {
     fn wire(self, wiring: &mut Wiring<'_>) {
         let keys = self.event_time;
         let rows = wiring.input().event_time(wiring.name(), &keys.column, keys.watermarks());
-        wiring.output(rows);
-    }
-}
-
-/// Rows are aggregated by key in windows of event time. What comes of it has the columns of `key_by`, `window_start`,
-/// `window_end` and those of `aggregate`.
-#[derive(Deserialize, JsonSchema)]
-struct Window {
-    /// The columns whose values make a group; none for one group of all rows.
-    #[serde(default)]
-    key_by: Vec<String>,
-    /// The windows: `{ tumbling = "1m" }`, or `{ sliding = "5m", every = "1m" }`.
-    window: Windows,
-    /// Columns and their SQL expressions over aggregates: `{ orders = "count(*)", total = "sum(amount)" }`.
-    aggregate: Ordered<String>,
-    /// What becomes of rows that come after their windows are closed; they are counted and dropped if not given.
-    #[serde(default)]
-    late: Option<RejectedWord>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-struct Windows {
-    /// The length of windows that follow each other.
-    #[serde(default)]
-    tumbling: Option<Span>,
-    /// The length of windows that overlap.
-    #[serde(default)]
-    sliding: Option<Span>,
-    /// How long after each other sliding windows begin.
-    #[serde(default)]
-    every: Option<Span>,
-    /// How long after the watermark has passed their end rows may still change them.
-    #[serde(default)]
-    allowed_lateness: Option<Span>,
-    /// How long after midnight (UTC) they begin.
-    #[serde(default)]
-    offset: Option<Span>,
-}
-
-impl Spec for Window {
-    const KIND: &'static str = "window";
-
-    fn wire(self, wiring: &mut Wiring<'_>) {
-        let keys = self.window;
-        let windows = match (keys.tumbling, keys.sliding, keys.every) {
-            (Some(size), None, None) => tumbling(size.0),
-            (None, Some(size), Some(every)) => sliding(size.0, every.0),
-            _ => {
-                let help = "say `{ tumbling = \"1m\" }`, or `{ sliding = \"5m\", every = \"1m\" }`";
-                let problem = wiring.wrong("windows are either tumbling, or sliding with `every`");
-                wiring.problem(problem.in_setting("window").help(help));
-                tumbling(std::time::Duration::from_secs(1))
-            }
-        };
-        let windows = windows.offset(keys.offset.map_or_else(Default::default, |span| span.0));
-        let windows = windows.allowed_lateness(keys.allowed_lateness.map_or_else(Default::default, |span| span.0));
-        let late = self.late.map(|word| wiring.rejected_to("late", &word));
-        let windowed = wiring.input().key_by(self.key_by).window(windows);
-        let windowed = match late {
-            Some(late) => windowed.late(late),
-            None => windowed,
-        };
-        let rows = windowed.aggregate(wiring.name(), self.aggregate.0);
         wiring.output(rows);
     }
 }

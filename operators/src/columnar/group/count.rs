@@ -1,0 +1,206 @@
+//! [`CountAggregate`]: rows of columns by key in windows of so many rows.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use foldhash::fast::FixedState;
+
+use super::KeyColumns;
+use super::codec::{KeyBytes, KeyCodec, RowKeys, with_number, without_number};
+use super::groups::{Arriving, Groups};
+use super::kept::{Computed, Kept, Note};
+use super::pane::Pane;
+use super::results::{Bounds, Given, Results};
+use super::window::RESULTS;
+use crate::columnar::rows::{compute_or_reject, rejected_port};
+use crate::columnar::{Clock, ExprError, Expression};
+use crate::{Batch, Fault, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
+
+/// Takes rows by key into windows of so many rows, in the order in which they come; at the end of the input the last window of
+/// each key gives what it has: see [`CountWindowed`](crate::window::CountWindowed).
+///
+/// ```text
+/// rows (2 rows each)   1   2   3 |  the end
+/// results                  3     |  3
+/// ```
+///
+/// A window is from its earliest row to just behind its latest. Results come in the order in which windows become full, those
+/// at the end in the order of keys; rows of them as with [`WindowAggregate`](super::WindowAggregate). Rows that an expression
+/// cannot be computed for go to port 1, and none is late.
+///
+/// # State
+/// What is kept of each key until its window is full, by key group; what has changed is saved again.
+pub struct CountAggregate {
+    rows: i64,
+    keys: KeyColumns,
+    inputs: Vec<Expression>,
+    clock: Clock,
+    kept: Kept,
+    codec: Arc<KeyCodec>,
+    /// Of each key with an open window, the number of that and how many rows it has.
+    open: HashMap<KeyBytes, (i64, i64), FixedState>,
+    pane: Pane,
+    results: Results,
+    // What is left to give at the end.
+    ending: Option<VecDeque<KeyBytes>>,
+}
+
+// The notes that are kept of rows: where a window begins and ends, and how many rows it has.
+const START: usize = 0;
+const END: usize = 1;
+const ROWS: usize = 2;
+
+impl CountAggregate {
+    /// The operator for rows with the columns of `input`; `clock` is what `now()` asks.
+    ///
+    /// # Errors
+    /// Two columns of the results have one name.
+    pub fn new(
+        input: &SchemaRef,
+        rows: u64,
+        keys: KeyColumns,
+        computed: impl Into<Computed>,
+        clock: Clock,
+    ) -> Result<Self, ExprError> {
+        let kept = Kept::new(computed.into(), &[Note::Lowest, Note::Highest, Note::Highest])?;
+        let results = Results::new(input, &keys, kept.computed())?;
+        let named = [results.keys(), &[Field::new("number", DataType::Int64, false)]].concat();
+        let codec = KeyCodec::new(&named, kept.state_fields()).map(|codec| codec.grouped_by(results.keys().len()));
+        let codec = Arc::new(codec.map_err(|fault| ExprError::new(fault.chain()))?);
+        Ok(CountAggregate {
+            rows: i64::try_from(rows).unwrap_or(i64::MAX).max(1),
+            keys,
+            inputs: kept.inputs(),
+            clock,
+            open: HashMap::with_hasher(FixedState::with_seed(0)),
+            pane: Pane::new(&codec),
+            kept,
+            codec,
+            results,
+            ending: None,
+        })
+    }
+
+    /// The columns of the results.
+    pub fn schema(&self) -> &SchemaRef {
+        self.results.schema()
+    }
+
+    /// Of each row the number of its window and which row of that it is; and the windows that are full then, in that order.
+    fn counted(&mut self, keys: &RowKeys, rows: usize) -> (Int64Array, Int64Array, Vec<KeyBytes>) {
+        let (mut numbers, mut places, mut full) = (Vec::with_capacity(rows), Vec::with_capacity(rows), Vec::new());
+        for row in 0..rows {
+            let key = keys.get(row);
+            let open = match self.open.get_mut(key) {
+                Some(open) => open,
+                None => self.open.entry(key.into()).or_default(),
+            };
+            open.1 += 1;
+            numbers.push(open.0);
+            places.push(open.1);
+            if open.1 == self.rows {
+                full.push(with_number(key, open.0));
+                *open = (open.0.wrapping_add(1), 0);
+            }
+        }
+        for name in &full {
+            // A key without an open window is not held; its windows are numbered from the beginning then.
+            let key = without_number(name).0;
+            if self.open.get(key).is_some_and(|(_, rows)| *rows == 0) {
+                self.open.remove(key);
+            }
+        }
+        (numbers.into(), places.into(), full)
+    }
+
+    /// The results of some windows, in their order.
+    fn results_of(&mut self, names: &[KeyBytes]) -> Result<Batch<RecordBatch>> {
+        let mut groups = Groups::new(&self.kept)?;
+        self.pane.add_to(&mut groups, Some(names))?;
+        let (keys, mut values) = groups.results()?;
+        let notes = self.kept.take_notes(&mut values)?;
+        let note = |number: usize| notes.get(number).cloned().ok_or_else(|| Fault::bug("a note is missing"));
+        let given = Given { keys, values, bounds: Bounds::Each(note(START)?, note(END)?) };
+        let place: BTreeMap<&KeyBytes, usize> = names.iter().zip(0..).collect();
+        let given = given.ordered(|key, _| place.get(key).copied())?;
+        self.results.rows(&self.kept, &self.codec, given, Timestamp::MIN, (self.clock)())
+    }
+}
+
+impl Operator for CountAggregate {
+    type In = RecordBatch;
+    type Out = RecordBatch;
+
+    fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let (batch, columns) = compute_or_reject(&self.inputs, batch, (self.clock)(), out, 1)?;
+        let rows = batch.rows().columns();
+        let key_columns: Vec<ArrayRef> =
+            self.keys.places().iter().filter_map(|place| rows.get(*place).cloned()).collect();
+        let keys = self.results.key_bytes(&key_columns)?;
+        let (numbers, places, full) = self.counted(&keys, batch.len());
+        let named: Vec<ArrayRef> = key_columns.into_iter().chain([Arc::new(numbers) as ArrayRef]).collect();
+        let names = self.codec.keys(&named)?;
+        let times: Int64Array = batch.times().iter().map(|time| time.as_micros()).collect();
+        let ends = times.values().iter().map(|time| time.saturating_add(1)).collect();
+        let columns = self.kept.arranged(columns, rows, batch.times(), vec![times, ends, places])?;
+        let all: Vec<u32> = (0..u32::try_from(batch.len()).unwrap_or(u32::MAX)).collect();
+        self.pane.take_in(&self.kept, &Arriving { keys: &names, rows: &all, columns: &columns, all: true })?;
+        if !full.is_empty() {
+            let results = self.results_of(&full)?;
+            out.send(results);
+            self.pane.table()?.remove(&full);
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        // What is behind would take what comes after the end of time for late.
+        if now == Timestamp::MAX { self.on_end(out) } else { Ok(Turn::Done) }
+    }
+
+    fn on_end(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        if self.ending.is_none() {
+            let mut names: Vec<KeyBytes> = self.pane.table()?.keys().cloned().collect();
+            names.sort_unstable();
+            self.ending = Some(names.into());
+        }
+        while let Some(ending) = self.ending.as_mut().filter(|ending| !ending.is_empty()) {
+            let names: Vec<KeyBytes> = ending.drain(..ending.len().min(RESULTS)).collect();
+            let results = self.results_of(&names)?;
+            out.send(results);
+            self.pane.table()?.remove(&names);
+            for name in &names {
+                self.open.remove(without_number(name).0);
+            }
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
+        }
+        Ok(Turn::Done)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        let pane = &mut self.pane;
+        let Some(runs) = visit.snapshot("windows", || pane.freeze())? else { return Ok(()) };
+        self.pane = Pane::replayed(&self.codec, &runs)?;
+        self.open.clear();
+        for (name, rows) in self.pane.noted(&self.kept, ROWS)? {
+            let (key, number) = without_number(&name);
+            self.open.insert(key.into(), (number, rows.as_micros()));
+        }
+        Ok(())
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        vec![rejected_port(1, self.inputs.iter().any(Expression::can_fail))]
+    }
+}
+
+impl fmt::Debug for CountAggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CountAggregate({} rows each, {} open)", self.rows, self.open.len())
+    }
+}

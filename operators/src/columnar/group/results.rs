@@ -1,0 +1,167 @@
+//! [`Results`]: the rows that windows give.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+use super::KeyColumns;
+use super::codec::{KeyBytes, KeyCodec, RowKeys};
+use super::groups::Groups;
+use super::kept::{Computed, Kept};
+use crate::columnar::ExprError;
+use crate::columnar::schema::{UTC, timestamp};
+use crate::{Batch, Fault, Result, Timestamp};
+
+/// Where a window begins and ends, among the columns of its results.
+const WINDOW: [&str; 2] = ["window_start", "window_end"];
+
+/// How the results of windows become rows. What is computed stands behind the columns of the key, `window_start` and
+/// `window_end`; rows that stay rows keep their columns, and those two stand behind, unless there are some of these names.
+pub(super) struct Results {
+    schema: SchemaRef,
+    keys: Vec<Field>,
+    codec: KeyCodec,
+    are_rows: bool,
+    /// Which of the two columns of the window are there.
+    window: [bool; 2],
+}
+
+/// What a window of a key gives: its keys in order, what was computed of them, and where the window of each begins and ends.
+pub(super) struct Given {
+    pub(super) keys: Vec<KeyBytes>,
+    pub(super) values: Vec<ArrayRef>,
+    pub(super) bounds: Bounds,
+}
+
+/// Where windows begin and end.
+pub(super) enum Bounds {
+    /// All of them alike.
+    Same(i64, i64),
+    /// Each for itself.
+    Each(Int64Array, Int64Array),
+}
+
+impl Given {
+    /// The same in the order of their ends, then of keys.
+    pub(super) fn by_end(self) -> Result<Given> {
+        self.ordered(|_, end| end)
+    }
+
+    /// The same in the order of what `by` makes of keys and ends, then of keys.
+    pub(super) fn ordered<O: Ord>(self, by: impl Fn(&KeyBytes, i64) -> O) -> Result<Given> {
+        let Given { keys, values, bounds: Bounds::Each(starts, ends) } = self else { return Ok(self) };
+        let order = keys.iter().zip(ends.values()).zip(0..);
+        let mut order: Vec<(O, u32)> = order.map(|((key, end), row)| (by(key, *end), row)).collect();
+        order.sort_unstable();
+        let rows = UInt32Array::from_iter_values(order.iter().map(|(_, row)| *row));
+        let wrong = |error| Fault::bug("cannot order results").because(error);
+        let values = values.iter().map(|column| take(column, &rows, None)).collect::<std::result::Result<_, _>>();
+        let [starts, ends] = [starts, ends].map(|bound| take(&bound, &rows, None).map_err(wrong));
+        let bounds = Bounds::Each(starts?.as_primitive().clone(), ends?.as_primitive().clone());
+        let keys = rows.values().iter().filter_map(|row| keys.get(*row as usize).cloned()).collect();
+        Ok(Given { keys, values: values.map_err(wrong)?, bounds })
+    }
+}
+
+/// That no two columns have one name, or what they are.
+pub(super) fn no_column_twice(fields: &[Field], help: &str) -> Result<(), ExprError> {
+    let mut names = BTreeSet::new();
+    match fields.iter().find(|field| !names.insert(field.name().as_str())) {
+        Some(twice) => {
+            let what = format!("the results would have two columns `{}`", twice.name());
+            Err(ExprError::new(what).help(help.to_owned()))
+        }
+        None => Ok(()),
+    }
+}
+
+impl Results {
+    pub(super) fn new(input: &SchemaRef, keys: &KeyColumns, computed: &Computed) -> Result<Self, ExprError> {
+        let keys: Vec<Field> = keys.places().iter().map(|place| input.field(*place).clone()).collect();
+        let window = WINDOW.map(|name| Field::new(name, timestamp(), false));
+        let (fields, are_rows, window) = match computed {
+            Computed::Aggregates(aggregates) => {
+                let fields = keys.iter().cloned().chain(window).chain(aggregates.fields()).collect::<Vec<_>>();
+                (fields, false, [true; 2])
+            }
+            Computed::Top(top) => {
+                let there = WINDOW.map(|name| top.row().index_of(name).is_err());
+                let added = window.into_iter().zip(there).filter(|(_, added)| *added).map(|(field, _)| field);
+                let rows = top.row().fields().iter().map(|field| field.as_ref().clone());
+                (rows.chain(added).collect(), true, there)
+            }
+        };
+        let help = "the columns are those of `key_by`, `window_start`, `window_end` and those of `aggregate`";
+        no_column_twice(&fields, help)?;
+        let codec = KeyCodec::new(&keys, Vec::new()).map_err(|fault| ExprError::new(fault.chain()))?;
+        Ok(Results { schema: Arc::new(Schema::new(fields)), keys, codec, are_rows, window })
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    pub(super) fn keys(&self) -> &[Field] {
+        &self.keys
+    }
+
+    /// The keys of rows, whose columns of the key these are.
+    pub(super) fn key_bytes(&self, columns: &[ArrayRef]) -> Result<RowKeys> {
+        self.codec.keys(columns)
+    }
+
+    /// The results of windows that all begin and end at one time.
+    pub(super) fn alike(groups: Groups, start: i64, end: i64) -> Result<Given> {
+        let (keys, values) = groups.results()?;
+        Ok(Given { keys, values, bounds: Bounds::Same(start, end) })
+    }
+
+    /// The rows of what windows give; the time of each is the last moment of its window, or `at` if that is later.
+    pub(super) fn rows(
+        &self,
+        kept: &Kept,
+        codec: &KeyCodec,
+        given: Given,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Batch<RecordBatch>> {
+        let Given { keys, values, bounds } = given;
+        let (of_group, outputs) = kept.outputs(values, now)?;
+        let wrong = |error| Fault::bug("the results of a window do not fit together").because(error);
+        let groups = keys.len();
+        let (starts, ends) = match bounds {
+            Bounds::Same(start, end) => (Int64Array::from_value(start, groups), Int64Array::from_value(end, groups)),
+            Bounds::Each(starts, ends) => (starts, ends),
+        };
+        let each = |column: ArrayRef| match &of_group {
+            Some(of_group) => take(&column, of_group, None).map_err(wrong),
+            None => Ok(column),
+        };
+        let last = |end: i64| Timestamp::from_micros(end.saturating_sub(1)).max(at);
+        let times: Vec<Timestamp> = match &of_group {
+            Some(groups) => groups
+                .values()
+                .iter()
+                .filter_map(|group| ends.values().get(*group as usize))
+                .map(|end| last(*end))
+                .collect(),
+            None => ends.values().iter().map(|end| last(*end)).collect(),
+        };
+        let mut window = Vec::new();
+        for (bound, _) in [starts, ends].into_iter().zip(self.window).filter(|(_, there)| *there) {
+            let bound = TimestampMicrosecondArray::new(bound.values().clone(), None).with_timezone(UTC);
+            window.push(each(Arc::new(bound))?);
+        }
+        let columns = match self.are_rows {
+            true => outputs.into_iter().chain(window).collect(),
+            false => {
+                let keys = codec.columns(&keys)?.into_iter().take(self.keys.len());
+                keys.chain(window).chain(outputs).collect()
+            }
+        };
+        Batch::new(times, RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(wrong)?)
+    }
+}
