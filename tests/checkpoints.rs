@@ -346,3 +346,51 @@ format = "json"
 fn lines_of(path: &str) -> usize {
     fs::read_to_string(path).map_or(0, |text| text.lines().count())
 }
+
+/// Counts rows by key in words: what a later version of the program keeps.
+fn in_words(rows: &Rows, version: u32, migrates: bool, out: &Collected<(u64, String)>) -> Graph {
+    let pipeline =
+        Pipeline::new("counts").settings(|settings| settings.checkpoint_interval = Duration::from_millis(20));
+    let mut how = kept().version(version);
+    if migrates {
+        how = how.migrate(1, |count: u64| "|".repeat(usize::try_from(count).unwrap()));
+    }
+    pipeline
+        .source("rows", rows.clone())
+        .key_by(|key| *key)
+        .keeping(how)
+        .fold("count", String::new(), |strokes, _| strokes.push('|'))
+        .sink("out", CollectSink::new(out.clone()));
+    pipeline.build().unwrap()
+}
+
+#[tokio::test]
+async fn a_newer_program_goes_on_from_the_state_of_the_one_before_which_then_refuses_it() {
+    for budget in [None, Some(20_000)] {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let start = |graph: Graph| {
+            Flow::start_with(graph, Arc::clone(&store), |mut environment| {
+                environment.state_memory = budget;
+                environment
+            })
+            .unwrap()
+        };
+        let (rows, counts, words) =
+            (Rows::new(listed((0..6_000).map(|n| n % 2_000))), Collected::default(), Collected::default());
+        assert_eq!(start(graph(&rows, true, 1, &counts)).finish().await.unwrap(), Ended::Finished);
+        rows.feed(listed(0..2_000));
+        assert_eq!(start(in_words(&rows, 2, true, &words)).finish().await.unwrap(), Ended::Finished);
+        let words = words.rows();
+        assert!(words.len() == 2_000 && words.iter().all(|(_, strokes)| strokes == "||||"), "{:?}", words.first());
+        let refused = start(graph(&rows, true, 1, &counts)).finish().await.unwrap_err();
+        assert_eq!((refused.kind(), refused.node()), (FaultKind::Setup, Some("count")));
+        assert!(refused.chain().contains("`values` was saved in version 2 by a newer program"), "{}", refused.chain());
+        let refused = start(in_words(&rows, 3, true, &Collected::default())).finish().await.unwrap_err();
+        assert!(refused.chain().contains("no way from 2 to 3"), "{}", refused.chain());
+        // What is refused stays as it is.
+        let more = Collected::default();
+        rows.feed(listed([7]));
+        assert_eq!(start(in_words(&rows, 2, false, &more)).finish().await.unwrap(), Ended::Finished);
+        assert_eq!(more.rows(), [(7, "|||||".to_owned())]);
+    }
+}

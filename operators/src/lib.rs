@@ -53,8 +53,8 @@ pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
 pub use size_limit::SizeLimit;
 pub use state::{
-    Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView,
-    StateKey, StateValue, StateVisitor, Timers, Unsplittable,
+    Expiry, Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable,
+    SpillView, StateKey, StateValue, StateVisitor, Timers, Unsplittable, Versions,
 };
 pub use table::Table;
 pub use template::{InvalidTemplate, Template, check_subject, check_token};

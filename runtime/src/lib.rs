@@ -46,7 +46,7 @@ pub mod prelude {
     #[cfg(feature = "columnar")]
     pub use millstream_operators::columnar::{DecodeFormat, EncodeFormat, EncodeTimes, Meta};
     pub use millstream_operators::join::{unbounded, within};
-    pub use millstream_operators::rows::{Group, Json, MsgPack, Ndjson, Raw, RowContext, Text, Tokens};
+    pub use millstream_operators::rows::{Group, Json, Kept, MsgPack, Ndjson, Raw, RowContext, Text, Tokens, kept};
     pub use millstream_operators::watermarks::{ascending, bounded_lateness};
     pub use millstream_operators::window::{
         Emit, Firing, Windowed, count_windows, global, last_rows, session, sliding, tumbling, until,

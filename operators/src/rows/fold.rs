@@ -3,7 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateValue, StateVisitor, Turn};
+use super::Kept;
+use crate::{
+    Batch, Expiry, Keyed, Operator, Outbox, Parts, Result, StateKey, StateValue, StateVisitor, Timestamp, Turn,
+    Versions,
+};
 
 /// Keeps a value for each key; every row changes that of its key, and the key with its new value goes on.
 ///
@@ -14,6 +18,8 @@ pub struct Fold<T, K, S, KF, F> {
     first: S,
     change: Arc<F>,
     values: Keyed<K, S>,
+    expiry: Option<Expiry<K>>,
+    versions: Versions<S>,
     rows: std::marker::PhantomData<fn(T)>,
 }
 
@@ -24,7 +30,16 @@ where
 {
     /// The operator that starts each key at `first` and lets `change` take in each row.
     pub fn new(key: Arc<KF>, first: S, change: Arc<F>) -> Self {
-        Fold { key, first, change, values: Keyed::default(), rows: std::marker::PhantomData }
+        let (values, versions) = (Keyed::default(), Versions::default());
+        Fold { key, first, change, values, expiry: None, versions, rows: std::marker::PhantomData }
+    }
+
+    /// The same operator, which keeps its values as `kept` says.
+    #[must_use]
+    pub fn kept(mut self, kept: Kept<S>) -> Self {
+        self.expiry = kept.ttl.map(Expiry::new);
+        self.versions = kept.versions;
+        self
     }
 }
 
@@ -41,9 +56,14 @@ where
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let Parts { times, rows, origins, weight } = batch.into_parts();
-        let Fold { key, first, change, values, .. } = self;
-        let rows = rows.into_iter().map(|row| {
+        let Fold { key, first, change, values, expiry, .. } = self;
+        let rows = rows.into_iter().zip(&times).map(|(row, time)| {
             let key = key(&row);
+            if let Some(expiry) = expiry.as_mut()
+                && expiry.touch(&key, *time)
+            {
+                values.remove(&key);
+            }
             let value = values.entry(key.clone()).or_insert_with(|| first.clone());
             change(value, row);
             (key, value.clone())
@@ -53,8 +73,18 @@ where
         Ok(Turn::Done)
     }
 
+    fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        if let Some(expiry) = &mut self.expiry {
+            while let Some(key) = expiry.next_gone(now) {
+                self.values.remove(&key);
+            }
+        }
+        Ok(Turn::Done)
+    }
+
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
-        visit.keyed("values", &mut self.values)
+        visit.keyed_as("values", &mut self.values, &self.versions)?;
+        self.expiry.as_mut().map_or(Ok(()), |expiry| expiry.state(visit))
     }
 }
 
@@ -66,8 +96,11 @@ impl<T, K, S, KF, F> fmt::Debug for Fold<T, K, S, KF, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::testkit::{Bench, cuts_do_not_matter, timed};
+    use crate::rows::kept;
+    use crate::testkit::{Bench, Step, cuts_do_not_matter, steps_do_not_matter, timed};
 
     fn sums() -> impl Operator<In = Vec<i64>, Out = Vec<(i64, i64)>> {
         Fold::new(Arc::new(|n: &i64| n % 2), 0, Arc::new(|sum: &mut i64, n: i64| *sum += n))
@@ -77,6 +110,35 @@ mod tests {
     fn each_key_has_a_value_of_its_own() {
         let given = cuts_do_not_matter(sums, &timed(0..5));
         assert_eq!(given, [(0, 0), (1, 1), (0, 2), (1, 4), (0, 6)]);
+    }
+
+    #[test]
+    fn a_key_begins_anew_behind_a_silence_that_is_longer_than_its_ttl_wherever_watermarks_fall() {
+        let counts = || {
+            let count = Fold::new(Arc::new(|key: &u8| *key), 0_u32, Arc::new(|count: &mut u32, _: u8| *count += 1));
+            count.kept(kept().ttl(Duration::from_micros(10)))
+        };
+        let at = Timestamp::from_micros;
+        let rows = [(3, 1), (9, 1), (8, 2), (19, 1), (12, 1), (30, 1), (18, 2)];
+        let steps = |watermarks: bool| {
+            let with = |(time, key): (i64, u8)| {
+                let watermark = watermarks.then(|| Step::Watermark(at(time - 12)));
+                [Some(Step::Row(at(time), key)), watermark].into_iter().flatten()
+            };
+            rows.into_iter().flat_map(with).collect::<Vec<_>>()
+        };
+        let expected = [(1, 1), (1, 2), (2, 1), (1, 3), (1, 4), (1, 1), (2, 2)];
+        for watermarks in [false, true] {
+            assert_eq!(steps_do_not_matter(counts, &steps(watermarks)), expected, "{watermarks}");
+        }
+        let mut bench = Bench::new(counts());
+        bench.batch([(at(3), 1), (at(9), 1), (at(8), 2)].into_iter().collect());
+        bench.watermark(at(18));
+        assert_eq!(bench.operator().values.len(), 2);
+        bench.watermark(at(19));
+        assert_eq!((bench.operator().values.len(), bench.operator().expiry.as_ref().unwrap().len()), (1, 1));
+        bench.watermark(at(20));
+        assert!(bench.operator().values.is_empty());
     }
 
     #[test]

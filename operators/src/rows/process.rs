@@ -3,8 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::Kept;
 use crate::window::KeyOf;
-use crate::{Batch, Keyed, Operator, Outbox, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp, Turn};
+use crate::{
+    Batch, Expiry, Keyed, Operator, Outbox, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp, Turn,
+    Versions,
+};
 
 /// What a closure of [`Process`] sees and may do: the key it is about, its state, timers, and the way out.
 pub struct Visit<'a, 'o, K, S, U: Send + 'static> {
@@ -66,12 +70,23 @@ pub struct Process<T, K, S, R, W> {
     on_timer: Arc<W>,
     state: Keyed<K, S>,
     timers: Timers<K>,
+    expiry: Option<Expiry<K>>,
+    versions: Versions<S>,
 }
 
 impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
     /// The operator that finds keys with `key`.
     pub fn new(key: KeyOf<T, K>, on_row: Arc<R>, on_timer: Arc<W>) -> Self {
-        Process { key, on_row, on_timer, state: Keyed::default(), timers: Timers::default() }
+        let (state, timers, versions) = (Keyed::default(), Timers::default(), Versions::default());
+        Process { key, on_row, on_timer, state, timers, expiry: None, versions }
+    }
+
+    /// The same operator, which keeps its state as `kept` says. A timer counts as something that comes for its key, too.
+    #[must_use]
+    pub fn kept(mut self, kept: Kept<S>) -> Self {
+        self.expiry = kept.ttl.map(Expiry::new);
+        self.versions = kept.versions;
+        self
     }
 
     fn visit<U: Send + 'static>(
@@ -81,6 +96,11 @@ impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
         out: &mut Outbox<'_, Vec<U>>,
         call: impl FnOnce(&mut Visit<'_, '_, K, S, U>),
     ) {
+        if let Some(expiry) = &mut self.expiry
+            && expiry.touch(&key, time)
+        {
+            self.state.remove(&key);
+        }
         let timers = &mut self.timers;
         self.state.update(key, |key, state| call(&mut Visit { key, time, state, timers, out }));
     }
@@ -135,12 +155,19 @@ where
                 return Ok(Turn::Again);
             }
         }
+        // Behind the timers, each of which may have been set before the end of what its key had.
+        if let Some(expiry) = &mut self.0.expiry {
+            while let Some(key) = expiry.next_gone(now) {
+                self.0.state.remove(&key);
+            }
+        }
         Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.timers("timers", &mut self.0.timers)?;
-        visit.keyed("state", &mut self.0.state)
+        visit.keyed_as("state", &mut self.0.state, &self.0.versions)?;
+        self.0.expiry.as_mut().map_or(Ok(()), |expiry| expiry.state(visit))
     }
 }
 

@@ -204,6 +204,11 @@ impl<K, S> Away<K, S> {
         }
     }
 
+    /// Only a whole run tells what has changed.
+    pub(super) fn lose_changes(&mut self) {
+        self.lost = true;
+    }
+
     /// All values, which have to fit in memory.
     pub(super) fn all(&self) -> Vec<(K, S)> {
         let mut all = Vec::with_capacity(self.entries);

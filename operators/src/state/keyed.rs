@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::away::{Away, Codec, FrozenAway};
 use super::run::{Parts, Replay, RunWriter};
 use super::shards::{Shard, Shards, hash_of, place};
+use super::versions::ReadValue;
 use super::{Run, Snapshot, Spill};
 use crate::{Fault, Key, KeyGroup, Result};
 
@@ -128,12 +129,20 @@ impl<K: StateKey, S: StateValue> Keyed<K, S> {
         }
     }
 
-    /// Plays a run into it, of state that is restored.
-    pub(super) fn play(&mut self, name: &str, run: &Run) -> Result {
+    /// Plays a run into it, of state that is restored, and whose values are read by `read` if they are of another version.
+    pub(super) fn play(&mut self, name: &str, run: &Run, read: Option<&ReadValue<S>>) -> Result {
         if let Some(away) = self.0.away() {
             away.tell_changes(false);
         }
-        run.play(name, self)
+        match read {
+            None => run.play(name, self),
+            Some(read) => run.play_pairs(name, self, read),
+        }
+    }
+
+    /// The next snapshot tells everything, whatever has changed.
+    pub(super) fn tell_all(&mut self) {
+        self.0.lose_changes();
     }
 
     /// All runs were played: nothing counts as changed.
@@ -262,7 +271,7 @@ mod tests {
 
     fn replayed<K: StateKey, S: StateValue>(runs: &[Run]) -> Keyed<K, S> {
         let mut keyed = Keyed::default();
-        runs.iter().try_for_each(|run| keyed.play("k", run)).unwrap();
+        runs.iter().try_for_each(|run| keyed.play("k", run, None)).unwrap();
         keyed.settle();
         keyed
     }

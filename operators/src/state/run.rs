@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::versions::ReadValue;
 use crate::{Fault, FaultKind, Result, Retry};
 
 /// Entries of keyed state, encoded, by key group, so that another number of subtasks shares them out without decoding any.
@@ -95,6 +96,31 @@ impl Run {
         for entries in self.groups.values() {
             each(name, &entries.gone, |gone| into.gone(gone))?;
             each(name, &entries.put, |put| into.put(put))?;
+        }
+        Ok(())
+    }
+}
+
+impl Run {
+    /// As [`play`](Run::play), of keys and values, of which the values are read by `read`.
+    pub(super) fn play_pairs<K: DeserializeOwned, S>(
+        &self,
+        name: &str,
+        into: &mut impl Replay<K, (K, S)>,
+        read: &ReadValue<S>,
+    ) -> Result {
+        for entries in self.groups.values() {
+            each(name, &entries.gone, |gone| into.gone(gone))?;
+            let mut rest: &[u8] = &entries.put;
+            while let Some((pair, mut bytes)) = rest.split_first() {
+                if *pair != PAIR {
+                    return Err(unreadable(name, rmp_serde::decode::Error::Uncategorized("it is no pair".into())));
+                }
+                let key = rmp_serde::from_read(&mut bytes).map_err(|error| unreadable(name, error))?;
+                let value = read(&mut bytes).map_err(|error| unreadable(name, error))?;
+                into.put((key, value));
+                rest = bytes;
+            }
         }
         Ok(())
     }
@@ -206,6 +232,8 @@ pub(super) fn write(to: &mut Vec<u8>, entry: &impl Serialize) -> Result {
 }
 
 pub(super) fn unreadable(name: &str, error: rmp_serde::decode::Error) -> Fault {
-    let words = format!("state `{name}` cannot be restored");
+    let words = format!(
+        "state `{name}` cannot be restored: if its type has changed, give it another version, and say how older values become such"
+    );
     Fault::new(FaultKind::Checkpoint, words).because(error).retry_with(Retry::Never)
 }

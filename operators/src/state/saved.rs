@@ -24,6 +24,9 @@ pub struct Saved {
     /// The runs of keyed state, by name: to be played one behind the other.
     #[serde(default)]
     pub(super) runs: BTreeMap<String, Vec<Run>>,
+    /// The versions of the types of pieces, where they are others than 1.
+    #[serde(default)]
+    pub(super) versions: BTreeMap<String, u32>,
 }
 
 /// State that belongs to a subtask as a whole, of which another number of subtasks cannot each have a part.
@@ -95,6 +98,7 @@ impl Saved {
                     *kept = (*kept).min(*time);
                 }
             }
+            share.versions.extend(saved.versions.clone());
             for (name, runs) in &saved.runs {
                 // No two of them have had a key group in common, so their runs may follow each other.
                 let mine = |group| KeyGroup(group).owner(key_groups, of) == index;

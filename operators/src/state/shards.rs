@@ -131,6 +131,14 @@ impl<K: Key, S> Shards<K, S> {
         }
     }
 
+    /// Only a whole run tells what has changed.
+    pub(super) fn lose_changes(&mut self) {
+        match &mut self.away {
+            Some(away) => away.lose_changes(),
+            None => self.shards.iter_mut().for_each(|shard| shard.touched.lose()),
+        }
+    }
+
     /// What there is and what has changed since the last call, shared until it changes again; and the round, by which
     /// keys find their shard.
     pub(super) fn freeze(&mut self) -> (Vec<Shard<K, S>>, usize) {

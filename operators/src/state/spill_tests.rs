@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::{
-    Frozen, Keyed, Run, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView, StateVisitor, Timers,
+    Frozen, Keyed, Run, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView, StateVisitor, Timers, Versions,
 };
 use crate::{Fault, FaultKind, Result, Timestamp};
 
@@ -109,16 +109,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What was saved, as runs that are given one at a time.
-struct Given<'a>(&'a [Run]);
+/// What was saved under a name, as runs that are given one at a time.
+struct Named<'a>(&'static str, &'a [Run]);
 
-impl super::Runs for Given<'_> {
+impl super::Runs for Named<'_> {
     fn names(&self) -> Vec<String> {
-        vec!["k".to_owned()]
+        vec![self.0.to_owned()]
     }
 
     fn each(&mut self, _: &str, play: &mut dyn FnMut(&Run) -> Result) -> Result {
-        self.0.iter().try_for_each(play)
+        self.1.iter().try_for_each(play)
     }
 }
 
@@ -127,7 +127,7 @@ fn restored(runs: &[Run], spill: Option<&Arc<Spill>>) -> Keyed<u16, u32> {
     match spill {
         Some(spill) => {
             let saved = Saved::default();
-            StateVisitor::restore_within(&saved, &mut Given(runs), spill).keyed("k", &mut keyed).unwrap();
+            StateVisitor::restore_within(&saved, &mut Named("k", runs), spill).keyed("k", &mut keyed).unwrap();
         }
         None => {
             let saved = Saved::default().with_runs([("k".to_owned(), runs.to_vec())].into());
@@ -240,7 +240,7 @@ fn timers_are_as_the_model(steps: Vec<(u8, i64, u8)>, spill: &Arc<Spill>) -> Res
     };
     let restored = |runs: &[Run]| {
         let (saved, mut timers) = (Saved::default(), Timers::default());
-        StateVisitor::restore_within(&saved, &mut Given(runs), spill).timers("k", &mut timers).unwrap();
+        StateVisitor::restore_within(&saved, &mut Named("k", runs), spill).timers("k", &mut timers).unwrap();
         timers
     };
     let (mut timers, mut model) = (Timers::<u8>::default(), BTreeSet::new());
@@ -335,6 +335,47 @@ fn a_hundred_thousand_keys_stay_within_their_budget_and_a_checkpoint_tells_what_
     assert!(!changed.whole && changed.weight() * 100 < whole.weight(), "{} of {}", changed.weight(), whole.weight());
     assert!(frozen(&mut keyed).encode(KEY_GROUPS, false).unwrap().is_empty());
     spill.check().unwrap();
+}
+
+#[test]
+fn state_of_an_older_version_is_migrated_whole_and_what_has_no_way_is_refused_by_name_and_versions() {
+    let saved = |keyed: &mut Keyed<u16, u32>, versions: &Versions<u32>| {
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).keyed_as("sums", keyed, versions).unwrap();
+        frozen.encode(KEY_GROUPS).unwrap()
+    };
+    let first = saved(&mut (0..100).map(|key| (key, u32::from(key))).collect(), &Versions::new(1));
+    let text = || Versions::new(2).migrate(1, |sum: u32| sum.to_string());
+    let spilled = spill(0);
+    for spill in [None, Some(&spilled)] {
+        let mut sums = Keyed::<u16, String>::default();
+        match spill {
+            None => StateVisitor::restore(&first).keyed_as("sums", &mut sums, &text()).unwrap(),
+            Some(spill) => {
+                let mut small = first.clone();
+                let runs = small.take_runs().remove("sums").unwrap();
+                let mut given = Named("sums", &runs);
+                StateVisitor::restore_within(&small, &mut given, spill).keyed_as("sums", &mut sums, &text()).unwrap();
+            }
+        }
+        assert_eq!((sums.len(), sums.get(&7).map(String::as_str)), (100, Some("7")));
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).keyed_as("sums", &mut sums, &text()).unwrap();
+        let (small, mut pieces) = frozen.into_parts();
+        let run = pieces.remove(0).1.encode(KEY_GROUPS, false).unwrap();
+        assert!(run.whole, "values of two versions do not meet in one checkpoint");
+        let second = small.with_runs([("sums".to_owned(), vec![run])].into());
+        let mut sums = Keyed::<u16, String>::default();
+        StateVisitor::restore(&second).keyed_as("sums", &mut sums, &Versions::new(2)).unwrap();
+        assert_eq!(sums.get(&99).map(String::as_str), Some("99"));
+        let restored_as = |version| {
+            let mut sums = Keyed::<u16, String>::default();
+            StateVisitor::restore(&second).keyed_as("sums", &mut sums, &Versions::new(version)).unwrap_err()
+        };
+        let (newer, older) = (restored_as(1).to_string(), restored_as(3).to_string());
+        assert!(newer.contains("`sums` was saved in version 2 by a newer program"), "{newer}");
+        assert!(older.contains("no way from 2 to 3"), "{older}");
+    }
 }
 
 #[test]

@@ -59,6 +59,11 @@ impl<K> Touched<K> {
         self.lost
     }
 
+    /// Only a whole run tells from now on.
+    pub(super) fn lose(&mut self) {
+        (self.lost, self.gone) = (true, Vec::new());
+    }
+
     /// The keys that were taken out; some may be there again.
     pub(super) fn gone(&self) -> &[K] {
         &self.gone

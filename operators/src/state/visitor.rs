@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::run::unreadable;
-use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, StateKey, StateValue, Timers};
+use super::versions::Read;
+use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, StateKey, StateValue, Timers, Versions};
 use crate::{Fault, FaultKind, Result, Timestamp};
 
 /// Visits each piece of an operator's state, to save it or to put it back. The name of a piece finds it again after a
@@ -90,14 +91,23 @@ impl Restore<'_> {
         }
     }
 
-    fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str) -> Result<Keyed<K, S>> {
+    fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str, versions: &Versions<S>) -> Result<Keyed<K, S>> {
+        let read: Option<Read<S>> = versions.reader(name, self.version(name))?;
         let mut keyed = Keyed::default();
         if let Some((_, spill)) = &self.streamed {
             keyed.fit(spill);
         }
-        self.each(name, |run| keyed.play(name, run))?;
+        self.each(name, |run| keyed.play(name, run, read.as_deref()))?;
         keyed.settle();
+        if read.is_some() {
+            // Values of two versions must not meet in one checkpoint.
+            keyed.tell_all();
+        }
         Ok(keyed)
+    }
+
+    fn version(&self, name: &str) -> u32 {
+        self.saved.versions.get(name).copied().unwrap_or(1)
     }
 
     fn timers<K: StateKey>(&mut self, name: &str) -> Result<Timers<K>> {
@@ -209,9 +219,27 @@ impl<'a> StateVisitor<'a> {
     /// # Errors
     /// As [`value`](StateVisitor::value).
     pub fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str, keyed: &mut Keyed<K, S>) -> Result {
+        self.keyed_as(name, keyed, &Versions::default())
+    }
+
+    /// As [`keyed`](StateVisitor::keyed), of values whose type is of a version and may have been another before.
+    ///
+    /// # Errors
+    /// As [`value`](StateVisitor::value), or when what was saved is of a version that there is no way from.
+    pub fn keyed_as<K: StateKey, S: StateValue>(
+        &mut self,
+        name: &str,
+        keyed: &mut Keyed<K, S>,
+        versions: &Versions<S>,
+    ) -> Result {
         match &mut self.0 {
-            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), keyed.freeze()?)),
-            Mode::Restore(restore) if restore.has(name) => *keyed = restore.keyed(name)?,
+            Mode::Freeze(frozen) => {
+                if versions.version() > 1 {
+                    frozen.small.versions.insert(name.to_owned(), versions.version());
+                }
+                frozen.keyed.push((name.to_owned(), keyed.freeze()?));
+            }
+            Mode::Restore(restore) if restore.has(name) => *keyed = restore.keyed(name, versions)?,
             Mode::Restore(_) => {}
             Mode::Fit(spill, _) => keyed.fit(spill),
         }
@@ -233,7 +261,7 @@ impl<'a> StateVisitor<'a> {
                 panes.clear();
                 for whole_name in restore.names() {
                     if let Some(pane) = pane_of(name, &whole_name) {
-                        panes.insert(pane, restore.keyed(&whole_name)?);
+                        panes.insert(pane, restore.keyed(&whole_name, &Versions::default())?);
                     }
                 }
             }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use millstream_operators::rows::{Dedup, Distinct, Fold, Process, Visit};
+use millstream_operators::rows::{Dedup, Distinct, Fold, Kept, Process, Visit};
 use millstream_operators::window::{KeyOf, Windows};
 use millstream_operators::{Key, Operator, Result, StateKey, StateValue};
 
-use super::{Join, Stream, WindowedStream};
+use super::{Join, Keeping, Stream, WindowedStream};
 use crate::graph::Subtask;
 
 /// Rows with a key each: rows of one key keep their order and meet in one subtask of the next node, which may keep state
@@ -39,6 +39,22 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
             Ok(Fold::new(Arc::new(move |row: &T| key(row)), first.clone(), Arc::clone(&change)))
         };
         self.rows().node(name, "fold", make).main()
+    }
+
+    /// How the next node, a [`fold`](Keeping::fold) or [`process`](Keeping::process), keeps what it has of each key:
+    /// for how long, and in which version.
+    ///
+    /// ```ignore
+    /// orders
+    ///     .key_by(|order| order.customer.clone())
+    ///     .keeping(kept::<Totals>().ttl(days(30)).version(2).migrate(1, |old: TotalsV1| Totals { cents: old.0, orders: 0 }))
+    ///     .fold("totals", Totals::default(), |totals, order| totals.add(order))
+    /// ```
+    pub fn keeping<S: StateValue>(self, kept: Kept<S>) -> Keeping<K, T, S>
+    where
+        K: StateKey,
+    {
+        Keeping::new(self, kept)
     }
 
     /// Rows of each key fall into windows: `tumbling`, `sliding`, `session`, `until`, `last_rows`, `count_windows` or `global`.

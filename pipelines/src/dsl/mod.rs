@@ -10,6 +10,7 @@ mod formats;
 #[cfg(feature = "columnar")]
 mod frame;
 mod joined;
+mod keeping;
 mod keyed;
 mod lookup;
 mod pipeline;
@@ -27,6 +28,7 @@ pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, Sink
 #[cfg(feature = "columnar")]
 pub use frame::{Best, ColumnWindows, Frame, JoinedFrame, KeyedFrame, LookupValues, WindowedFrame, best};
 pub use joined::{Bounded, How, Join};
+pub use keeping::Keeping;
 pub use keyed::KeyedStream;
 pub use lookup::{LookedUp, MakeTable, TableNode, TableOf};
 pub use pipeline::Pipeline;

@@ -1,0 +1,61 @@
+//! [`Keeping`]: keyed rows whose next node keeps state for a time, or in a version.
+
+use std::fmt;
+use std::sync::Arc;
+
+use millstream_operators::rows::{Fold, Kept, Process, Visit};
+use millstream_operators::{StateKey, StateValue};
+
+use super::{KeyedStream, Stream};
+use crate::graph::Subtask;
+
+/// Keyed rows, and how the state of the next node is kept; see [`KeyedStream::keeping`].
+pub struct Keeping<K, T, S> {
+    stream: KeyedStream<K, T>,
+    kept: Kept<S>,
+}
+
+impl<K: StateKey, T: Send + 'static, S: StateValue> Keeping<K, T, S> {
+    pub(super) fn new(stream: KeyedStream<K, T>, kept: Kept<S>) -> Self {
+        Keeping { stream, kept }
+    }
+
+    /// As [`KeyedStream::fold`].
+    pub fn fold<F>(self, name: &str, first: S, change: F) -> Stream<(K, S)>
+    where
+        S: Sync,
+        F: Fn(&mut S, T) + Send + Sync + 'static,
+    {
+        let Keeping { stream, kept } = self;
+        let (key, change, detail) = (Arc::clone(&stream.key), Arc::new(change), kept.to_string());
+        let make = move |_: &Subtask| {
+            let key = Arc::clone(&key);
+            let fold = Fold::new(Arc::new(move |row: &T| key(row)), first.clone(), Arc::clone(&change));
+            Ok(fold.kept(kept.clone()))
+        };
+        stream.rows().node(name, "fold", make).detailed(detail).main()
+    }
+
+    /// As [`KeyedStream::process`].
+    pub fn process<U, R, W>(self, name: &str, on_row: R, on_timer: W) -> Stream<U>
+    where
+        U: Send + 'static,
+        R: Fn(&mut Visit<'_, '_, K, S, U>, T) + Send + Sync + 'static,
+        W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
+    {
+        let Keeping { stream, kept } = self;
+        let (key, on_row, on_timer) = (Arc::clone(&stream.key), Arc::new(on_row), Arc::new(on_timer));
+        let detail = kept.to_string();
+        let make = move |_: &Subtask| {
+            let process = Process::new(Arc::clone(&key), Arc::clone(&on_row), Arc::clone(&on_timer));
+            Ok(process.kept(kept.clone()).operator())
+        };
+        stream.rows().node(name, "process", make).detailed(detail).main()
+    }
+}
+
+impl<K, T, S> fmt::Debug for Keeping<K, T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keeping({:?}, {:?})", self.stream, self.kept)
+    }
+}
