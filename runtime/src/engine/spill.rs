@@ -85,6 +85,7 @@ impl Spilling {
 mod lsm {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use fjall::config::PartitioningPolicy;
     use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
     use millstream_operators::{Scan, SpillStore, SpillTable, SpillView};
 
@@ -146,8 +147,16 @@ mod lsm {
             if name == "0" {
                 tracing::info!(directory = %self.path.display(), "state outgrows its memory, and spills");
             }
-            let options =
-                || KeyspaceCreateOptions::default().manual_journal_persist(true).max_memtable_size(self.written);
+            // What is read for one key is then a few kB, whatever the table's size: a filter in one piece would be read, and
+            // checked, whole.
+            let pieces = || PartitioningPolicy::all(true);
+            let options = || {
+                KeyspaceCreateOptions::default()
+                    .manual_journal_persist(true)
+                    .max_memtable_size(self.written)
+                    .filter_block_partitioning_policy(pieces())
+                    .index_block_partitioning_policy(pieces())
+            };
             let keyspace = self.database.keyspace(&name, options);
             let keyspace = keyspace.map_err(|error| failed("has no room for another table", error))?;
             Ok(Box::new(Table { database: self.database.clone(), keyspace }))
