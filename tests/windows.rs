@@ -354,3 +354,81 @@ async fn joins_of_columns_give_what_a_batch_gives_over_crashes_and_rescaling() {
         assert_eq!(without_repeats(out.rows()), expected, "seed {seed}");
     }
 }
+
+/// Until when an event of the left takes events of the right.
+fn expires(event: &Event) -> i64 {
+    event.1 + i64::try_from(event.2 % 7).unwrap() * 100_000
+}
+
+#[tokio::test(start_paused = true)]
+async fn auctions_give_what_a_batch_gives_over_crashes_and_rescaling() {
+    const TTL: i64 = 300_000;
+    for seed in 0..4 {
+        let mut dice = Dice::new(seed);
+        let (left, right) = (events(&mut dice, 4_000), events(&mut dice, 4_000));
+        let rows = [0, 1].map(|_| ListSource::new([]).at_once(50));
+        let (out, near, top) = (Collected::default(), Collected::default(), Collected::default());
+        let graph = |subtasks, ends| {
+            let pipeline = Pipeline::new("auctions").settings(|settings| settings.parallelism = subtasks);
+            let left = timed(&pipeline, "left", list(ends, &rows[0]));
+            let right = timed(&pipeline, "right", list(ends, &rows[1]));
+            let key = |event: &Event| event.0;
+            let end = |event: &Event| Timestamp::from_micros(expires(event));
+            let highest = left.clone().key_by(key).join(right.clone().key_by(key)).inner("bids", until(end));
+            let highest = highest
+                .key_by(|(left, _)| left.2)
+                .window(until(move |pair: &(Event, Event)| end(&pair.0)))
+                .aggregate("highest", max(|(left, right): &(Event, Event)| (right.2, left.2, left.0)))
+                .filter_map("won", |window| window.value);
+            highest
+                .key_by(|(_, _, key)| *key)
+                .window(last_rows(3).order_by(|won: &(u64, u64, u64)| won.1))
+                .aggregate("last", (last(|won: &(u64, u64, u64)| won.1), collect(|won: &(u64, u64, u64)| won.0)))
+                .map("result", |window| (window.value.0, window.value.1))
+                .sink("out", CollectSink::new(out.clone()));
+            left.key_by(key)
+                .join(right.clone().key_by(key))
+                .semi("near", unbounded(Duration::from_micros(TTL.unsigned_abs())))
+                .map("partnered", |event| (event.2, ()))
+                .sink("near_out", CollectSink::new(near.clone()));
+            right
+                .key_by(|_| ())
+                .window(tumbling(Duration::from_secs(1)))
+                .top_with_ties("top", 2, |event| event.0)
+                .map("best", |best| ((best.start.as_micros(), best.value.2), ()))
+                .sink("top_out", CollectSink::new(top.clone()));
+            pipeline.build().unwrap()
+        };
+        in_three_runs(&[&rows[0], &rows[1]], &[in_parts(left.clone()), in_parts(right.clone())], graph).await;
+        let (mut won, mut partnered) = (BTreeMap::<u64, Vec<(i64, u64, u64)>>::new(), BTreeMap::new());
+        for l in &left {
+            let of_key = || right.iter().filter(|r| r.0 == l.0);
+            let bids = of_key().filter(|r| l.1 <= r.1 && r.1 <= expires(l));
+            if let Some(highest) = bids.map(|r| r.2).max() {
+                won.entry(l.0).or_default().push((expires(l), l.2, highest));
+            }
+            if of_key().any(|r| (l.1 - r.1).abs() <= TTL) {
+                partnered.insert(l.2, ());
+            }
+        }
+        let mut expected = BTreeMap::new();
+        for mut won in won.into_values() {
+            won.sort_unstable();
+            for (at, (_, number, _)) in won.iter().enumerate() {
+                let last = won.iter().take(at + 1).skip((at + 1).saturating_sub(3));
+                expected.insert(Some(*number), last.map(|(.., highest)| *highest).collect::<Vec<u64>>());
+            }
+        }
+        assert_eq!(without_repeats(out.rows()), expected, "seed {seed}");
+        assert_eq!(without_repeats(near.rows()), partnered, "seed {seed}");
+        let mut seconds: BTreeMap<i64, Vec<&Event>> = BTreeMap::new();
+        right.iter().for_each(|event| seconds.entry(event.1 / 1_000_000 * 1_000_000).or_default().push(event));
+        let mut best = BTreeMap::new();
+        for (start, mut events) in seconds {
+            events.sort_unstable_by_key(|event| std::cmp::Reverse(event.0));
+            let last = events.get(1).map_or(0, |event| event.0);
+            best.extend(events.into_iter().filter(|event| event.0 >= last).map(|event| ((start, event.2), ())));
+        }
+        assert_eq!(without_repeats(top.rows()), best, "seed {seed}");
+    }
+}

@@ -25,10 +25,10 @@ where
 }
 
 /// Ends a query: its results are JSON, with the names of the fields.
-pub(crate) fn out<T>(results: Stream<T>)
+pub(crate) fn out<T>(query: &str, results: Stream<T>)
 where
     T: Serialize + for<'de> Deserialize<'de> + Send + 'static,
 {
     let to = jetstream_to("NEXMARK_OUT").create(["nexmark_out.>"]);
-    results.sink("out", to.json().subject("nexmark_out.results").stop_on_rejected());
+    results.sink("out", to.json().subject(format!("nexmark_out.{query}")).stop_on_rejected());
 }

@@ -15,6 +15,6 @@ struct Bid {
 
 pub(crate) fn query() -> Pipeline {
     let pipeline = Pipeline::new("nexmark-q0");
-    out(events::<Bid>(&pipeline, "bid"));
+    out("q0", events::<Bid>(&pipeline, "bid"));
     pipeline
 }

@@ -29,6 +29,6 @@ pub(crate) fn query() -> Pipeline {
         let Bid { auction, bidder, price, date_time, extra } = bid;
         Converted { auction, bidder, price, price_milli: price.saturating_mul(908), date_time, extra }
     });
-    out(converted.boxed());
+    out("q1", converted.boxed());
     pipeline
 }

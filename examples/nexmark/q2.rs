@@ -13,6 +13,6 @@ struct Bid {
 pub(crate) fn query() -> Pipeline {
     let pipeline = Pipeline::new("nexmark-q2");
     let some = events(&pipeline, "bid").filter("some", |bid: &Bid| bid.auction.is_multiple_of(123));
-    out(some.boxed());
+    out("q2", some.boxed());
     pipeline
 }

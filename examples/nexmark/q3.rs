@@ -44,6 +44,6 @@ pub(crate) fn query() -> Pipeline {
             let Person { name, city, state, .. } = person;
             Local { name, city, state, id }
         });
-    out(locals.boxed());
+    out("q3", locals.boxed());
     pipeline
 }

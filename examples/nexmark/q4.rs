@@ -24,6 +24,6 @@ pub(crate) fn query() -> Pipeline {
             let avg_price = sum_price.checked_div(auctions).unwrap_or_default();
             Average { category, avg_price, sum_price, auctions }
         });
-    out(averages.boxed());
+    out("q4", averages.boxed());
     pipeline
 }

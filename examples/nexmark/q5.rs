@@ -32,6 +32,6 @@ pub(crate) fn query() -> Pipeline {
             let Windowed { key: auction, start, value: num, .. } = top.value;
             Hot { window_start: start.as_millis(), auction, num }
         });
-    out(hot.boxed());
+    out("q5", hot.boxed());
     pipeline
 }

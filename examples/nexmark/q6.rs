@@ -22,6 +22,6 @@ pub(crate) fn query() -> Pipeline {
         .filter_map("sums", |Windowed { key: seller, value: (auction, sum_last10, n), .. }| {
             Some(LastTen { seller, auction: auction?, sum_last10, n })
         });
-    out(last_ten.boxed());
+    out("q6", last_ten.boxed());
     pipeline
 }

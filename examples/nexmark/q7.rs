@@ -33,6 +33,6 @@ pub(crate) fn query() -> Pipeline {
             let Bid { auction, bidder, price, date_time, extra } = top.value;
             Highest { window_start: top.start.as_millis(), auction, bidder, price, date_time, extra }
         });
-    out(highest.boxed());
+    out("q7", highest.boxed());
     pipeline
 }

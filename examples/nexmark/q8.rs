@@ -37,6 +37,6 @@ pub(crate) fn query() -> Pipeline {
             let end = row.time().saturating_add(Duration::from_micros(1));
             NewSeller { window_start: end.saturating_sub(window).as_millis(), id, name }
         });
-    out(sellers.boxed());
+    out("q8", sellers.boxed());
     pipeline
 }

@@ -36,7 +36,7 @@ impl fmt::Display for Interval {
 }
 
 /// Rows of the right from so much earlier than a row of the left until a time that this row tells; see
-/// [`until`](crate::window::until).
+/// [`until`](crate::window::until()).
 #[derive(Clone, Copy)]
 pub struct UntilInterval<F> {
     until: F,
@@ -86,6 +86,14 @@ pub struct Unbounded {
 
 /// Rows of both sides meet unless their times are more than `ttl` apart: a row is forgotten when event time is so much past
 /// it. Pairs are given at once, and what has no partner is not known, so that this is for inner and semi joins.
+///
+/// ```text
+/// left (ttl 10)    0         |     5   4 |
+/// right               10  11 |           |
+/// watermark                  | 15        |
+/// pairs              0-10    |   5-10 5-11
+/// late                               4   |
+/// ```
 ///
 /// Rows behind the watermark are late only when they would be forgotten already; they meet those that are not.
 pub fn unbounded(ttl: Duration) -> Unbounded {

@@ -3,11 +3,11 @@
 //! | windows | a row falls into | they close |
 //! |---|---|---|
 //! | [`tumbling`], [`sliding`] | those of equal length that have its time in them | when the watermark reaches their end |
-//! | [`session`] | the one that lasts as long as rows of its key follow each other | after a gap |
-//! | [`until`] | the one of its key that lasts until a time that its rows tell | behind that time |
-//! | [`last_rows`] | its own: with the rows of its key before it | when the watermark has passed the row |
+//! | [`session`](session()) | the one that lasts as long as rows of its key follow each other | after a gap |
+//! | [`until`](until()) | the one of its key that lasts until a time that its rows tell | behind that time |
+//! | [`last_rows`](last_rows()) | its own: with the rows of its key before it | when the watermark has passed the row |
 //! | [`count_windows`] | the next so many rows of its key | when they are full |
-//! | [`global`] | one of its key for ever | at the end of the input |
+//! | [`global`](global()) | one of its key for ever | at the end of the input |
 
 mod count;
 mod emit;
