@@ -17,7 +17,7 @@ use std::time::Duration;
 use millstream::broker::{Connection, Js, NatsServer};
 use millstream_tests::support::*;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 const ONCE: &str = env!("CARGO_BIN_EXE_once");
 const OWN: &str = env!("CARGO_BIN_EXE_own");
@@ -53,42 +53,6 @@ async fn allow(connection: &Connection, pipeline: &str) {
     js.update_stream(&out).await.unwrap();
 }
 
-/// What is no order, one every few hundred milliseconds.
-struct Bad(tokio::task::JoinHandle<()>);
-
-impl Bad {
-    const EACH: u64 = 20;
-
-    fn start(connection: &Connection) -> Bad {
-        let connection = connection.clone();
-        Bad(tokio::spawn(async move {
-            for number in 0..Bad::EACH {
-                // With an id, as what gets no answer while a server is away is sent again.
-                while !publish_once(&connection, number).await {}
-                sleep(Duration::from_millis(200)).await;
-            }
-        }))
-    }
-}
-
-async fn publish_once(connection: &Connection, number: u64) -> bool {
-    let mut headers = millstream::operators::Headers::NONE;
-    headers.push("Nats-Msg-Id", &format!("bad {number}")).unwrap();
-    let js = Js::new(connection.clone()).timeout(Duration::from_secs(1));
-    js.publish("in.bad", headers, format!("bad {number}")).await.is_ok()
-}
-
-/// The data of a stream, in order: markers are left out.
-async fn data(connection: &Connection, stream: &str) -> Vec<(String, String)> {
-    // Its sink may not have made it yet.
-    if Js::new(connection.clone()).find_stream(stream).await.unwrap().is_none() {
-        return Vec::new();
-    }
-    let all = read_all(connection, stream).await.into_iter();
-    let text = |stored: Stored| (stored.subject, String::from_utf8(stored.payload).unwrap());
-    all.map(text).filter(|(subject, _)| !subject.starts_with("mill.txn.")).collect()
-}
-
 /// How many of the orders must come out.
 fn due(orders: u64) -> u64 {
     (0..orders).filter(|id| expected(*id).is_some()).count() as u64
@@ -96,12 +60,9 @@ fn due(orders: u64) -> u64 {
 
 /// Waits until all outputs are there, ends the pipeline, and compares.
 async fn settle(story: &str, connection: &Connection, orders: u64, bad: Bad, mut running: Pump) {
-    bad.0.await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while (data(connection, "TOTALS").await.len() as u64) < due(orders) {
-        assert!(Instant::now() < deadline, "{story}: the outputs do not come");
-        sleep(Duration::from_millis(300)).await;
-    }
+    bad.all().await;
+    let mut totals = Tail::of("TOTALS");
+    totals.until(connection, due(orders) as usize, Duration::from_secs(120), || story.to_owned()).await;
     assert!(running.terminate().await.success(), "{story}");
     compare(story, connection, orders).await;
 }
@@ -202,41 +163,60 @@ async fn runtime_and_server_that_are_killed_together_store_each_output_once() {
     killed_in_turn("both-killed", server, connection, true).await;
 }
 
+/// Rounds in which an instance sleeps, its twin takes over, and it wakes: it ends, and says why.
+async fn twins(story: &str, connection: &Connection, start: impl Fn() -> Running, rounds: u64, steps: bool) -> Running {
+    let mut running = start();
+    let mut totals = Tail::of("TOTALS");
+    for round in 0..rounds {
+        a_while().await;
+        running.signal("STOP");
+        let before = totals.read(connection).await;
+        let twin = start();
+        if steps {
+            step_down(connection).await;
+        }
+        // The twin has published something of its own.
+        let why = || format!("{story}, round {round}: the twin does not go on: {}", twin.err());
+        totals.until(connection, before + 50, Duration::from_secs(30), why).await;
+        running.signal("CONT");
+        let said = running.ended().await;
+        assert_eq!(said.code, Some(3), "{story}, round {round}: {}", said.err);
+        assert!(said.err.contains("has taken over"), "{story}, round {round}: {}", said.err);
+        running = twin;
+    }
+    println!("{story}: {rounds} rounds");
+    running
+}
+
+/// Waits until all outputs are there, ends the last twin, and compares.
+async fn settle_twins(story: &str, connection: &Connection, orders: u64, bad: Bad, running: Running) {
+    bad.all().await;
+    let mut totals = Tail::of("TOTALS");
+    totals.until(connection, due(orders) as usize, Duration::from_secs(120), || running.err()).await;
+    running.signal("TERM");
+    let said = running.ended().await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    compare(story, connection, orders).await;
+}
+
 #[tokio::test]
 async fn an_instance_that_sleeps_while_its_twin_takes_over_stores_nothing_when_it_wakes() {
     let (server, connection) = server().await;
     allow(&connection, "twins").await;
-    let (feeder, bad) = (Feeder::start(&connection, orders()), Bad::start(&connection));
+    let (feeder, bad) = (Feeder::start_with(&connection, 1_000, 20), Bad::start(&connection));
     let start = || Running::start(ONCE, &[&server.url(), "twins", "1", "1"], &[]);
-    let mut running = start();
-    for round in 0..kills().div_ceil(2).max(3) {
-        a_while().await;
-        running.signal("STOP");
-        let before = data(&connection, "TOTALS").await.len();
-        let twin = start();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        // The twin has published something of its own.
-        while data(&connection, "TOTALS").await.len() < before + 50 {
-            assert!(Instant::now() < deadline, "round {round}: the twin does not go on: {}", twin.err());
-            sleep(Duration::from_millis(50)).await;
-        }
-        running.signal("CONT");
-        let said = running.ended().await;
-        assert_eq!(said.code, Some(3), "round {round}: {}", said.err);
-        assert!(said.err.contains("has taken over"), "round {round}: {}", said.err);
-        running = twin;
-    }
-    let orders = feeder.finish().await;
-    let deadline = Instant::now() + Duration::from_secs(120);
-    bad.0.await.unwrap();
-    while (data(&connection, "TOTALS").await.len() as u64) < due(orders) {
-        assert!(Instant::now() < deadline, "the outputs do not come: {}", running.err());
-        sleep(Duration::from_millis(300)).await;
-    }
-    running.signal("TERM");
-    let said = running.ended().await;
-    assert_eq!(said.code, Some(0), "{}", said.err);
-    compare("twins", &connection, orders).await;
+    let running = twins("twins", &connection, start, kills().div_ceil(2).max(3), false).await;
+    settle_twins("twins", &connection, feeder.finish().await, bad, running).await;
+}
+
+#[tokio::test]
+async fn on_three_servers_a_twin_takes_over_while_leaders_step_down() {
+    let (_servers, urls, connection) = cluster().await;
+    allow(&connection, "stepping").await;
+    let (feeder, bad) = (Feeder::start_with(&connection, 1_000, 20), Bad::start(&connection));
+    let start = || Running::start(ONCE, &[&urls, "stepping", "1", "3"], &[]);
+    let running = twins("twins on three servers", &connection, start, 1, true).await;
+    settle_twins("twins on three servers", &connection, feeder.finish().await, bad, running).await;
 }
 
 /// The leaders of the streams step down, one after the other, in the middle of commits.
@@ -284,9 +264,15 @@ format = "json"
 schema = { id = "int64 not null" }
 on_error = "stop"
 
+# With it outputs wait for checkpoints: `stateless.rs` tells of those that do not.
+[[steps]]
+name = "paced"
+from = "in"
+throttle = { rows = 1000000, per = "1s" }
+
 [sinks.out]
 kind = "jetstream"
-from = "in"
+from = "paced"
 stream = "FILED"
 create = ["filed.>"]
 subject = "filed.all"

@@ -31,11 +31,17 @@ pub enum Bug {
     NoAlignment,
     /// Of the state of several subtasks, only that of the first is shared out.
     LoseSharesOfState,
+    /// A run goes on from its checkpoint where positions are in the marker of its sink.
+    ForgetMarker,
+    /// A micro-batch has the positions of one that is not stored yet.
+    PositionsOfNext,
+    /// Outputs that are too many for one step are published without a checkpoint that has them.
+    PublishWithoutLog,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 13] = [
+    pub const ALL: [Bug; 16] = [
         Bug::FlushUnconfirmed,
         Bug::PositionAhead,
         Bug::TrustDeliveries,
@@ -49,6 +55,9 @@ impl Bug {
         Bug::IgnoreFence,
         Bug::NoAlignment,
         Bug::LoseSharesOfState,
+        Bug::ForgetMarker,
+        Bug::PositionsOfNext,
+        Bug::PublishWithoutLog,
     ];
 }
 

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use std::sync::Arc;
 
-use crate::{Batch, Cause, Epoch, Fault, FaultKind, Outputs, Payload, Record, Result};
+use crate::{Batch, Cause, Epoch, Fault, FaultKind, Ledger, Marked, Outputs, Payload, Record, Result};
 
 /// Where rows come from.
 ///
@@ -89,6 +89,8 @@ pub trait Source: Send + 'static {
 /// - [`commit`](Sink::commit) begins to store them, and returns at once; `drive` goes on with it.
 /// - [`resume`](Sink::resume) is called once, before any row: with what the checkpoint has that the run starts from,
 ///   when nobody else can complete a checkpoint any more.
+/// - [`ledger`](Sink::ledger) is asked for right after that where the pipeline keeps no state. From then on the engine
+///   stores what `outputs` gives, and neither `commit` nor `drive` has anything to store.
 pub trait Sink: Send + 'static {
     /// What it takes.
     type In: Payload;
@@ -115,19 +117,25 @@ pub trait Sink: Send + 'static {
         None
     }
 
-    /// Makes sure that what a checkpoint has of its outputs, and of those of subtasks that are no more, is stored once.
+    /// Makes sure that what a checkpoint has of its outputs, and of those of subtasks that are no more, is stored once;
+    /// gives what its marker says then, if it has one.
     ///
     /// # Errors
     /// It is not known what of them is stored; or they are not, and this is no sink that could.
-    fn resume(&mut self, from: Vec<Outputs>) -> impl Future<Output = Result> + Send {
+    fn resume(&mut self, from: Vec<Outputs>) -> impl Future<Output = Result<Option<Marked>>> + Send {
         let unpublished = from.iter().find(|outputs| !outputs.published).map(|outputs| outputs.epoch);
         async move {
-            let Some(epoch) = unpublished else { return Ok(()) };
+            let Some(epoch) = unpublished else { return Ok(None) };
             let words = format!(
                 "the outputs of checkpoint {epoch} may not all be published, and this sink does not store each row once: start the pipeline once more with guarantee = \"effectively-once\" and stop it in an orderly way"
             );
             Err(Fault::new(FaultKind::Setup, words))
         }
+    }
+
+    /// Hands over what stores outputs and positions together, if it can.
+    fn ledger(&mut self) -> Option<Box<dyn Ledger>> {
+        None
     }
 
     /// What goes on between batches: confirmations, retries, linger. Cancel-safe; it never returns unless it fails.

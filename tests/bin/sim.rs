@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         }
         ["steps", ..] => match steps() {
             Ok(scenarios) => all(&scenarios, option("--threads", threads)),
-            Err(failure) => failed(&Scenario::crashing_at(u64::MAX, None, true), failure),
+            Err(failure) => failed(&Scenario::crashing_at(u64::MAX, None, true, false), failure),
         },
         ["replay", seed] => match seed.parse() {
             Ok(seed) => replay(&Scenario::of(seed)),
@@ -60,11 +60,11 @@ fn usage() -> ExitCode {
 /// A crash at every message of the small scenario, alone and with a second one.
 fn steps() -> Result<Vec<Scenario>, String> {
     let mut scenarios = Vec::new();
-    for once in [true, false] {
-        let messages = run(&Scenario::crashing_at(u64::MAX, None, once))?.messages;
+    for (once, stateless) in [(true, false), (false, false), (true, true)] {
+        let messages = run(&Scenario::crashing_at(u64::MAX, None, once, stateless))?.messages;
         for step in 1..=messages {
-            scenarios.push(Scenario::crashing_at(step, None, once));
-            scenarios.push(Scenario::crashing_at(step, Some(1 + step * 7 % messages), once));
+            scenarios.push(Scenario::crashing_at(step, None, once, stateless));
+            scenarios.push(Scenario::crashing_at(step, Some(1 + step * 7 % messages), once, stateless));
         }
     }
     Ok(scenarios)

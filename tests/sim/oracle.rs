@@ -60,6 +60,8 @@ pub(super) struct Outputs {
     pub(super) windows: Vec<Value>,
     /// Payloads that are no events.
     pub(super) dead: Vec<String>,
+    /// What comes of events without state: of each none, some or very many.
+    pub(super) rows: Vec<String>,
 }
 
 impl Outputs {
@@ -86,17 +88,46 @@ impl Outputs {
         outputs
     }
 
+    /// What must come of events in this order where no state is kept.
+    pub(super) fn rows_of(events: &[Event]) -> Self {
+        let rows = events.iter().flat_map(|event| rows_of(&event.payload())).collect();
+        Outputs { rows, ..Outputs::default() }
+    }
+
+    /// What is wrong with the order of rows.
+    pub(super) fn judge_order(&self, there: &Outputs) -> Result<(), String> {
+        let differs = self.rows.iter().zip(&there.rows).position(|(wanted, there)| wanted != there);
+        match differs {
+            None => Ok(()),
+            Some(place) => {
+                let (wanted, there) = (self.rows.get(place), there.rows.get(place));
+                Err(format!("row {place} is {there:?} and should be {wanted:?}"))
+            }
+        }
+    }
+
     /// What is wrong with what is there: `once` each must be there exactly once, and else at least.
     pub(super) fn judge(&self, there: &Outputs, once: bool) -> Result<(), String> {
         same("plain", texts(&self.plain), texts(&there.plain), once)?;
         same("windows", texts(&self.windows), texts(&there.windows), once)?;
         same("dead letters", self.dead.clone(), there.dead.clone(), once)?;
+        same("rows", self.rows.clone(), there.rows.clone(), once)?;
         if once && self.totals != there.totals {
             return Err(format!("the totals of a key are {:?} and should be {:?}", there.totals, self.totals));
         }
         let flat = |outputs: &Outputs| outputs.totals.values().flat_map(|all| texts(all)).collect();
         same("totals", flat(self), flat(there), once)
     }
+}
+
+/// The rows of a payload.
+pub(super) fn rows_of(payload: &str) -> Vec<String> {
+    let value = serde_json::from_str::<Value>(payload).ok();
+    let number = |name: &str| value.as_ref().and_then(|value| value.get(name)?.as_u64());
+    let (Some(id), Some(value)) = (number("id"), number("value")) else { return vec![payload.to_owned()] };
+    // More than one batch takes, now and then.
+    let copies = if value.is_multiple_of(500) { 1_300 } else { value % 4 };
+    (0..copies).map(|copy| format!("{id}/{copy}")).collect()
 }
 
 fn texts(values: &[Value]) -> Vec<String> {

@@ -3,7 +3,7 @@
 use millstream::pipelines::graph::{Graph, Guarantee};
 use millstream::prelude::*;
 
-use super::oracle::{LATE, WINDOW};
+use super::oracle::{LATE, WINDOW, rows_of};
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Row {
@@ -32,6 +32,24 @@ struct InWindow {
     start: i64,
     count: u64,
     sum: u64,
+}
+
+/// Events from IN as rows to ROWS, without any state; `paced` by a step with which outputs wait for checkpoints all the same.
+pub(super) fn stateless(interval: u64, subtasks: u32, paced: bool) -> Graph {
+    let pipeline = Pipeline::new("sim").settings(|settings| {
+        settings.guarantee = Guarantee::EffectivelyOnce;
+        settings.checkpoint_interval = Duration::from_millis(interval);
+        settings.parallelism = subtasks;
+    });
+    let mut events =
+        pipeline.source("events", jetstream("IN").max_ack_pending(64).text().stop_on_rejected()).rebalance();
+    if paced {
+        events = events.throttle("paced", 1_000_000, Duration::from_secs(1));
+    }
+    events
+        .flat_map("rows", |payload: String| rows_of(&payload))
+        .sink("out", jetstream_to("ROWS").create(["rows.>"]).text().subject("rows.all").stop_on_rejected());
+    pipeline.build().unwrap()
 }
 
 /// Events from IN: one row for each to OUT, running totals of each key to TOTALS, sums of each key and window to WINDOWS,

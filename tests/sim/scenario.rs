@@ -10,6 +10,10 @@ pub struct Scenario {
     pub seed: u64,
     /// Whether each output must be there once.
     pub once: bool,
+    /// Whether the pipeline keeps no state, so that positions are stored beside the outputs.
+    pub stateless: bool,
+    /// Whether every other run of such a pipeline has a step with which outputs wait for checkpoints.
+    pub mixed: bool,
     /// How often checkpoints are made, in milliseconds.
     pub interval: u64,
     /// What is fed, in order.
@@ -90,21 +94,21 @@ impl Scenario {
         }
         strikes.sort_by_key(|strike| strike.at);
         let fed_before = below(&mut dice, events.len() as u64 + 1) as usize;
-        Scenario {
-            seed,
-            once: dice.below(3) > 0,
-            interval: [10, 20, 50, 200][below(&mut dice, 4) as usize],
-            events,
-            fed_before,
-            runs,
-            last: 1 + below(&mut dice, 3),
-            strikes,
-        }
+        let (once, interval) = (dice.below(3) > 0, [10, 20, 50, 200][below(&mut dice, 4) as usize]);
+        let last = 1 + below(&mut dice, 3);
+        let stateless = dice.below(3) == 0;
+        let mixed = stateless && dice.below(3) == 0;
+        Scenario { seed, once: once || stateless, stateless, mixed, interval, events, fed_before, runs, last, strikes }
     }
 
     /// Whether messages are lost or late, also to an instance that lives.
     pub(super) fn is_troubled(&self) -> bool {
         !self.strikes.is_empty() || self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Crash(_)))
+    }
+
+    /// Whether rows come out in the order of the events: nowhere are they spread.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.stateless && self.last == 1 && self.runs.iter().all(|(subtasks, _)| *subtasks == 1)
     }
 
     /// Whether instances run beside each other: of two that start at one moment, either may take over.
@@ -113,14 +117,15 @@ impl Scenario {
     }
 
     /// A small one in which the first run crashes at message `step`, and the second, if told, at `again` of its own.
-    pub fn crashing_at(step: u64, again: Option<u64>, once: bool) -> Self {
+    pub fn crashing_at(step: u64, again: Option<u64>, once: bool, stateless: bool) -> Self {
         let mut dice = Dice::new(7);
         let mut events = Event::some(&mut dice);
         events.truncate(40);
         let mut runs = vec![(2, Ending::Crash(step))];
         runs.extend(again.map(|again| (1, Ending::Crash(again))));
         let (fed_before, interval) = (events.len() / 2, 20);
-        Scenario { seed: step, once, interval, events, fed_before, runs, last: 2, strikes: Vec::new() }
+        let (mixed, strikes) = (stateless && step.is_multiple_of(3), Vec::new());
+        Scenario { seed: step, once, stateless, mixed, interval, events, fed_before, runs, last: 2, strikes }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::faults::Faults;
 use super::oracle::{Event, Outputs};
-use super::pipeline::graph;
+use super::pipeline::{graph, stateless};
 use super::scenario::{Ending, Scenario};
 
 /// A scenario that ended as it must.
@@ -78,7 +78,7 @@ impl World {
                 _ => None,
             };
             self.faults.crash_after(crash);
-            let flow = self.start(scenario, *subtasks, false);
+            let flow = self.start(scenario, *subtasks, number % 2 == 1, false);
             let place = |what: String| format!("run {number} ({ending:?}): {what}");
             match ending {
                 Ending::Crash(_) => {
@@ -118,8 +118,13 @@ impl World {
                 other => return Err(format!("an instance that was taken over ended as {other:?}")),
             }
         }
-        let wanted = Outputs::of(&scenario.events);
-        wanted.judge(&self.outputs().await, scenario.once)?;
+        let events = &scenario.events;
+        let wanted = if scenario.stateless { Outputs::rows_of(events) } else { Outputs::of(events) };
+        let there = self.outputs().await;
+        wanted.judge(&there, scenario.once)?;
+        if scenario.is_ordered() {
+            wanted.judge_order(&there)?;
+        }
         let (messages, trace) = self.faults.trace();
         Ok(Passed { messages, trace })
     }
@@ -127,7 +132,7 @@ impl World {
     /// Runs until everything that was fed is done; again if a twin takes over.
     async fn last_run(&self, scenario: &Scenario) -> Result<(), String> {
         for _ in 0..scenario.runs.len() + 1 {
-            let last = timeout(LONGEST, self.start(scenario, scenario.last, true).finish()).await;
+            let last = timeout(LONGEST, self.start(scenario, scenario.last, false, true).finish()).await;
             match last.map_err(|_| "the last run does not end".to_owned())? {
                 Ok(Ended::Finished) => return Ok(()),
                 Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
@@ -139,7 +144,7 @@ impl World {
     }
 
     /// The pipeline in a process of its own.
-    fn start(&self, scenario: &Scenario, subtasks: u32, until_end: bool) -> Flow {
+    fn start(&self, scenario: &Scenario, subtasks: u32, is_odd: bool, until_end: bool) -> Flow {
         let connections = Arc::new(Connections::to_embedded(self.broker.clone()));
         let store: Arc<dyn Store> = Arc::new(KvStore::new(Arc::clone(&connections), 1));
         let mode = if until_end { RunMode::until_end() } else { RunMode::default() };
@@ -147,7 +152,11 @@ impl World {
         let adapt = |environment: millstream::engine::Environment| {
             environment.on_clock(clock).with_shared(connections).with(mode).with(Settlements::default())
         };
-        Flow::start_with(graph(scenario.once, scenario.interval, subtasks), store, adapt).unwrap()
+        let graph = match scenario.stateless {
+            true => stateless(scenario.interval, subtasks, scenario.mixed && is_odd),
+            false => graph(scenario.once, scenario.interval, subtasks),
+        };
+        Flow::start_with(graph, store, adapt).unwrap()
     }
 
     async fn feed(&self, events: &[Event]) {
@@ -173,6 +182,7 @@ impl World {
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         outputs.plain = self.texts("OUT", "out.>").await.iter().map(|text| value(text)).collect();
         outputs.windows = self.texts("WINDOWS", "windows.>").await.iter().map(|text| value(text)).collect();
+        outputs.rows = self.texts("ROWS", "rows.>").await;
         outputs.dead = self.texts("DEAD", "mill.dlq.>").await;
         for text in self.texts("TOTALS", "totals.>").await {
             let total = value(&text);
@@ -184,6 +194,9 @@ impl World {
 
     async fn texts(&self, stream: &str, subjects: &str) -> Vec<String> {
         let (mut all, mut next) = (Vec::new(), 1);
+        if self.js.find_stream(stream).await.unwrap().is_none() {
+            return all;
+        }
         while let Some(message) = self.js.next_message(stream, next, subjects).await.unwrap() {
             all.push(String::from_utf8_lossy(&message.payload).into_owned());
             next = message.seq + 1;

@@ -13,6 +13,7 @@
     reason = "it is test code, though not inside a test"
 )]
 
+mod bad;
 mod command;
 mod dice;
 mod proxy;
@@ -31,11 +32,12 @@ use millstream::broker::{
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+pub use bad::Bad;
 use command::Reader;
 pub use command::{Running, Said, call};
 pub use dice::Dice;
 pub use proxy::LossyProxy;
-pub use stream::{Stored, publish_each, read_all};
+pub use stream::{Stored, Tail, data, publish_each, read_all};
 
 /// Order number `id`, as JSON.
 pub fn order(id: u64) -> String {
@@ -119,14 +121,18 @@ pub struct Feeder {
 impl Feeder {
     /// Feeds at least so many orders.
     pub fn start(connection: &Connection, least: u64) -> Feeder {
-        const AT_ONCE: u64 = 250;
+        Feeder::start_with(connection, least, 250)
+    }
+
+    /// As [`start`](Feeder::start), so many at once.
+    pub fn start_with(connection: &Connection, least: u64, at_once: u64) -> Feeder {
         let (connection, enough) = (connection.clone(), Arc::new(AtomicBool::new(false)));
         let asked = Arc::clone(&enough);
         let feeding = tokio::spawn(async move {
             let mut fed = 0;
             while fed < least || !asked.load(Ordering::Relaxed) {
-                feed(&connection, fed, fed + AT_ONCE).await;
-                fed += AT_ONCE;
+                feed(&connection, fed, fed + at_once).await;
+                fed += at_once;
                 sleep(Duration::from_millis(20)).await;
             }
             fed

@@ -49,6 +49,7 @@ enum Mode<'a> {
     Freeze(&'a mut Frozen),
     Restore(Restore<'a>),
     Fit(&'a Arc<Spill>, &'a mut Vec<String>),
+    List(&'a mut Vec<String>),
 }
 
 /// The runs of keyed state that is restored, read one at a time: all of them may not fit in memory.
@@ -163,6 +164,11 @@ impl<'a> StateVisitor<'a> {
         StateVisitor(Mode::Fit(spill, stays))
     }
 
+    /// Notes the names of the pieces that are visited, also of those that hold nothing yet, such as panes before the first.
+    pub fn list(to: &'a mut Vec<String>) -> Self {
+        StateVisitor(Mode::List(to))
+    }
+
     /// Visits a value that belongs to the subtask as a whole. A node with such state keeps its number of subtasks.
     ///
     /// # Errors
@@ -178,6 +184,7 @@ impl<'a> StateVisitor<'a> {
                 }
             }
             Mode::Fit(..) => {}
+            Mode::List(names) => names.push(name.to_owned()),
         }
         Ok(())
     }
@@ -210,6 +217,7 @@ impl<'a> StateVisitor<'a> {
                 }
             }
             Mode::Fit(..) => {}
+            Mode::List(names) => names.push(name.to_owned()),
         }
         Ok(())
     }
@@ -242,6 +250,7 @@ impl<'a> StateVisitor<'a> {
             Mode::Restore(restore) if restore.has(name) => *keyed = restore.keyed(name, versions)?,
             Mode::Restore(_) => {}
             Mode::Fit(spill, _) => keyed.fit(spill),
+            Mode::List(names) => names.push(name.to_owned()),
         }
         Ok(())
     }
@@ -266,6 +275,7 @@ impl<'a> StateVisitor<'a> {
                 }
             }
             Mode::Fit(spill, _) => panes.values_mut().for_each(|keyed| keyed.fit(spill)),
+            Mode::List(names) => names.push(name.to_owned()),
         }
         Ok(())
     }
@@ -280,6 +290,7 @@ impl<'a> StateVisitor<'a> {
             Mode::Restore(restore) if restore.has(name) => *timers = restore.timers(name)?,
             Mode::Restore(_) => {}
             Mode::Fit(spill, _) => timers.fit(spill),
+            Mode::List(names) => names.push(name.to_owned()),
         }
         Ok(())
     }
@@ -302,6 +313,10 @@ impl<'a> StateVisitor<'a> {
             Mode::Restore(_) => Ok(None),
             Mode::Fit(_, stays) => {
                 stays.push(name.to_owned());
+                Ok(None)
+            }
+            Mode::List(names) => {
+                names.push(name.to_owned());
                 Ok(None)
             }
         }
@@ -389,6 +404,10 @@ impl<'a> StateVisitor<'a> {
                 stays.push(name.to_owned());
                 Ok(None)
             }
+            Mode::List(names) => {
+                names.push(name.to_owned());
+                Ok(None)
+            }
         }
     }
 
@@ -470,6 +489,7 @@ impl fmt::Debug for StateVisitor<'_> {
             Mode::Freeze(_) => "StateVisitor(freeze)",
             Mode::Restore(_) => "StateVisitor(restore)",
             Mode::Fit(..) => "StateVisitor(fit)",
+            Mode::List(_) => "StateVisitor(list)",
         })
     }
 }
@@ -483,6 +503,16 @@ mod tests {
         let mut value = 5u8;
         StateVisitor::restore(&Saved::default()).value("n", &mut value).unwrap();
         assert_eq!(value, 5);
+    }
+
+    #[test]
+    fn a_list_names_pieces_that_hold_nothing_yet_and_changes_none() {
+        let (mut names, mut value, mut panes) = (Vec::new(), 7u8, BTreeMap::<i64, Keyed<u64, u64>>::new());
+        let mut visit = StateVisitor::list(&mut names);
+        visit.value("n", &mut value).unwrap();
+        visit.panes("panes", &mut panes).unwrap();
+        visit.times("times", &mut BTreeMap::new()).unwrap();
+        assert_eq!((names, value), (["n", "panes", "times"].map(str::to_owned).to_vec(), 7));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::{
-    AnyBatch, AsyncOperator, Batch, Cause, Either, Emit, Epoch, Fault, FaultKind, Operator, Origins, Outbox, Outputs,
-    Parts, Payload, Record, Rejected, Result, Retry, Sink, Source, StateVisitor, Timestamp, Turn,
+    AnyBatch, AsyncOperator, Batch, Cause, Either, Emit, Epoch, Fault, FaultKind, Ledger, Marked, Operator, Origins,
+    Outbox, Outputs, Parts, Payload, Record, Rejected, Result, Retry, Sink, Source, StateVisitor, Timestamp, Turn,
 };
 
 /// A future in a box.
@@ -182,7 +182,8 @@ pub trait DynSink: Send {
     fn flush(&mut self, epoch: Epoch) -> Boxed<'_, Result>;
     fn commit(&mut self, epoch: Epoch) -> Boxed<'_, Result>;
     fn outputs(&mut self) -> Option<Arc<[Record]>>;
-    fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result>;
+    fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result<Option<Marked>>>;
+    fn ledger(&mut self) -> Option<Box<dyn Ledger>>;
     fn drive(&mut self) -> Boxed<'_, Result>;
 }
 
@@ -214,8 +215,12 @@ impl<S: Sink> DynSink for ErasedSink<S> {
         self.0.outputs()
     }
 
-    fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result> {
+    fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result<Option<Marked>>> {
         Box::pin(self.0.resume(from))
+    }
+
+    fn ledger(&mut self) -> Option<Box<dyn Ledger>> {
+        self.0.ledger()
     }
 
     fn drive(&mut self) -> Boxed<'_, Result> {

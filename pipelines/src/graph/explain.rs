@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Graph, NodeId, Role, Stage, plan};
+use super::{Graph, NodeId, Resources, Role, Stage, plan, protocol};
 
 /// How a graph is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +99,9 @@ fn text(graph: &Graph) -> String {
             .map(|step| step.nodes().iter().map(|id| name(graph, *id)).collect::<Vec<_>>().join(" + "))
             .collect();
         let _ = writeln!(out, "  {} x {}", stage.parallelism, steps.join(" | "));
+    }
+    if let Some(protocol) = protocol(graph, &Resources::default()) {
+        let _ = writeln!(out, "effectively once: {protocol}");
     }
     out
 }

@@ -6,6 +6,7 @@
 mod check;
 mod erase;
 mod explain;
+mod once;
 mod plan;
 
 use std::any::{Any, TypeId};
@@ -25,6 +26,7 @@ pub use erase::{
     erase_join, erase_sink, erase_source,
 };
 pub use explain::{View, explain};
+pub use once::{Protocol, protocol};
 pub use plan::{Output, Plan, PlannedEdge, Stage, Step, plan};
 
 /// A whole pipeline: what the engine runs.

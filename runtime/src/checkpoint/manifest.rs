@@ -66,6 +66,19 @@ pub struct NodeState {
 const MAGIC: &str = "millstream-checkpoint 2";
 
 impl Manifest {
+    /// The sink whose marker tells where the sources stand, if the run that wrote this stores positions beside outputs.
+    pub fn ahead(&self) -> Option<&str> {
+        let ahead = |logs: &Vec<OutputLog>| logs.iter().any(|log| log.ahead);
+        self.sinks.iter().find(|(_, logs)| ahead(logs)).map(|(node, _)| node.as_str())
+    }
+
+    /// Says of a sink that its marker says this, and that all its outputs are published.
+    pub fn mark(&mut self, node: &str, epoch: Epoch, total: u64, ahead: bool) {
+        let logs = self.sinks.entry(node.to_owned()).or_default();
+        logs.retain(|log| log.subtask != 0);
+        logs.insert(0, OutputLog::marked(epoch, total, ahead));
+    }
+
     /// The segments whose bytes are not in it.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
         let states = self.operators.values().flatten();

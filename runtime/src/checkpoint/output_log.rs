@@ -27,6 +27,10 @@ pub struct OutputLog {
     /// Whether it is known that all are published: a later checkpoint, in an orderly course, waited for it.
     #[serde(default)]
     pub published: bool,
+    /// Whether the run stores positions beside outputs from here on: where the sources stand, the sink's marker tells, and
+    /// the manifest only where they stood when this epoch's outputs were the last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ahead: bool,
 }
 
 /// A record as it is encoded.
@@ -59,7 +63,18 @@ impl OutputLog {
             }
         }
         let total = records.len() as u64;
-        Ok((OutputLog { subtask, epoch, total, pieces, before: None, published: false }, blobs))
+        Ok((OutputLog { subtask, epoch, total, pieces, before: None, published: false, ahead: false }, blobs))
+    }
+
+    /// What is known of a sink whose marker says this: all outputs are published.
+    pub fn marked(epoch: Epoch, total: u64, ahead: bool) -> Self {
+        OutputLog { subtask: 0, epoch, total, pieces: Vec::new(), before: None, published: true, ahead }
+    }
+
+    /// What is known of the outputs, without records.
+    pub fn without_records(&self) -> Outputs {
+        let OutputLog { subtask, epoch, total, before, published, ahead, .. } = *self;
+        Outputs { subtask, epoch, total, records: Arc::from([]), before, published, ahead }
     }
 
     /// The outputs, with records that were read from `bytes` of each piece; those that are published need none.
@@ -80,8 +95,7 @@ impl OutputLog {
         if !self.published && records.len() as u64 != self.total {
             return Err(damaged(place, &format!("it should hold {} outputs and holds {}", self.total, records.len())));
         }
-        let OutputLog { subtask, epoch, total, before, published, .. } = *self;
-        Ok(Outputs { subtask, epoch, total, records: Arc::from(records), before, published })
+        Ok(Outputs { records: Arc::from(records), ..self.without_records() })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use millstream_pipelines::graph::{Graph, Guarantee, Role};
+use millstream_pipelines::graph::{Graph, Guarantee, Protocol, Resources, Role, protocol};
 
 use super::args::Check;
 use super::file::Ends;
@@ -42,7 +42,10 @@ fn summary(graph: &Graph) -> String {
     let guarantee = match graph.settings.guarantee {
         Guarantee::AtMostOnce => "at most once",
         Guarantee::AtLeastOnce => "at least once",
-        Guarantee::EffectivelyOnce => "effectively once",
+        Guarantee::EffectivelyOnce => match protocol(graph, &Resources::default()) {
+            Some(Protocol::Stateless { .. }) => "effectively once (stateless)",
+            _ => "effectively once (stateful)",
+        },
         _ => "",
     };
     let parts = [plural(sources, "source"), plural(steps, "step"), plural(sinks, "sink"), guarantee.to_owned()];

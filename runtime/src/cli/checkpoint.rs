@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use millstream_operators::{Fault, FaultKind};
+use millstream_pipelines::graph::{Access, Graph};
 
 use super::args::Server;
 use super::file::Ends;
 use super::settings::Settings;
 use super::{Failure, Program, output};
-use crate::checkpoint::{Manifest, Revision, StateIn, Store, StoreError, load, read_manifest};
+use crate::checkpoint::{Manifest, OutputLog, Revision, StateIn, Store, StoreError, load, read_manifest};
+use crate::connectors::{Connections, Purpose, marked};
+use crate::engine::Clock;
 
 /// Look at the checkpoints and savepoints of a pipeline, and check them
 #[derive(Debug, Args)]
@@ -86,6 +90,8 @@ fn savepoint_name(text: &str) -> Result<String, String> {
 struct Place {
     store: Box<dyn Store>,
     pipeline: String,
+    graph: Graph,
+    connections: Connections,
 }
 
 /// A checkpoint as it is stored, and what people call it.
@@ -99,7 +105,9 @@ impl Place {
         let file = program.load(&kept.file, &Ends::default())?;
         let settings = settings.with_server(&kept.server).with_checkpoints(kept.checkpoints.as_ref(), None);
         let store = settings.store(file.nats.clone())?;
-        Ok(Place { store, pipeline: file.graph.name })
+        let connections = Connections::to_nats(settings.connect_options(file.nats));
+        let connections = connections.map_err(|fault| Failure::fault(fault.chain()))?;
+        Ok(Place { store, pipeline: file.graph.name.clone(), graph: file.graph, connections })
     }
 
     fn describe(&self) -> String {
@@ -136,10 +144,36 @@ impl Place {
         Ok(read_manifest(self.store.as_ref(), &self.pipeline, &listed.stored).await?.0)
     }
 
-    /// Reads all of it, as a start would.
+    /// Reads all of it, as a start would; where the sources stand is what the marker of a sink says, if that is ahead.
     async fn verify(&self, listed: &Listed) -> Result<Manifest, StoreError> {
         let manifest = self.manifest(listed).await?;
-        Ok(load(self.store.as_ref(), &self.pipeline, manifest, StateIn::Store).await?.manifest)
+        let manifest = load(self.store.as_ref(), &self.pipeline, manifest, StateIn::Store).await?.manifest;
+        self.by_marker(manifest).await.map_err(StoreError::Failed)
+    }
+
+    /// The checkpoint that a start would go on from: this one, or what the marker of a sink makes of it.
+    async fn by_marker(&self, mut manifest: Manifest) -> Result<Manifest, Fault> {
+        let Some(node) = manifest.ahead().map(str::to_owned) else { return Ok(manifest) };
+        let sink = self.graph.nodes.iter().find(|other| other.name == node);
+        let stream = sink.and_then(|sink| sink.access.first()).map(Access::stream);
+        let Some(stream) = stream else {
+            let words = format!(
+                "where the sources stood is in the marker of the sink {node}, which the pipeline no longer has"
+            );
+            return Err(Fault::new(FaultKind::Checkpoint, words));
+        };
+        let js = self.connections.js(Purpose::Control).await?;
+        let kept = manifest.sinks.get(&node).into_iter().flatten().find(|log| log.subtask == 0);
+        let kept = kept.map(OutputLog::without_records).unwrap_or_default();
+        let found = marked(&js, stream, &self.pipeline, &node, &kept).await?;
+        if let Some(positions) = found.positions {
+            manifest.sources = serde_json::from_value(positions).map_err(|error| {
+                Fault::new(FaultKind::Checkpoint, "the positions in the marker cannot be read").because(error).at(&node)
+            })?;
+            (manifest.epoch, manifest.at) = (found.epoch, Clock::system().now());
+        }
+        manifest.mark(&node, found.epoch, found.total, false);
+        Ok(manifest)
     }
 }
 
@@ -155,7 +189,18 @@ pub(super) async fn checkpoint(program: &Program, args: Checkpoint, settings: Se
         What::Show(Named { kept, name }) => {
             let place = Place::of(program, &kept, settings)?;
             let listed = place.one(name.as_deref()).await?;
-            output::print(&shown(&listed.name, &place.manifest(&listed).await.map_err(told)?));
+            let manifest = place.manifest(&listed).await.map_err(told)?;
+            let mut text = shown(&listed.name, &manifest);
+            if let Some(node) = manifest.ahead().map(str::to_owned) {
+                text.push_str(&format!(
+                    "positions are kept beside the outputs of {node}; by the marker that is there now:\n"
+                ));
+                match place.by_marker(manifest).await {
+                    Ok(now) => text.push_str(&format!("micro-batch {}\n{}", now.epoch, sources(&now))),
+                    Err(fault) => text.push_str(&fault.chain()),
+                }
+            }
+            output::print(&text);
             Ok(ExitCode::SUCCESS)
         }
         What::Verify(Named { kept, name }) => {
@@ -179,11 +224,16 @@ pub(super) async fn checkpoint(program: &Program, args: Checkpoint, settings: Se
 pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Settings) -> Result<ExitCode, Failure> {
     let place = Place::of(program, &args.kept, settings)?;
     let newest = place.one(None).await?;
-    place.verify(&newest).await.map_err(told)?;
-    place.store.save(&place.pipeline, &args.name, newest.stored.clone()).await.map_err(told)?;
+    let now = place.verify(&newest).await.map_err(told)?;
+    // Where positions are beside the outputs, the checkpoint does not have them: then it is made of both.
+    let stored = match place.manifest(&newest).await.map_err(told)?.ahead() {
+        Some(_) => now.encode().map_err(|fault| Failure::fault(fault.chain()))?,
+        None => newest.stored.clone(),
+    };
+    place.store.save(&place.pipeline, &args.name, stored).await.map_err(told)?;
     // A pipeline that runs may have let go of some of it before it saw the name.
     let manifest = match place.verify(&newest).await {
-        Ok(manifest) => manifest,
+        Ok(_) => now,
         Err(error) => {
             let _ = place.store.unsave(&place.pipeline, &args.name).await;
             let why = told(error);
@@ -254,13 +304,9 @@ fn size(manifest: &Manifest) -> u64 {
 }
 
 fn shown(name: &str, manifest: &Manifest) -> String {
-    let Manifest { pipeline, epoch, at, version, key_groups, sources, operators, sinks } = manifest;
+    let Manifest { pipeline, epoch, at, version, key_groups, operators, sinks, .. } = manifest;
     let mut text = format!("{name}: checkpoint {epoch} of pipeline {pipeline}\nmade {at} by millstream {version}\n");
-    for (node, positions) in sources {
-        for of in positions {
-            text.push_str(&format!("source {node}[{}/{}] stood at {}\n", of.subtask, of.of, of.position));
-        }
-    }
+    text.push_str(&self::sources(manifest));
     for (node, states) in operators {
         for state in states {
             text.push_str(&format!("operator {node}[{}/{}]\n", state.subtask, state.of));
@@ -289,6 +335,16 @@ fn shown(name: &str, manifest: &Manifest) -> String {
                 output::bytes(size),
                 if log.published { "all published" } else { "to be published" }
             ));
+        }
+    }
+    text
+}
+
+fn sources(manifest: &Manifest) -> String {
+    let mut text = String::new();
+    for (node, positions) in &manifest.sources {
+        for of in positions {
+            text.push_str(&format!("source {node}[{}/{}] stood at {}\n", of.subtask, of.of, of.position));
         }
     }
     text

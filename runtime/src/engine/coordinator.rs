@@ -15,6 +15,7 @@ use super::metrics::Metrics;
 use super::ownership::Ownership;
 use super::report::{Command, Report, TaskId};
 use super::round::{Member, Round};
+use super::start::Begun;
 use super::stop::Stop;
 use crate::checkpoint::{BlobId, Manifest, OutputLog, Retention, Revision, Store, StoreError, as_stored};
 
@@ -45,6 +46,8 @@ pub(crate) struct Coordinator {
     pub(crate) tasks: BTreeMap<TaskId, Member>,
     pub(crate) sources: BTreeMap<TaskId, mpsc::Sender<Command>>,
     pub(crate) sinks: BTreeMap<TaskId, mpsc::Sender<Command>>,
+    /// The sink that may store positions beside its outputs, if the pipeline keeps no state.
+    pub(crate) stateless: Option<Arc<str>>,
     /// What of the checkpoint that the run starts from each sink has to see to.
     pub(crate) outputs: BTreeMap<TaskId, Vec<Outputs>>,
     pub(crate) reports: mpsc::Receiver<Report>,
@@ -62,11 +65,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 impl Coordinator {
     /// Runs until the last checkpoint is durable.
     pub(crate) async fn run(&mut self) -> Result<Ended> {
-        if !self.first_checkpoint().await? || !self.resume().await? {
-            return Ok(Ended::Stopped);
+        match self.begin().await? {
+            Begun::Stopped => return Ok(Ended::Stopped),
+            Begun::Marking(marking) => return self.store_as_they_come(marking).await,
+            Begun::WithCheckpoints => {}
         }
         for source in self.sources.values() {
-            let _ = source.send(Command::Go).await;
+            let _ = source.send(Command::Go(None)).await;
         }
         let mut ticks = tokio::time::interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,7 +96,7 @@ impl Coordinator {
                         }
                     }
                     Some(Report::Exhausted(task)) => { exhausted.insert(task); }
-                    Some(Report::Open(..) | Report::Resumed | Report::Published) => {}
+                    Some(Report::Open(..) | Report::Resumed(..) | Report::Read | Report::Published) => {}
                     // Whoever joins the tasks knows why.
                     None => std::future::pending().await,
                 },
@@ -116,10 +121,11 @@ impl Coordinator {
                 }
             }
             if round.as_ref().is_some_and(Round::is_complete)
-                && let Some(done) = round.take()
+                && let Some(mut done) = round.take()
             {
                 let barrier = done.barrier;
-                match self.commit(done, started, true).await {
+                let sinks = self.all_published(std::mem::take(&mut done.outputs));
+                match self.commit(done, sinks, started).await {
                     Ok(()) => failures = 0,
                     Err(fault)
                         if fault.kind() == FaultKind::Checkpoint
@@ -147,65 +153,9 @@ impl Coordinator {
         }
     }
 
-    /// Waits until sources and sinks are open, and makes "from now on" a position for ever. The write also fences
-    /// whoever ran before. False when the run is asked to stop before it has begun.
-    async fn first_checkpoint(&mut self) -> Result<bool> {
-        let started = Instant::now();
-        let barrier = Barrier { epoch: self.manifest.epoch.next(), then: Then::GoOn };
-        let mut round = Round::new(barrier, []);
-        let mut waiting = self.sources.len() + self.sinks.len();
-        let mut stop = self.stop.clone();
-        while waiting > 0 {
-            let report = tokio::select! {
-                biased;
-                () = wanted(&mut stop) => return Ok(false),
-                report = self.reports.recv() => report,
-            };
-            match report {
-                Some(Report::Open(task, position)) => {
-                    waiting -= 1;
-                    if let (Some(position), Some(member)) = (position, self.tasks.get(&task)) {
-                        round.position(member, &position)?;
-                    }
-                }
-                Some(_) => {}
-                None => std::future::pending().await,
-            }
-        }
-        round.operators = self.manifest.operators.clone();
-        let has_segments = self.manifest.segments().next().is_some();
-        self.commit(round, started, false).await?;
-        if has_segments {
-            self.retention.sweep_orphans(self.clock.now());
-        }
-        Ok(true)
-    }
-
-    /// Lets the sinks see to the outputs of the checkpoint that the run starts from: from the first checkpoint on, nobody
-    /// else can complete one. False when the run is asked to stop meanwhile.
-    async fn resume(&mut self) -> Result<bool> {
-        for (task, sink) in &self.sinks {
-            let _ = sink.send(Command::Resume(self.outputs.remove(task).unwrap_or_default())).await;
-        }
-        let mut waiting = self.sinks.len();
-        let mut stop = self.stop.clone();
-        while waiting > 0 {
-            tokio::select! {
-                biased;
-                () = wanted(&mut stop) => return Ok(false),
-                report = self.reports.recv() => match report {
-                    Some(Report::Resumed) => waiting -= 1,
-                    Some(_) => {}
-                    None => std::future::pending().await,
-                },
-            }
-        }
-        Ok(true)
-    }
-
     /// Waits until the sinks have stored what the last checkpoint has, and keeps that this is so: the next run need not
     /// look, and none is needed to complete this one.
-    async fn published(&mut self) -> Result {
+    pub(super) async fn published(&mut self) -> Result {
         let mut waiting = self.sinks.len();
         while waiting > 0 {
             match self.reports.recv().await {
@@ -218,20 +168,17 @@ impl Coordinator {
             let Manifest { epoch, sources, operators, .. } = self.manifest.clone();
             let mut round = Round::new(Barrier { epoch: epoch.next(), then: Then::GoOn }, []);
             (round.sources, round.operators) = (sources, operators);
-            self.commit(round, Instant::now(), true).await?;
+            let sinks = self.all_published(Vec::new());
+            self.commit(round, sinks, Instant::now()).await?;
         }
         self.sinks.clear();
         Ok(())
     }
 
-    /// Makes a checkpoint durable. In the `course` of a run, all sinks have stored the outputs of the one before.
-    async fn commit(&mut self, round: Round, started: Instant, course: bool) -> Result {
-        let at = self.clock.now();
-        let Round { barrier, sources, operators, outputs, blobs, .. } = round;
+    /// What the next manifest says of sinks: all outputs of the one before are stored, and these are to be.
+    pub(super) fn all_published(&self, outputs: Vec<(Arc<str>, OutputLog)>) -> BTreeMap<String, Vec<OutputLog>> {
         let mut sinks = self.manifest.sinks.clone();
-        if course {
-            sinks.values_mut().flatten().for_each(|log| log.published = true);
-        }
+        sinks.values_mut().flatten().for_each(|log| log.published = true);
         for (node, log) in outputs.into_iter().filter(|(_, log)| log.total > 0) {
             let logs = sinks.entry(node.to_string()).or_default();
             let place = logs.iter().position(|other| other.subtask == log.subtask);
@@ -239,6 +186,18 @@ impl Coordinator {
             logs.push(OutputLog { before, ..log });
             logs.sort_by_key(|log| log.subtask);
         }
+        sinks
+    }
+
+    /// Makes a checkpoint durable that says this of sinks.
+    pub(super) async fn commit(
+        &mut self,
+        round: Round,
+        sinks: BTreeMap<String, Vec<OutputLog>>,
+        started: Instant,
+    ) -> Result {
+        let at = self.clock.now();
+        let Round { barrier, sources, operators, blobs, .. } = round;
         let manifest = Manifest {
             pipeline: self.pipeline.to_string(),
             epoch: barrier.epoch,
@@ -293,7 +252,7 @@ impl Coordinator {
         }
     }
 
-    fn checkpointed(&self, epoch: Epoch, at: Timestamp, took: Duration, bytes: usize) {
+    pub(super) fn checkpointed(&self, epoch: Epoch, at: Timestamp, took: Duration, bytes: usize) {
         self.metrics.checkpoint_done(epoch.0, at.as_micros(), took, bytes);
         tracing::debug!(pipeline = %self.pipeline, %epoch, ?took, bytes, "checkpoint done");
     }
@@ -341,7 +300,7 @@ impl Coordinator {
     }
 }
 
-async fn wanted(stop: &mut watch::Receiver<Stop>) {
+pub(super) async fn wanted(stop: &mut watch::Receiver<Stop>) {
     if stop.wait_for(|stop| *stop != Stop::No).await.is_err() {
         // Nobody is left who could ask.
         std::future::pending::<()>().await;

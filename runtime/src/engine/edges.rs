@@ -15,7 +15,7 @@ use super::inbox::{Event, Inbox};
 use super::metrics::NodeMetrics;
 use super::report::{Command, Line, Part, Report};
 use super::router::{Router, Stopped};
-use crate::checkpoint::OutputLog;
+use crate::checkpoint::{BlobId, OutputLog};
 
 /// One subtask of a source.
 pub(crate) struct SourceTask {
@@ -25,7 +25,6 @@ pub(crate) struct SourceTask {
     pub(crate) line: Line,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) metrics: Arc<NodeMetrics>,
-    pub(crate) from: Option<Bytes>,
     pub(crate) batch_rows: usize,
     pub(crate) gate: Arc<Gate>,
     // Where the source stood at each barrier whose checkpoint is not durable yet.
@@ -43,17 +42,20 @@ impl SourceTask {
     }
 
     async fn work(&mut self) -> Result<(), Stopped> {
-        self.source.open(self.from.take()).await.map_err(Stopped::Fault)?;
+        let Some(Command::Open(from)) = self.commands.recv().await else { return Ok(()) };
+        self.source.open(from).await.map_err(Stopped::Fault)?;
         let position = self.source.position().map_err(Stopped::Fault)?;
         self.line.tell(Report::Open(self.line.task, Some(position))).await;
         let (mut running, mut exhausted, mut stopping) = (false, false, None);
+        let mut paced: Option<Paced> = None;
         loop {
-            let reading = running && !exhausted && stopping.is_none();
+            let rows = paced.as_ref().map_or(self.batch_rows, |paced| paced.left().min(self.batch_rows));
+            let reading = running && !exhausted && stopping.is_none() && rows > 0;
             let turn = async {
                 match reading {
                     true => {
                         self.gate.opened().await?;
-                        self.source.next(self.batch_rows).await
+                        self.source.next(rows).await
                     }
                     false => Err(driven(self.source.drive().await)),
                 }
@@ -61,9 +63,12 @@ impl SourceTask {
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
-                    Some(Command::Go) => running = true,
-                    Some(Command::Resume(_)) => {}
+                    Some(Command::Go(pace)) => (running, paced) = (true, pace.map(Paced::of)),
+                    Some(Command::Pace(pace)) => paced.iter_mut().for_each(|paced| paced.pace = pace),
+                    Some(Command::Open(_) | Command::Resume(_)) => {}
                     Some(Command::Barrier(barrier)) => {
+                        let read = paced.as_ref().map_or(0, |paced| paced.read);
+                        paced = paced.map(|paced| Paced::of(paced.pace));
                         if barrier.then == Then::Finish {
                             self.router.control(|| Message::Watermark(Watermark::At(Timestamp::MAX))).await?;
                         }
@@ -74,7 +79,7 @@ impl SourceTask {
                         let position = self.source.position().map_err(Stopped::Fault)?;
                         self.open_epochs.insert(barrier.epoch, position.clone());
                         self.router.control(|| Message::Barrier(barrier)).await?;
-                        self.line.passed(barrier.epoch, Part::Position(position)).await;
+                        self.line.passed(barrier.epoch, Part::Position(position, read)).await;
                         if barrier.then != Then::GoOn {
                             self.router.control(|| Message::End).await?;
                             self.source.release().await.map_err(Stopped::Fault)?;
@@ -96,6 +101,13 @@ impl SourceTask {
                         self.metrics.went_out(0, batch.len());
                         if let Some(lag) = self.source.lag() {
                             self.metrics.set_lag(lag);
+                        }
+                        if let Some(paced) = &mut paced {
+                            // Before they are sent, so that the barrier is drawn meanwhile.
+                            if paced.read == 0 {
+                                self.line.tell(Report::Read).await;
+                            }
+                            paced.read += batch.len();
                         }
                         self.send(batch).await?;
                     }
@@ -127,6 +139,22 @@ impl SourceTask {
     }
 }
 
+/// How much may be read until the next barrier.
+struct Paced {
+    pace: usize,
+    read: usize,
+}
+
+impl Paced {
+    fn of(pace: usize) -> Self {
+        Paced { pace, read: 0 }
+    }
+
+    fn left(&self) -> usize {
+        self.pace.saturating_sub(self.read)
+    }
+}
+
 /// The fault behind the end of something that does not end by itself.
 fn driven(ended: Result) -> Fault {
     ended.err().unwrap_or_else(|| Fault::bug("the source stopped by itself"))
@@ -137,6 +165,8 @@ pub(crate) struct SinkTask {
     pub(crate) node: Arc<str>,
     pub(crate) sink: Box<dyn DynSink>,
     pub(crate) subtask: u32,
+    /// Whether the pipeline keeps no state, so that outputs may be stored without a checkpoint.
+    pub(crate) stateless: bool,
     pub(crate) inbox: Inbox,
     pub(crate) line: Line,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -169,10 +199,12 @@ impl SinkTask {
                         }
                     }
                     Some(Command::Resume(outputs)) => {
-                        self.sink.resume(outputs).await?;
-                        self.line.tell(Report::Resumed).await;
+                        let marked = self.sink.resume(outputs).await?;
+                        let ledger = if self.stateless { self.sink.ledger() } else { None };
+                        self.stateless = ledger.is_some();
+                        self.line.tell(Report::Resumed(self.line.task, marked, ledger)).await;
                     }
-                    Some(Command::Go | Command::Barrier(_)) => {}
+                    Some(Command::Open(_) | Command::Go(_) | Command::Pace(_) | Command::Barrier(_)) => {}
                     None => return Ok(()),
                 },
                 event = self.inbox.next(), if stopping.is_none() => match event {
@@ -205,7 +237,11 @@ impl SinkTask {
                 self.sink.flush(barrier.epoch).await?;
                 let part = match self.sink.outputs() {
                     None => Part::Flushed,
-                    Some(records) => packed(Arc::clone(&self.node), self.subtask, barrier.epoch, records).await?,
+                    Some(records) if self.stateless => Part::Records(records),
+                    Some(records) => {
+                        let (log, blobs) = packed(self.subtask, barrier.epoch, records).await?;
+                        Part::Outputs(Arc::clone(&self.node), log, blobs)
+                    }
                 };
                 if planted(Bug::PublishBeforeDurable) {
                     self.sink.commit(barrier.epoch).await?;
@@ -222,7 +258,11 @@ impl SinkTask {
 }
 
 /// The outputs of an epoch as a checkpoint keeps them. Where they are many, they are packed on a thread of their own.
-async fn packed(node: Arc<str>, subtask: u32, epoch: Epoch, records: Arc<[Record]>) -> Result<Part> {
+pub(super) async fn packed(
+    subtask: u32,
+    epoch: Epoch,
+    records: Arc<[Record]>,
+) -> Result<(OutputLog, Vec<(BlobId, Bytes)>)> {
     let (log, blobs) = if records.len() < MANY {
         OutputLog::pack(subtask, epoch, &records)?
     } else {
@@ -231,7 +271,7 @@ async fn packed(node: Arc<str>, subtask: u32, epoch: Epoch, records: Arc<[Record
             Err(Fault::new(FaultKind::Panic, "outputs could not be packed for a checkpoint").because(error))
         })?
     };
-    Ok(Part::Outputs(node, log, blobs))
+    Ok((log, blobs))
 }
 
 const MANY: usize = 1_024;

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Fault, FaultKind, PortType, Result, Saved, Spill};
 use millstream_pipelines::graph::{
@@ -40,6 +39,8 @@ pub(crate) struct Job<'a> {
     pub(crate) ownership: Arc<Ownership>,
     /// Where state goes that does not fit in memory.
     pub(crate) spill: Option<Arc<Spill>>,
+    /// The sink that may store positions beside its outputs, if the pipeline keeps no state.
+    pub(crate) stateless: Option<Arc<str>>,
 }
 
 /// The subtasks of a stage: where their inputs end, while the graph is being wired.
@@ -82,6 +83,7 @@ impl Job<'_> {
             tasks: BTreeMap::new(),
             sources: BTreeMap::new(),
             sinks: BTreeMap::new(),
+            stateless: self.stateless.clone(),
             outputs: BTreeMap::new(),
             reports: inbound,
             nudge: Arc::clone(nudge),
@@ -181,12 +183,11 @@ impl Job<'_> {
         let (environment, name) = (self.environment, Arc::<str>::from(node.name.as_str()));
         let (clock, metrics) = (environment.clock, environment.metrics.node(&name));
         let of = stage.parallelism;
-        let mut member = Member { source: None, subtask, of };
+        let mut member = Member { source: None, sink: None, subtask, of };
         match &node.role {
             Role::Source(make) => {
                 let source = make(&self.subtask(id, subtask, of))?;
                 let (commands, received) = mpsc::channel(16);
-                let from = self.position(&name, subtask, of)?;
                 coordinator.sources.insert(task, commands);
                 member.source = Some(Arc::clone(&name));
                 let batch_rows = self.graph.settings.batch_rows;
@@ -197,7 +198,6 @@ impl Job<'_> {
                     line,
                     commands: received,
                     metrics,
-                    from,
                     batch_rows,
                     gate: environment.resources.get().unwrap_or_default(),
                     open_epochs: BTreeMap::new(),
@@ -212,7 +212,10 @@ impl Job<'_> {
                 let outputs = self.from.outputs.get(&*name).into_iter().flatten();
                 let mine = outputs.filter(|outputs| outputs.subtask % of.max(1) == subtask);
                 coordinator.outputs.insert(task, mine.cloned().collect());
-                let task = SinkTask { node: name, sink, subtask, inbox, line, commands: received, metrics, clock };
+                member.sink = Some(Arc::clone(&name));
+                let stateless = coordinator.stateless.as_ref() == Some(&name);
+                let task =
+                    SinkTask { node: name, sink, subtask, stateless, inbox, line, commands: received, metrics, clock };
                 workers.spawn(subtask, tasks, task.run());
             }
             Role::Async(make, limits) => {
@@ -323,18 +326,6 @@ impl Job<'_> {
                 Saved::share(saved.iter().take(known).map(|(_, saved)| saved), manifest.key_groups, subtask, of);
             share.map(Some).map_err(|unsplittable| rescaled(node, other.of, of).because(unsplittable))
         })
-    }
-
-    fn position(&self, node: &str, subtask: u32, of: u32) -> Result<Option<Bytes>> {
-        let Some(all) = self.from.manifest.sources.get(node) else { return Ok(None) };
-        if let Some(other) = all.iter().find(|position| position.of != of) {
-            return Err(rescaled(node, other.of, of));
-        }
-        let position = all.iter().find(|position| position.subtask == subtask).map(|position| &position.position);
-        let encoded = position.map(serde_json::to_vec).transpose();
-        encoded
-            .map(|position| position.map(Bytes::from))
-            .map_err(|error| Fault::bug("a position cannot be encoded").because(error))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Barrier, Epoch, Outputs};
+use millstream_operators::{Barrier, Epoch, Ledger, Marked, Outputs, Record};
 use tokio::sync::mpsc;
 
 use super::snapshots::All;
@@ -18,12 +18,15 @@ pub(crate) struct TaskId(pub(crate) usize);
 pub(crate) enum Report {
     /// A source is open at this position, and waits for checkpoint 0; or a sink is open.
     Open(TaskId, Option<Bytes>),
+    /// A source has read rows behind the last barrier, and waits for the next when they are as many as it may read.
+    Read,
     /// A bounded source has given all that it has; it waits for the last barrier.
     Exhausted(TaskId),
     /// The barrier of the epoch has passed the task.
     Passed(TaskId, Epoch, Part),
-    /// A sink has seen to the outputs of the checkpoint that the run started from.
-    Resumed,
+    /// A sink has seen to the outputs of the checkpoint that the run started from; what its marker says, and what stores
+    /// outputs and positions together, if that was asked for.
+    Resumed(TaskId, Option<Marked>, Option<Box<dyn Ledger>>),
     /// A sink has stored all that the last checkpoint has of it.
     Published,
 }
@@ -31,8 +34,8 @@ pub(crate) enum Report {
 /// A task's part of a checkpoint.
 #[derive(Debug)]
 pub(crate) enum Part {
-    /// A source stood here.
-    Position(Bytes),
+    /// A source stood here, and has read so many rows since the barrier before if it reads at a pace.
+    Position(Bytes, usize),
     /// The operators of a stage held this.
     State(All),
     /// A sink has stored everything.
@@ -40,15 +43,21 @@ pub(crate) enum Part {
     /// A sink of this node has stored everything before its last outputs, which are these, with the bytes of their
     /// pieces.
     Outputs(Arc<str>, OutputLog, Vec<(BlobId, Bytes)>),
+    /// These are a sink's outputs since the barrier before.
+    Records(Arc<[Record]>),
 }
 
 /// What the coordinator tells a source or sink.
 #[derive(Debug)]
 pub(crate) enum Command {
+    /// Get ready to read behind this position, or from the start.
+    Open(Option<Bytes>),
     /// See to the outputs of the checkpoint that the run starts from.
     Resume(Vec<Outputs>),
-    /// Start reading.
-    Go,
+    /// Start reading: between two barriers so many rows at most, if a number is given.
+    Go(Option<usize>),
+    /// Between two barriers, read so many rows from now on.
+    Pace(usize),
     /// Send this barrier.
     Barrier(Barrier),
     /// The checkpoint of this epoch is durable.

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_operators::{Barrier, Fault, Result};
+use millstream_operators::{Barrier, Fault, Record, Result};
 
 use super::report::{Part, TaskId};
 use super::snapshots::Snapshot;
 use crate::checkpoint::{BlobId, NodeState, OutputLog, SourcePosition};
 
-/// Which subtask of how many a task is, and of which node if it is a source.
+/// Which subtask of how many a task is, and of which node if it is a source or a sink.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) source: Option<Arc<str>>,
+    pub(crate) sink: Option<Arc<str>>,
     pub(crate) subtask: u32,
     pub(crate) of: u32,
 }
@@ -27,6 +28,10 @@ pub(crate) struct Round {
     pub(crate) operators: BTreeMap<String, Vec<NodeState>>,
     /// What sinks will store when the checkpoint is durable, each with its node.
     pub(crate) outputs: Vec<(Arc<str>, OutputLog)>,
+    /// How many rows sources have read for it, where that is bounded.
+    pub(crate) rows: usize,
+    /// What sinks hand over to be stored without a checkpoint, each with its subtask.
+    pub(crate) records: Vec<(u32, Arc<[Record]>)>,
     /// What segments hold, where that may not be stored yet.
     pub(crate) blobs: BTreeMap<BlobId, Bytes>,
 }
@@ -41,6 +46,8 @@ impl Round {
             sources: BTreeMap::new(),
             operators: BTreeMap::new(),
             outputs: Vec::new(),
+            rows: 0,
+            records: Vec::new(),
             blobs: BTreeMap::new(),
         }
     }
@@ -54,7 +61,10 @@ impl Round {
             return Err(Fault::bug(format!("{task:?} took part in checkpoint {} twice", self.barrier.epoch)));
         }
         match part {
-            Part::Position(position) => self.position(member, &position)?,
+            Part::Position(position, rows) => {
+                self.rows += rows;
+                self.position(member, &position)?;
+            }
             Part::State(all) => {
                 for (node, snapshot) in all {
                     self.state(member, &node, snapshot);
@@ -65,6 +75,7 @@ impl Round {
                 self.blobs.extend(blobs);
                 self.outputs.push((node, log));
             }
+            Part::Records(records) => self.records.push((member.subtask, records)),
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::{Fault, FaultKind, Result, Retry};
-use millstream_pipelines::graph::{Graph, Now, Resources, plan};
+use millstream_pipelines::graph::{Graph, Guarantee, Now, Protocol, Resources, plan, protocol};
 use tokio::sync::{Notify, watch};
 
 use super::clock::Clock;
@@ -163,6 +163,16 @@ const SAME_FAULT: u32 = 10;
 /// The fault that ended the run.
 pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let plan = plan(graph);
+    let stateless = match protocol(graph, &environment.resources) {
+        None => None,
+        Some(protocol) => {
+            tracing::info!(pipeline = %graph.name, "effectively once: {protocol}");
+            match protocol {
+                Protocol::Stateless { sink } => Some(Arc::<str>::from(sink)),
+                _ => None,
+            }
+        }
+    };
     let mut environment = environment.clone();
     environment.metrics.expect(graph);
     if graph.is_shared() {
@@ -206,7 +216,8 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let ownership = Ownership::new(Arc::clone(&environment.store), graph.name.as_str().into(), revision);
         let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
         environment.metrics.watch_state(spill.clone());
-        let job = Job { graph, plan: &plan, environment, from, revision, ownership: Arc::new(ownership), spill };
+        let (ownership, stateless) = (Arc::new(ownership), stateless.clone());
+        let job = Job { graph, plan: &plan, environment, from, revision, ownership, stateless, spill };
         let (reached, ended) = job.run(stop.clone()).await;
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);
@@ -315,6 +326,20 @@ fn check_fits(graph: &Graph, manifest: &Manifest) -> Result {
         return Err(setup(format!(
             "the last checkpoint holds outputs of {names:?} that may not all be published, and the pipeline no longer has this sink; give it its name back"
         )));
+    }
+    if let Some(node) = manifest.ahead() {
+        let what = match known(&node.to_owned()) {
+            false => Some("which the pipeline no longer has: give it its name back".to_owned()),
+            true if graph.settings.guarantee != Guarantee::EffectivelyOnce => {
+                Some("which only a pipeline that promises effectively-once goes on from".to_owned())
+            }
+            true => None,
+        };
+        if let Some(what) = what {
+            return Err(setup(format!(
+                "where the sources stood is in the marker of the sink {node}, {what}, or first start the pipeline as it was and stop it in an orderly way"
+            )));
+        }
     }
     Ok(())
 }

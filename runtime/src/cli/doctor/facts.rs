@@ -2,7 +2,7 @@
 
 use chrono::DateTime;
 use millstream_operators::{Headers, Timestamp};
-use millstream_pipelines::graph::{Access, Graph, Guarantee};
+use millstream_pipelines::graph::{Access, Graph, Guarantee, Protocol, Resources, protocol};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(super) struct Facts {
     pub(super) account: Result<Value, BrokerError>,
     /// What each node does with its stream, and what that is like.
     pub(super) streams: Vec<Looked>,
+    /// How outputs are stored once, where that is promised.
+    pub(super) protocol: Option<Protocol>,
     /// The bucket of the checkpoints, where they are kept on the server.
     pub(super) bucket: Option<Bucket>,
 }
@@ -91,7 +93,8 @@ impl Facts {
             None => None,
         };
         let version = js.connection().server_version();
-        Facts { place, version, account, streams, bucket }
+        let protocol = graph.and_then(|graph| protocol(graph, &Resources::default()));
+        Facts { place, version, account, streams, protocol, bucket }
     }
 
     /// How far the server's clock is ahead of ours, from the quickest answer.

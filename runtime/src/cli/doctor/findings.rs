@@ -69,6 +69,9 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         found.0.retain(|finding| said.insert((stream.to_owned(), finding.text.clone())));
         findings.0.append(&mut found.0);
     }
+    if let Some(protocol) = &facts.protocol {
+        findings.fact(format!("once     {protocol}"));
+    }
     facts.bucket.iter().for_each(|bucket| checkpoints(bucket, &mut findings));
     findings.0
 }
@@ -208,7 +211,14 @@ mod tests {
 
     fn judged(version: &str, streams: Vec<Looked>) -> Vec<(Grade, String)> {
         let account = Ok(json!({ "api": { "level": 4 }, "storage": 95, "limits": { "max_storage": 100 } }));
-        let facts = Facts { place: "here".to_owned(), version: version.to_owned(), account, streams, bucket: None };
+        let facts = Facts {
+            place: "here".to_owned(),
+            version: version.to_owned(),
+            account,
+            streams,
+            protocol: None,
+            bucket: None,
+        };
         judge(&facts).into_iter().map(|finding| (finding.grade, finding.text)).collect()
     }
 

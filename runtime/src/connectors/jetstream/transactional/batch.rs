@@ -38,12 +38,16 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The stream refuses, or no answer comes.
-pub(super) async fn publish(connection: &Connection, fence: Fence<'_>, records: &[Record]) -> Result<u64, BrokerError> {
+pub(super) async fn publish(
+    connection: &Connection,
+    fence: Fence<'_>,
+    records: &[&[Record]],
+) -> Result<u64, BrokerError> {
     let inbox = connection.new_inbox();
     let id = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
     let mut answers = connection.subscribe(inbox.clone(), 4).await?;
     let reply = Subject::from(inbox);
-    let count = records.len() as u64 + 1;
+    let count = records.iter().map(|records| records.len() as u64).sum::<u64>() + 1;
     let numbered = |headers: Headers, number: u64| {
         let headers = with(headers, &[("Nats-Batch-Id", &id), ("Nats-Batch-Sequence", &number.to_string())]);
         if number == count { with(headers, &[("Nats-Batch-Commit", "1")]) } else { headers }
@@ -52,8 +56,9 @@ pub(super) async fn publish(connection: &Connection, fence: Fence<'_>, records: 
     let headers = numbered(fence.headers(), 1);
     let first =
         Outgoing { subject: fence.subject.clone(), reply: Some(reply.clone()), headers, payload: fence.payload.into() };
-    let mut messages = vec![first];
-    for (record, number) in records.iter().zip(2..) {
+    let mut messages = Vec::with_capacity(usize::try_from(count).unwrap_or(1));
+    messages.push(first);
+    for (record, number) in records.iter().copied().flatten().zip(2..) {
         let named = Subject::try_from(record.subject.clone());
         let subject = named.map_err(|_| BrokerError::BadSubject { subject: record.subject().to_owned().into() })?;
         let reply = (number == count).then(|| reply.clone());

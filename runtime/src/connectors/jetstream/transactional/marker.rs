@@ -1,7 +1,8 @@
 //! [`Marker`]: how far the outputs of a sink are in its stream, and who may go on.
 
-use millstream_operators::{Epoch, Fault, FaultKind, Outputs, Result, Retry};
+use millstream_operators::{Epoch, Fault, FaultKind, Marked, Outputs, Result, Retry};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The message that each batch of outputs begins with, the only one on its subject.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,9 +17,15 @@ pub(super) struct Marker {
     pub(super) next: u64,
     /// How many there are.
     pub(super) total: u64,
+    /// Where the sources stood behind these outputs, where no checkpoint tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) positions: Option<Value>,
 }
 
+/// Without positions.
 const VERSION: u32 = 1;
+/// With positions: who does not know them must not go on.
+const AHEAD: u32 = 2;
 const BEGIN: &str = "mill.txn.";
 
 /// The subject of the marker of a subtask of a sink.
@@ -39,7 +46,27 @@ pub(crate) fn is_marker(subject: &str) -> bool {
 impl Marker {
     /// A marker of `owner`: of the outputs of a checkpoint, `next` are published.
     pub(super) fn of(owner: &str, ckpt: Epoch, next: u64, total: u64) -> Self {
-        Marker { v: VERSION, owner: owner.to_owned(), ckpt, next, total }
+        Marker { v: VERSION, owner: owner.to_owned(), ckpt, next, total, positions: None }
+    }
+
+    /// A marker of `owner`: all outputs up to `epoch` are published, behind which the sources stood there.
+    pub(super) fn ahead(owner: &str, epoch: Epoch, positions: Value) -> Self {
+        Marker { v: AHEAD, positions: Some(positions), ..Marker::of(owner, epoch, 0, 0) }
+    }
+
+    /// The same marker, of another run.
+    pub(super) fn owned_by(self, owner: &str) -> Self {
+        Marker { owner: owner.to_owned(), ..self }
+    }
+
+    /// What it says.
+    pub(super) fn marked(&self) -> Marked {
+        Marked { epoch: self.ckpt, total: self.total, positions: self.positions.clone() }
+    }
+
+    /// Whether outputs are there that came behind what a checkpoint has kept, with the positions that belong to them.
+    pub(super) fn is_ahead_of(&self, kept: Option<&Outputs>) -> bool {
+        self.positions.is_some() && kept.is_some_and(|kept| kept.ahead && self.ckpt > kept.epoch)
     }
 
     /// Reads a marker that was found at `place`.
@@ -51,7 +78,7 @@ impl Marker {
         let marker: Marker =
             serde_json::from_slice(bytes).map_err(|error| wrong(format!("is none of Millstream's: {error}")))?;
         match marker.v {
-            VERSION => Ok(marker),
+            VERSION | AHEAD => Ok(marker),
             other => Err(wrong(format!("has version {other}, which this version of Millstream does not know"))),
         }
     }
@@ -79,7 +106,8 @@ pub(super) fn reconcile(marker: Option<&Marker>, kept: Option<&Outputs>, place: 
     let begin = (kept.epoch, 0, kept.total);
     match marker {
         // It went with the outputs, by age or by hand, when nothing of them was to be published any more.
-        None if kept.published => Ok((kept.epoch, kept.total, kept.total)),
+        None if kept.published && !kept.ahead => Ok((kept.epoch, kept.total, kept.total)),
+        None if kept.ahead => Err(lost("is not there, and where the sources stand is known from it alone", place)),
         None => Err(lost(&format!("is not there, and the outputs of checkpoint {} may be", kept.epoch), place)),
         Some(marker) if marker.ckpt == kept.epoch => match marker.total == kept.total && marker.next <= kept.total {
             true if kept.published && marker.next < kept.total => Err(lost(
@@ -126,7 +154,7 @@ fn older(marker: &Marker, newest: &str, place: &str) -> Fault {
 
 fn lost(what: &str, place: &str) -> Fault {
     stop(format!(
-        "the marker on {place} {what}: the stream was purged, limited, recreated or restored from an older copy. Start under a new pipeline name, or with --rewind to go on as if all were published"
+        "the marker on {place} {what}: the stream was purged, limited, recreated or restored from an older copy, or is another one than before. Start under a new pipeline name, or with --rewind to go on as if all were published"
     ))
 }
 
@@ -151,6 +179,10 @@ mod tests {
         Some(Outputs { published: true, ..kept(epoch, total, Some((2, 7))).unwrap() })
     }
 
+    fn ahead(epoch: u64, total: u64) -> Option<Outputs> {
+        Some(Outputs { ahead: true, ..published(epoch, total).unwrap() })
+    }
+
     fn reconciled(marker: &Option<Marker>, kept: &Option<Outputs>) -> Result<(u64, u64, u64), String> {
         let all = reconcile(marker.as_ref(), kept.as_ref(), "S/mill.txn.p.out.0");
         all.map(|(epoch, next, total)| (epoch.0, next, total)).map_err(|fault| fault.to_string())
@@ -167,6 +199,7 @@ mod tests {
             (at(2, 7, 7), kept(3, 5, Some((2, 7))), (3, 0, 5)),
             (at(3, 5, 5), published(3, 5), (3, 5, 5)),
             (None, published(3, 5), (3, 5, 5)),
+            (at(3, 5, 5), ahead(3, 5), (3, 5, 5)),
         ] {
             assert_eq!(reconciled(&marker, &kept), Ok(wanted), "{marker:?} {kept:?}");
         }
@@ -185,6 +218,9 @@ mod tests {
             (at(3, 2, 6), kept(3, 5, None), "speaks of 6 outputs"),
             (at(3, 2, 5), published(3, 5), "which all were"),
             (at(2, 7, 7), published(3, 5), "those of 3 were published since"),
+            (None, ahead(0, 0), "where the sources stand is known from it alone"),
+            (at(2, 7, 7), ahead(3, 5), "those of 3 were published since"),
+            (at(4, 5, 5), ahead(3, 5), "the outputs of checkpoint 4 are published"),
         ] {
             let told = reconciled(&marker, &kept).unwrap_err();
             assert!(told.contains(words) && told.contains("--rewind"), "{marker:?} {kept:?}: {told}");
@@ -192,11 +228,20 @@ mod tests {
     }
 
     #[test]
+    fn positions_are_gone_on_from_where_a_checkpoint_says_that_they_are_kept_here() {
+        let marker = Marker::ahead("me", Epoch(4), Value::from("there"));
+        assert!(marker.is_ahead_of(ahead(3, 5).as_ref()) && !marker.is_ahead_of(ahead(4, 0).as_ref()));
+        assert!(!marker.is_ahead_of(published(3, 5).as_ref()) && !marker.is_ahead_of(None));
+        assert!(!at(4, 5, 5).unwrap().is_ahead_of(ahead(3, 5).as_ref()));
+        assert_eq!(Marker::read(&marker.bytes(), "S").unwrap(), marker);
+    }
+
+    #[test]
     fn what_is_no_marker_is_refused() {
         assert!(Marker::read(b"hello", "S").unwrap_err().to_string().contains("none of Millstream's"));
         let marker = Marker::of("me", Epoch(3), 1, 2);
         assert_eq!(Marker::read(&marker.bytes(), "S").unwrap(), marker);
-        let newer = String::from_utf8(marker.bytes()).unwrap().replace("\"v\":1", "\"v\":2");
-        assert!(Marker::read(newer.as_bytes(), "S").unwrap_err().to_string().contains("version 2"));
+        let newer = String::from_utf8(marker.bytes()).unwrap().replace("\"v\":1", "\"v\":3");
+        assert!(Marker::read(newer.as_bytes(), "S").unwrap_err().to_string().contains("version 3"));
     }
 }

@@ -6,6 +6,7 @@
 //! before is refused as a whole.
 
 mod batch;
+mod ledger;
 mod marker;
 mod publisher;
 mod sink;
@@ -16,6 +17,8 @@ mod tests;
 pub(crate) use marker::is_marker;
 #[cfg(feature = "cli")]
 pub(crate) use marker::marker_subjects;
+#[cfg(feature = "cli")]
+pub(crate) use publisher::marked;
 pub use sink::TransactionalSink;
 #[cfg(feature = "cli")]
 pub(crate) use stream::lacks;

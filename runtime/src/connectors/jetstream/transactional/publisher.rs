@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::bugs::{Bug, planted};
-use millstream_operators::{Epoch, Fault, FaultKind, Outputs, Record, Result};
+use millstream_operators::{Epoch, Fault, FaultKind, Marked, Outputs, Record, Result};
+use serde_json::Value;
 
 use super::batch::{Fence, publish};
+#[cfg(feature = "cli")]
+use super::marker::marker_subject;
 use super::marker::{Marker, reconcile};
 use crate::broker::{BrokerError, Js, Subject, codes};
 use crate::connectors::fault;
@@ -23,6 +26,16 @@ impl At {
     /// How many outputs of its checkpoint are published.
     pub(super) fn next(&self) -> u64 {
         self.marker.next
+    }
+
+    /// What the marker says.
+    pub(super) fn marked(&self) -> Marked {
+        self.marker.marked()
+    }
+
+    /// Whether a checkpoint's outputs were published long ago, and others since.
+    pub(super) fn is_behind(&self, kept: &Outputs) -> bool {
+        self.marker.is_ahead_of(Some(kept))
     }
 }
 
@@ -41,7 +54,7 @@ pub(super) struct Publisher {
 
 /// A batch has so many outputs at most, and so many bytes.
 const MOST: usize = 500;
-const MOST_BYTES: usize = 8 << 20;
+pub(super) const MOST_BYTES: usize = 8 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -59,12 +72,15 @@ impl Publisher {
         let mut pause = FIRST_PAUSE;
         loop {
             let found = self.read().await?;
-            let (ckpt, next, total) = match (self.rewind, kept) {
-                (true, Some(kept)) => (kept.epoch, kept.total, kept.total),
-                (true, None) => (Epoch(0), 0, 0),
-                (false, kept) => reconcile(found.as_ref().map(|at| &at.marker), kept, &self.place())?,
+            let marker = match (&found, self.rewind, kept) {
+                (Some(At { marker, .. }), _, kept) if marker.is_ahead_of(kept) => marker.clone().owned_by(&self.owner),
+                (_, true, Some(kept)) => Marker::of(&self.owner, kept.epoch, kept.total, kept.total),
+                (_, true, None) => Marker::of(&self.owner, Epoch(0), 0, 0),
+                (found, false, kept) => {
+                    let (ckpt, next, total) = reconcile(found.as_ref().map(|at| &at.marker), kept, &self.place())?;
+                    Marker::of(&self.owner, ckpt, next, total)
+                }
             };
-            let marker = Marker::of(&self.owner, ckpt, next, total);
             let fence =
                 Fence { subject: &self.subject, expected: found.map_or(0, |at| at.seq), payload: marker.bytes() };
             match self.js.publish(self.subject.clone(), fence.headers(), fence.payload.clone()).await {
@@ -90,13 +106,52 @@ impl Publisher {
             let batch = rest.get(..fitting(rest)).unwrap_or(rest);
             next += batch.len();
             let marker = Marker::of(&self.owner, ckpt, next as u64, total);
-            at = self.store(at, marker, batch).await?;
+            at = self.store(at, marker, &[batch]).await?;
         }
         Ok(at)
     }
 
+    /// Stores outputs, and where the sources stood behind them.
+    ///
+    /// # Errors
+    /// As [`publish`](Publisher::publish).
+    pub(super) async fn store_ahead(
+        &self,
+        at: At,
+        epoch: Epoch,
+        positions: Value,
+        outputs: &[Arc<[Record]>],
+    ) -> Result<At> {
+        let batch: Vec<&[Record]> = outputs.iter().map(|outputs| &**outputs).collect();
+        self.store(at, Marker::ahead(&self.owner, epoch, positions), &batch).await
+    }
+
+    /// Looks whether the marker is still as this run has written it.
+    ///
+    /// # Errors
+    /// Another run has taken over, or the marker is gone.
+    pub(super) async fn look(&self, at: &At) -> Result {
+        let found = self.read().await?;
+        if found.as_ref() == Some(at) { Ok(()) } else { Err(self.contradicted(found)) }
+    }
+
+    /// The fault of a marker that is not what this run left there.
+    fn contradicted(&self, found: Option<At>) -> Fault {
+        match found {
+            Some(found) if found.marker.owner != self.owner => {
+                let words = format!("another instance has taken over {}; this one stops", self.place());
+                Fault::new(FaultKind::Fenced, words)
+            }
+            // What is published, checkpoint and marker tell together: a new start compares.
+            found => {
+                let there = found.map_or("gone".to_owned(), |found| format!("another one: {:?}", found.marker));
+                Fault::new(FaultKind::Connection, format!("the marker on {} is {there}", self.place()))
+            }
+        }
+    }
+
     /// Stores a marker and outputs in the place of the marker that is there.
-    async fn store(&self, at: At, marker: Marker, batch: &[Record]) -> Result<At> {
+    async fn store(&self, at: At, marker: Marker, batch: &[&[Record]]) -> Result<At> {
         let mut pause = FIRST_PAUSE;
         loop {
             let fence = Fence { subject: &self.subject, expected: at.seq, payload: marker.bytes() };
@@ -116,16 +171,7 @@ impl Publisher {
                 }
                 Some(found) if found == at && planted(Bug::SwallowUnknown) => return Ok(At { marker, ..at }),
                 Some(found) if found == at => {}
-                Some(found) if found.marker.owner != self.owner => {
-                    let words = format!("another instance has taken over {}; this one stops", self.place());
-                    return Err(Fault::new(FaultKind::Fenced, words));
-                }
-                // What is published is in the checkpoint: a new start compares.
-                found => {
-                    let there = found.map_or("gone".to_owned(), |found| format!("another one: {:?}", found.marker));
-                    let words = format!("the marker on {} is {there}", self.place());
-                    return Err(Fault::new(FaultKind::Connection, words));
-                }
+                found => return Err(self.contradicted(found)),
             }
         }
     }
@@ -179,6 +225,23 @@ impl Publisher {
             node.stalled(None);
         }
     }
+}
+
+/// What the marker of a sink says next to what a checkpoint has kept, without taking it over.
+///
+/// # Errors
+/// They contradict each other, or nobody answers.
+#[cfg(feature = "cli")]
+pub(crate) async fn marked(js: &Js, stream: &str, pipeline: &str, node: &str, kept: &Outputs) -> Result<Marked> {
+    let subject = marker_subject(pipeline, node, 0);
+    let place = format!("{subject} of stream {stream}");
+    let found = js.last_message(stream, &subject).await.map_err(fault)?;
+    let marker = found.map(|message| Marker::read(&message.payload, &place)).transpose()?;
+    if let Some(marker) = marker.as_ref().filter(|marker| marker.is_ahead_of(Some(kept))) {
+        return Ok(marker.marked());
+    }
+    let (epoch, _, total) = reconcile(marker.as_ref(), Some(kept), &place)?;
+    Ok(Marked { epoch, total, positions: None })
 }
 
 /// How many of the records fit in one batch: at least one.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use millstream_operators::bugs::{Bug, planted};
-use millstream_operators::{Batch, Epoch, Fault, FaultKind, Outputs, Record, Result, Sink, SizeLimit};
+use millstream_operators::{Batch, Epoch, Fault, FaultKind, Ledger, Marked, Outputs, Record, Result, Sink, SizeLimit};
 use millstream_pipelines::graph::Subtask;
 use tokio::task::JoinHandle;
 
+use super::ledger::MarkerLedger;
 use super::marker::{marker_subject, marker_subjects};
 use super::publisher::{At, Publisher};
 use super::stream::prepare;
@@ -24,7 +25,8 @@ use crate::engine::{Metrics, NodeMetrics, Nudge, Rewind};
 /// takes over writes it anew with its own name, and then no batch of another run is stored. Where marker and checkpoint
 /// contradict each other at the start, the run ends: something was restored, purged or lost.
 ///
-/// What readers see is about a checkpoint interval behind.
+/// What readers see is about a checkpoint interval behind. Where the pipeline keeps no state, the sink hands over a
+/// [`Ledger`] in place of all that: it stores micro-batches as they come, with the positions of the sources in the marker.
 pub struct TransactionalSink {
     messages: Messages,
     connections: Arc<Connections>,
@@ -41,6 +43,8 @@ pub struct TransactionalSink {
     nudged: bool,
     closed: Arc<[Record]>,
     publishing: Option<Publishing>,
+    // Whether what is kept goes out by a ledger.
+    hands_over: bool,
     limit: SizeLimit,
 }
 
@@ -79,6 +83,7 @@ impl TransactionalSink {
             nudged: false,
             closed: Arc::from([]),
             publishing: None,
+            hands_over: false,
             limit: SizeLimit::default(),
         })
     }
@@ -129,13 +134,13 @@ impl Sink for TransactionalSink {
         Ok(())
     }
 
-    async fn resume(&mut self, from: Vec<Outputs>) -> Result {
+    async fn resume(&mut self, from: Vec<Outputs>) -> Result<Option<Marked>> {
         let (mine, others): (Vec<_>, Vec<_>) =
             from.into_iter().partition(|outputs| outputs.subtask == self.place.index);
         for outputs in others {
             let publisher = self.publisher(outputs.subtask).await?;
             let at = publisher.take_over(Some(&outputs)).await?;
-            if !outputs.published && !self.rewind {
+            if !outputs.published && !self.rewind && !at.is_behind(&outputs) {
                 publisher.publish(at, outputs.epoch, &outputs.records).await?;
             }
         }
@@ -143,11 +148,17 @@ impl Sink for TransactionalSink {
         let mine = mine.into_iter().next();
         let mut at = publisher.take_over(mine.as_ref()).await?;
         let skips = self.rewind || planted(Bug::SkipRestOfLog);
-        if let Some(outputs) = mine.filter(|outputs| !outputs.published && !skips) {
+        if let Some(outputs) = mine.filter(|outputs| !outputs.published && !skips && !at.is_behind(outputs)) {
             at = publisher.publish(at, outputs.epoch, &outputs.records).await?;
         }
+        let marked = at.marked();
         (self.publisher, self.at) = (Some(publisher), Some(at));
-        Ok(())
+        Ok(Some(marked))
+    }
+
+    fn ledger(&mut self) -> Option<Box<dyn Ledger>> {
+        self.hands_over = true;
+        Some(Box::new(MarkerLedger::new(self.publisher.clone()?, self.at.clone()?)))
     }
 
     async fn write(&mut self, batch: Batch<Vec<Record>>) -> Result {
@@ -174,6 +185,10 @@ impl Sink for TransactionalSink {
     fn outputs(&mut self) -> Option<Arc<[Record]>> {
         // Those of a checkpoint that failed are part of the next.
         let kept = std::mem::take(&mut self.kept);
+        if self.hands_over {
+            self.bytes = 0;
+            return Some(Arc::from(kept));
+        }
         self.closed = match self.closed.is_empty() {
             true => Arc::from(kept),
             false => self.closed.iter().cloned().chain(kept).collect(),

@@ -15,10 +15,10 @@ use crate::connectors::jetstream::JetStreamWrite;
 use crate::engine::Rewind;
 
 /// Loses the next so many commits on their way there, or their answers on their way back, and all commits behind so many.
-struct Losing {
-    allowed: AtomicU32,
-    commits: AtomicU32,
-    answers: AtomicU32,
+pub(super) struct Losing {
+    pub(super) allowed: AtomicU32,
+    pub(super) commits: AtomicU32,
+    pub(super) answers: AtomicU32,
 }
 
 impl Default for Losing {

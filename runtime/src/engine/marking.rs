@@ -1,0 +1,261 @@
+//! The course of a run that keeps no state: micro-batches of outputs, each stored together with where the sources stood behind
+//! it, as they come.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millstream_operators::bugs::{Bug, planted};
+use millstream_operators::{Barrier, Epoch, Fault, Ledger, Record, Result, Then, Written};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::coordinator::{Coordinator, Ended, wanted};
+use super::edges::packed;
+use super::forming::{Formed, Forming, Pace};
+use super::report::{Command, Report, TaskId};
+use super::round::Round;
+use super::start::Marking;
+use crate::checkpoint::{Manifest, OutputLog, SourcePosition};
+
+/// What has come of the run so far.
+struct Course {
+    node: Arc<str>,
+    forming: Forming,
+    pace: Pace,
+    // The last barrier that was drawn, and whether rows were read behind it.
+    drawn: Barrier,
+    read: bool,
+    exhausted: BTreeSet<TaskId>,
+    stopping: bool,
+    // The interval is over: a barrier is due, and positions may be stored without outputs.
+    due: bool,
+    moved: bool,
+    // Whether anything was stored since the last interval.
+    stored: bool,
+    // What the marker says: the epoch, and how many outputs of a log.
+    marked: (Epoch, u64),
+    acknowledged: Epoch,
+    // Whether it was told of the barrier that is under way for too long.
+    told: Option<Epoch>,
+}
+
+impl Course {
+    /// What is to be stored next.
+    fn cut(&mut self) -> Option<Formed> {
+        let formed = self.forming.cut(self.moved)?;
+        self.moved = false;
+        Some(formed)
+    }
+}
+
+/// Something that the ledger does, and what will be stored when it is done.
+struct Writing {
+    doing: Written,
+    formed: Option<Formed>,
+    started: Instant,
+}
+
+impl Coordinator {
+    /// Runs until everything is stored. A barrier is drawn as soon as there are rows for one, and the epochs that are
+    /// complete by the time that the last batch is stored are the next.
+    pub(super) async fn store_as_they_come(&mut self, marking: Marking) -> Result<Ended> {
+        let Marking { node, ledger, marked } = marking;
+        let pace = Pace::new(self.sources.len(), ledger.most());
+        for source in self.sources.values() {
+            let _ = source.send(Command::Go(Some(pace.rows()))).await;
+        }
+        let mut course = Course {
+            node,
+            forming: Forming::new(ledger.most()),
+            pace,
+            drawn: Barrier { epoch: self.manifest.epoch, then: Then::GoOn },
+            read: false,
+            exhausted: BTreeSet::new(),
+            stopping: false,
+            due: false,
+            moved: false,
+            stored: true,
+            marked: (marked.epoch, marked.total),
+            acknowledged: self.manifest.epoch,
+            told: None,
+        };
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        let (mut idle, mut writing) = (Some(ledger), None);
+        loop {
+            while let Some(ledger) = idle.take() {
+                match course.cut() {
+                    None => {
+                        idle = Some(ledger);
+                        break;
+                    }
+                    Some(formed) if formed.count == 0 && formed.then != Then::GoOn => {
+                        return self.end(&course, formed.sources).await;
+                    }
+                    // Sources have not moved either.
+                    Some(formed) if formed.count == 0 && formed.sources == self.manifest.sources => {
+                        idle = Some(ledger);
+                    }
+                    Some(formed) if course.forming.is_one_step(&formed) => {
+                        writing = Some(store(&course, ledger, formed)?);
+                    }
+                    Some(formed) => idle = Some(self.log(&mut course, ledger, formed).await?),
+                }
+            }
+            if course.drawn.then != Then::GoOn && idle.is_some() && course.forming.is_empty() {
+                return self.end(&course, self.manifest.sources.clone()).await;
+            }
+            self.draw(&mut course).await;
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                biased;
+                () = wanted(&mut stop), if !course.stopping => course.stopping = true,
+                written = written(&mut writing) => {
+                    idle = Some(written?);
+                    if let Some(Writing { formed: Some(formed), started, .. }) = writing.take() {
+                        course.marked = (formed.epoch, 0);
+                        course.stored = true;
+                        self.stored(formed, started);
+                    }
+                }
+                report = self.reports.recv() => match report {
+                    Some(Report::Passed(task, epoch, part)) => {
+                        let member = self.tasks.get(&task).ok_or_else(|| Fault::bug("a task that is not there reports"))?;
+                        for seen in course.forming.take(task, member, epoch, part)? {
+                            let before = course.pace.rows();
+                            course.pace.saw(seen);
+                            if course.pace.rows() != before {
+                                tell(&self.sources, || Command::Pace(course.pace.rows()));
+                            }
+                        }
+                    }
+                    Some(Report::Read) => course.read = true,
+                    Some(Report::Exhausted(task)) => { course.exhausted.insert(task); }
+                    Some(Report::Open(..) | Report::Resumed(..) | Report::Published) => {}
+                    // Whoever joins the tasks knows why.
+                    None => std::future::pending().await,
+                },
+                () = self.nudge.notified() => self.acknowledge(&mut course),
+                _ = ticks.tick() => {
+                    self.acknowledge(&mut course);
+                    self.warn_if_late(&mut course);
+                    (course.due, course.moved) = (true, true);
+                    if !std::mem::take(&mut course.stored) && let Some(ledger) = idle.take() {
+                        // Whoever stores nothing would not find out that another run has taken over.
+                        writing = Some(Writing { doing: ledger.look(), formed: None, started: Instant::now() });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Draws the next barrier, if there is something for it and the next batch is not full.
+    async fn draw(&self, course: &mut Course) {
+        if course.drawn.then != Then::GoOn {
+            return;
+        }
+        let then = if course.stopping {
+            Then::Stop
+        } else if course.exhausted.len() == self.sources.len() {
+            Then::Finish
+        } else if (course.read && course.forming.has_room()) || (course.due && course.forming.is_still()) {
+            Then::GoOn
+        } else {
+            return;
+        };
+        let barrier = Barrier { epoch: course.drawn.epoch.next(), then };
+        (course.drawn, course.read, course.due) = (barrier, false, false);
+        course.forming.draw(Round::new(barrier, self.tasks.keys().copied()));
+        for source in self.sources.values() {
+            let _ = source.send(Command::Barrier(barrier)).await;
+        }
+    }
+
+    /// A batch is stored.
+    fn stored(&mut self, formed: Formed, started: Instant) {
+        let Formed { epoch, sources, bytes, .. } = formed;
+        let at = self.clock.now();
+        (self.manifest.epoch, self.manifest.sources, self.manifest.at) = (epoch, sources, at);
+        self.checkpointed(epoch, at, started.elapsed(), bytes);
+    }
+
+    /// Stores outputs that are too many for one step: first a checkpoint has them, then they are published from there.
+    async fn log(&mut self, course: &mut Course, ledger: Box<dyn Ledger>, formed: Formed) -> Result<Box<dyn Ledger>> {
+        let started = Instant::now();
+        let Formed { epoch, sources, outputs, .. } = formed;
+        let records: Arc<[Record]> = outputs.iter().flat_map(|outputs| outputs.iter()).cloned().collect();
+        let (log, blobs) = packed(0, epoch, Arc::clone(&records)).await?;
+        let log = OutputLog { before: Some(course.marked), ahead: true, ..log };
+        let total = log.total;
+        let mut round = Round::new(Barrier { epoch, then: Then::GoOn }, []);
+        (round.sources, round.blobs) = (sources, blobs.into_iter().collect());
+        let mut sinks = self.all_published(Vec::new());
+        let logs = sinks.entry(course.node.to_string()).or_default();
+        logs.retain(|log| log.subtask != 0);
+        logs.insert(0, log);
+        if !planted(Bug::PublishWithoutLog) {
+            self.commit(round, sinks, started).await?;
+        }
+        let ledger = ledger.publish(epoch, records).await?;
+        (course.marked, course.stored) = ((epoch, total), true);
+        Ok(ledger)
+    }
+
+    /// Tells sources how far everything is stored: servers show it as lag, and let more be in flight.
+    fn acknowledge(&self, course: &mut Course) {
+        let epoch = self.manifest.epoch;
+        if std::mem::replace(&mut course.acknowledged, epoch) != epoch {
+            tell(&self.sources, || Command::Committed(epoch));
+        }
+    }
+
+    fn warn_if_late(&self, course: &mut Course) {
+        let Some((round, since)) = course.forming.oldest() else { return };
+        let epoch = round.barrier.epoch;
+        if since.elapsed() >= self.timeout && course.told != Some(epoch) {
+            let missing: Vec<_> = round.missing().collect();
+            tracing::warn!(pipeline = %self.pipeline, ?missing, "a micro-batch takes longer than {:?}: something downstream is slow or stalled", self.timeout);
+            course.told = Some(epoch);
+        }
+    }
+
+    /// All is stored: the checkpoint has the positions again, and the marker is not needed to go on.
+    async fn end(&mut self, course: &Course, sources: BTreeMap<String, Vec<SourcePosition>>) -> Result<Ended> {
+        let mut next = Manifest { sinks: self.all_published(Vec::new()), ..Manifest::default() };
+        let (epoch, total) = course.marked;
+        next.mark(&course.node, epoch, total, false);
+        let mut round = Round::new(course.drawn, []);
+        round.sources = sources;
+        self.commit(round, next.sinks, Instant::now()).await?;
+        for line in self.sources.values().chain(self.sinks.values()) {
+            let _ = line.send(Command::Committed(course.drawn.epoch)).await;
+        }
+        self.published().await?;
+        Ok(if course.drawn.then == Then::Finish { Ended::Finished } else { Ended::Drained })
+    }
+}
+
+/// Tells all of them what they need not hear of at any moment.
+fn tell(lines: &BTreeMap<TaskId, mpsc::Sender<Command>>, command: impl Fn() -> Command) {
+    for line in lines.values() {
+        // One that is full has more to do than to listen; it is told again.
+        let _ = line.try_send(command());
+    }
+}
+
+/// Waits until what is being written is; for ever if nothing is.
+async fn written(writing: &mut Option<Writing>) -> Result<Box<dyn Ledger>> {
+    match writing {
+        Some(Writing { doing, .. }) => doing.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn store(course: &Course, ledger: Box<dyn Ledger>, formed: Formed) -> Result<Writing> {
+    let next = course.forming.newest().filter(|_| planted(Bug::PositionsOfNext));
+    let positions = serde_json::to_value(next.unwrap_or(&formed.sources))
+        .map_err(|error| Fault::bug("positions cannot be encoded").because(error))?;
+    let doing = ledger.store(formed.epoch, positions, formed.outputs.clone());
+    Ok(Writing { doing, formed: Some(formed), started: Instant::now() })
+}
