@@ -33,8 +33,8 @@ pub enum Bug {
     LoseSharesOfState,
     /// A run goes on from its checkpoint where positions are in the marker of its sink.
     ForgetMarker,
-    /// A micro-batch has the positions of one that is not stored yet.
-    PositionsOfNext,
+    /// A micro-batch has the positions of the one before.
+    PositionsBefore,
     /// Outputs that are too many for one step are published without a checkpoint that has them.
     PublishWithoutLog,
 }
@@ -56,7 +56,7 @@ impl Bug {
         Bug::NoAlignment,
         Bug::LoseSharesOfState,
         Bug::ForgetMarker,
-        Bug::PositionsOfNext,
+        Bug::PositionsBefore,
         Bug::PublishWithoutLog,
     ];
 }

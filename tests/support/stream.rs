@@ -34,8 +34,24 @@ pub async fn read_all(connection: &Connection, stream: &str) -> Vec<Stored> {
     read_from(connection, stream, 1).await.0
 }
 
-/// Every message that a stream holds now from this sequence on, in order, and the sequence behind them.
+/// Every message that a stream holds now from this sequence on, in order, and the sequence behind them; again when servers that
+/// have just come back do not answer yet.
 async fn read_from(connection: &Connection, stream: &str, first: u64) -> (Vec<Stored>, u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match try_read_from(connection, stream, first).await {
+            Ok(read) => return read,
+            Err(error) => assert!(Instant::now() < deadline, "{stream} cannot be read: {error}"),
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn try_read_from(
+    connection: &Connection,
+    stream: &str,
+    first: u64,
+) -> Result<(Vec<Stored>, u64), Box<dyn std::error::Error>> {
     let js = Js::new(connection.clone());
     let _ = js.delete_consumer(stream, "reader").await;
     let config = ConsumerConfig {
@@ -45,17 +61,17 @@ async fn read_from(connection: &Connection, stream: &str, first: u64) -> (Vec<St
         opt_start_seq: first.max(1),
         ..ConsumerConfig::default()
     };
-    let total = js.create_consumer(stream, &config).await.unwrap().num_pending;
+    let total = js.create_consumer(stream, &config).await?.num_pending;
     let inbox = connection.new_inbox();
-    let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await.unwrap();
+    let mut messages = connection.subscribe(inbox.clone(), 1 << 18).await?;
     let (mut all, mut next) = (Vec::new(), first);
     while (all.len() as u64) < total {
         let (batch, before) = ((total - all.len() as u64).min(10_000), all.len());
         let pull = format!(r#"{{"batch":{batch},"expires":300000000}}"#);
         let request = Outgoing::new(js.next_subject(stream, "reader"), pull).reply_to(Subject::from(inbox.clone()));
-        connection.publish(request).await.unwrap();
+        connection.publish(request).await?;
         for _ in 0..batch {
-            let message = timeout(Duration::from_secs(10), messages.next()).await.unwrap().unwrap();
+            let message = timeout(Duration::from_secs(10), messages.next()).await?.ok_or("the connection is closed")?;
             if message.is_status() {
                 break;
             }
@@ -71,7 +87,7 @@ async fn read_from(connection: &Connection, stream: &str, first: u64) -> (Vec<St
         }
     }
     let _ = js.delete_consumer(stream, "reader").await;
-    (all, next)
+    Ok((all, next))
 }
 
 /// The data of a stream, read on from where it was read before: markers are left out.
@@ -90,7 +106,8 @@ impl Tail {
     /// Reads what has come; gives how many messages there are.
     pub async fn read(&mut self, connection: &Connection) -> usize {
         // Its sink may not have made it yet.
-        if Js::new(connection.clone()).find_stream(self.stream).await.unwrap().is_some() {
+        let found = Js::new(connection.clone()).find_stream(self.stream).await;
+        if !matches!(found, Ok(None)) {
             let (more, next) = read_from(connection, self.stream, self.next).await;
             self.next = next;
             let text = |stored: Stored| (stored.subject, String::from_utf8(stored.payload).unwrap());

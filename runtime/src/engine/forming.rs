@@ -122,12 +122,6 @@ impl Forming {
     pub(super) fn is_one_step(&self, formed: &Formed) -> bool {
         formed.count <= 1 || (formed.count <= self.most.0 && formed.bytes <= self.most.1)
     }
-
-    /// Where the sources stood at the last barrier that they have all passed; for a planted mistake.
-    pub(super) fn newest(&self) -> Option<&BTreeMap<String, Vec<SourcePosition>>> {
-        let drawn = self.rounds.iter().rev().map(|(round, _)| &round.sources);
-        drawn.chain(self.formed.back().map(|formed| &formed.sources)).find(|sources| !sources.is_empty())
-    }
 }
 
 fn fits(first: &Formed, next: &Formed, most: (usize, usize)) -> bool {

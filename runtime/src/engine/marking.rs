@@ -17,6 +17,9 @@ use super::round::Round;
 use super::start::Marking;
 use crate::checkpoint::{Manifest, OutputLog, SourcePosition};
 
+/// Where sources stand, by node and subtask.
+type Positions = BTreeMap<String, Vec<SourcePosition>>;
+
 /// What has come of the run so far.
 struct Course {
     node: Arc<str>,
@@ -98,7 +101,7 @@ impl Coordinator {
                         idle = Some(ledger);
                     }
                     Some(formed) if course.forming.is_one_step(&formed) => {
-                        writing = Some(store(&course, ledger, formed)?);
+                        writing = Some(store(ledger, formed, &self.manifest.sources)?);
                     }
                     Some(formed) => idle = Some(self.log(&mut course, ledger, formed).await?),
                 }
@@ -221,7 +224,7 @@ impl Coordinator {
     }
 
     /// All is stored: the checkpoint has the positions again, and the marker is not needed to go on.
-    async fn end(&mut self, course: &Course, sources: BTreeMap<String, Vec<SourcePosition>>) -> Result<Ended> {
+    async fn end(&mut self, course: &Course, sources: Positions) -> Result<Ended> {
         let mut next = Manifest { sinks: self.all_published(Vec::new()), ..Manifest::default() };
         let (epoch, total) = course.marked;
         next.mark(&course.node, epoch, total, false);
@@ -252,10 +255,10 @@ async fn written(writing: &mut Option<Writing>) -> Result<Box<dyn Ledger>> {
     }
 }
 
-fn store(course: &Course, ledger: Box<dyn Ledger>, formed: Formed) -> Result<Writing> {
-    let next = course.forming.newest().filter(|_| planted(Bug::PositionsOfNext));
-    let positions = serde_json::to_value(next.unwrap_or(&formed.sources))
-        .map_err(|error| Fault::bug("positions cannot be encoded").because(error))?;
+fn store(ledger: Box<dyn Ledger>, formed: Formed, before: &Positions) -> Result<Writing> {
+    let positions = if planted(Bug::PositionsBefore) { before } else { &formed.sources };
+    let positions =
+        serde_json::to_value(positions).map_err(|error| Fault::bug("positions cannot be encoded").because(error))?;
     let doing = ledger.store(formed.epoch, positions, formed.outputs.clone());
     Ok(Writing { doing, formed: Some(formed), started: Instant::now() })
 }
