@@ -337,7 +337,7 @@ impl<'a> StateVisitor<'a> {
             }
             Mode::Restore(restore) if restore.has(name) => restore.runs(name).map(Some),
             Mode::Restore(_) => Ok(None),
-            Mode::Fit(_, stays) => {
+            Mode::Fit(_, stays) | Mode::List(stays) => {
                 stays.push(name.to_owned());
                 Ok(None)
             }
@@ -368,7 +368,7 @@ impl<'a> StateVisitor<'a> {
                 }
                 Ok(Some(panes))
             }
-            Mode::Fit(_, stays) => {
+            Mode::Fit(_, stays) | Mode::List(stays) => {
                 stays.push(name.to_owned());
                 Ok(None)
             }

@@ -149,7 +149,7 @@ impl Pace {
 
     /// So many.
     pub(super) fn rows(&self) -> usize {
-        let rows = (1.0 / (3.0 * self.share).max(f64::EPSILON)).floor();
+        let rows = (1.0 / (3.0 * self.share).max(f64::EPSILON)).round();
         (rows.min((self.most.0 / 3) as f64) as usize / self.sources).max(1)
     }
 

@@ -88,7 +88,7 @@ impl World {
     async fn until(&self, count: usize) {
         let waiting = async {
             while self.stored().await.len() < count {
-                sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         };
         timeout(Duration::from_secs(60), waiting).await.unwrap();
