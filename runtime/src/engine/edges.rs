@@ -10,8 +10,8 @@ use millstream_pipelines::graph::{DynSink, DynSource};
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
-use super::gate::Gate;
 use super::inbox::{Event, Inbox};
+use super::latch::Latch;
 use super::metrics::NodeMetrics;
 use super::report::{Command, Line, Part, Report};
 use super::router::{Router, Stopped};
@@ -26,7 +26,7 @@ pub(crate) struct SourceTask {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) batch_rows: usize,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) latch: Arc<Latch>,
     // Where the source stood at each barrier whose checkpoint is not durable yet.
     pub(crate) open_epochs: BTreeMap<Epoch, Bytes>,
 }
@@ -46,7 +46,7 @@ impl SourceTask {
         self.source.open(from).await.map_err(Stopped::Fault)?;
         let position = self.source.position().map_err(Stopped::Fault)?;
         self.line.tell(Report::Open(self.line.task, Some(position))).await;
-        let (mut running, mut exhausted, mut stopping) = (false, false, None);
+        let (mut running, mut open, mut exhausted, mut stopping) = (false, false, false, None);
         let mut paced: Option<Paced> = None;
         loop {
             let rows = paced.as_ref().map_or(self.batch_rows, |paced| paced.left().min(self.batch_rows));
@@ -54,7 +54,10 @@ impl SourceTask {
             let turn = async {
                 match reading {
                     true => {
-                        self.gate.opened().await?;
+                        if !open {
+                            self.latch.opened().await?;
+                            open = true;
+                        }
                         self.source.next(rows).await
                     }
                     false => Err(driven(self.source.drive().await)),

@@ -18,6 +18,7 @@ use super::channel::{Capacity, Receiver};
 use super::coordinator::{Coordinator, Ended};
 use super::edges::{SinkTask, SourceTask};
 use super::inbox::Inbox;
+use super::latch::Latch;
 use super::ownership::Ownership;
 use super::report::{Command, Line, TaskId};
 use super::round::Member;
@@ -67,6 +68,9 @@ impl Job<'_> {
     fn start(&self, tasks: &mut JoinSet<Result>, stop: watch::Receiver<Stop>) -> Result<Coordinator> {
         let Environment { store, clock, metrics, workers, nudge, .. } = self.environment;
         let settings = &self.graph.settings;
+        // Nodes that are made last may look at something that is not there yet.
+        let latch: Arc<Latch> = self.environment.resources.get().unwrap_or_default();
+        let seated = latch.hold();
         let (reports, inbound) = mpsc::channel(1_024);
         let named = self.from.manifest.segments().map(|segment| segment.sha256).collect();
         let mut coordinator = Coordinator {
@@ -115,6 +119,7 @@ impl Job<'_> {
                 self.seat(seat, &mut coordinator, workers, tasks)?;
             }
         }
+        seated.open();
         Ok(coordinator)
     }
 
@@ -182,6 +187,7 @@ impl Job<'_> {
         };
         let (environment, name) = (self.environment, Arc::<str>::from(node.name.as_str()));
         let (clock, metrics) = (environment.clock, environment.metrics.node(&name));
+        let latch: Arc<Latch> = environment.resources.get().unwrap_or_default();
         let of = stage.parallelism;
         let mut member = Member { source: None, sink: None, subtask, of };
         match &node.role {
@@ -199,7 +205,7 @@ impl Job<'_> {
                     commands: received,
                     metrics,
                     batch_rows,
-                    gate: environment.resources.get().unwrap_or_default(),
+                    latch,
                     open_epochs: BTreeMap::new(),
                 };
                 workers.spawn(subtask, tasks, task.run());
@@ -247,8 +253,19 @@ impl Job<'_> {
                 }
                 let timers = BinaryHeap::new();
                 let (saving, unfitted) = (None, 0);
-                let task =
-                    StageTask { inbox, chain, router, clock, snapshots, line, timers, restore, unfitted, saving };
+                let task = StageTask {
+                    inbox,
+                    chain,
+                    router,
+                    clock,
+                    snapshots,
+                    line,
+                    timers,
+                    latch,
+                    restore,
+                    unfitted,
+                    saving,
+                };
                 match blocks {
                     true => workers.spawn_apart(subtask, tasks, task.run()),
                     false => workers.spawn(subtask, tasks, task.run()),

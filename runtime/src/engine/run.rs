@@ -10,8 +10,8 @@ use tokio::sync::{Notify, watch};
 
 use super::clock::Clock;
 use super::coordinator::Ended;
-use super::gate::Gate;
 use super::job::Job;
+use super::latch::Latch;
 use super::metrics::Metrics;
 use super::ownership::Ownership;
 use super::spill::Spilling;
@@ -53,7 +53,7 @@ impl Environment {
         let nudge = Arc::new(Notify::new());
         let (metrics, clock) = (Metrics::default(), Clock::system());
         let resources = Resources::default().with(Nudge(Arc::clone(&nudge))).with(metrics.clone()).with(clock);
-        let resources = resources.with(Now(Arc::new(move || clock.now()))).with(Gate::default());
+        let resources = resources.with(Now(Arc::new(move || clock.now()))).with(Latch::default());
         let (stopper, savepoint, rewind) = (Stopper::default(), None, false);
         let (state_memory, spill_to) = (None, std::env::temp_dir().join("millstream-spill"));
         Environment {

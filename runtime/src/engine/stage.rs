@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use millstream_operators::{Epoch, Message, Result, Then};
 use tokio::time::Instant;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use super::chain::{Chain, Item, Output};
 use super::clock::Clock;
 use super::inbox::{Event, Inbox};
+use super::latch::Latch;
 use super::report::{Line, Part};
 use super::restore::Restore;
 use super::router::{Router, Stopped};
@@ -24,6 +26,8 @@ pub(crate) struct StageTask {
     pub(crate) snapshots: Snapshots,
     pub(crate) line: Line,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Behind which nobody is woken.
+    pub(crate) latch: Arc<Latch>,
     /// What is to be restored before anything else.
     pub(crate) restore: Option<Restore>,
     /// Batches and watermarks since state was last made to fit in memory.
@@ -50,17 +54,23 @@ impl StageTask {
         if let Some(restore) = self.restore.take() {
             self.chain = restore.into(std::mem::take(&mut self.chain)).await.map_err(Stopped::Fault)?;
         }
-        // Restored operators may hold rows that wait for a timer: each is woken once, and asks again if it wants.
-        for link in 0..self.chain.len() {
-            self.chain.push(link, Item::Wake(self.clock.now()));
-        }
-        self.drain().await?;
+        let latch = Arc::clone(&self.latch);
+        let mut open = false;
         loop {
             let timer = self.timers.peek().map(|Reverse((at, _))| *at);
             tokio::select! {
                 biased;
                 saved = done(&mut self.saving) => self.saved(saved).await?,
-                () = until(timer) => self.wake().await?,
+                opened = latch.opened(), if !open => {
+                    opened.map_err(Stopped::Fault)?;
+                    open = true;
+                    // Restored operators may hold rows that wait for a timer: each is woken once, and asks again if it wants.
+                    for link in 0..self.chain.len() {
+                        self.chain.push(link, Item::Wake(self.clock.now()));
+                    }
+                    self.drain().await?;
+                }
+                () = until(timer), if open => self.wake().await?,
                 event = self.inbox.next() => match event {
                     Some(event) => if self.take(event.map_err(Stopped::Fault)?).await? { return Ok(()) },
                     // A task upstream is gone without an end: its own fault says why.

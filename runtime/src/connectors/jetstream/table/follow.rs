@@ -1,7 +1,7 @@
 //! [`follow`]: keeps a table as its bucket is.
 //!
 //! ```text
-//! a consumer of the last message of each key: all that are there -> the table, in one moment -> the gate opens
+//! a consumer of the last message of each key: all that are there -> the table, in one moment -> the latch opens
 //!                                             each change behind  -> the table
 //! a gap, a new link, silence: the same again, by another consumer; rows find the old table until the new one is whole
 //! ```
@@ -27,7 +27,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const FORGOTTEN: Duration = Duration::from_secs(60);
 const AT_ONCE: u64 = 1_000;
 
-/// Keeps `table` as the bucket is, and opens the gate when it is whole. It ends when nothing can help before that.
+/// Keeps `table` as the bucket is, and opens the latch when it is whole. It ends when nothing can help before that.
 pub(super) async fn follow(connections: Arc<Connections>, bucket: String, table: Table, opener: Opener) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -65,7 +65,8 @@ impl Round<'_> {
         let config = ConsumerConfig {
             name: format!("mill-{}", unique.rsplit('.').next().unwrap_or_default()),
             deliver_policy: DeliverPolicy::LastPerSubject,
-            filter_subjects: vec![format!("$KV.{}.>", self.bucket)],
+            // In a mirror, keys have the name of the bucket that they come from.
+            filter_subjects: vec!["$KV.*.>".to_owned()],
             ack_policy: AckPolicy::None,
             inactive_threshold: nanos(FORGOTTEN),
             mem_storage: true,
@@ -87,6 +88,10 @@ impl Round<'_> {
                 if let Some(status) = message.status {
                     match pull.told(status, &message)? {
                         Some(again) => return Ok(again),
+                        // The last of what was there may be gone without a mark: only another consumer says what is left.
+                        None if self.loading.is_some() && matches!(status, 404 | 408) => {
+                            return Ok(Again::Ended("the table is not whole, and no more comes".to_owned()));
+                        }
                         None => continue,
                     }
                 }
@@ -105,14 +110,15 @@ impl Round<'_> {
     }
 
     fn take(&mut self, message: Incoming) {
-        let subject = message.subject.as_str();
-        let key = subject.strip_prefix("$KV.").and_then(|rest| rest.strip_prefix(self.bucket)?.strip_prefix('.'));
-        let Some(key) = key else { return };
+        let rest = message.subject.as_str().strip_prefix("$KV.");
+        let Some((_, key)) = rest.and_then(|rest| rest.split_once('.')) else { return };
+        // What came with many others would keep all of their bytes.
+        let value = Bytes::copy_from_slice(&message.payload);
         match (&mut self.loading, is_gone(&message.headers)) {
             (Some(loading), true) => drop(loading.remove(key)),
-            (Some(loading), false) => drop(loading.insert(key.to_owned(), message.payload)),
+            (Some(loading), false) => drop(loading.insert(key.to_owned(), value)),
             (None, true) => self.table.remove(key),
-            (None, false) => self.table.put(key, message.payload),
+            (None, false) => self.table.put(key, value),
         }
     }
 

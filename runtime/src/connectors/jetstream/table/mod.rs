@@ -13,7 +13,7 @@ use millstream_pipelines::graph::Subtask;
 use tokio::task::JoinSet;
 
 use crate::broker::Connections;
-use crate::engine::Gate;
+use crate::engine::Latch;
 
 pub use dsl::kv_table;
 
@@ -43,7 +43,7 @@ impl Tables {
         Tables { connections: None, open: Mutex::new(open) }
     }
 
-    /// The table of a bucket, for a node that is being made. The first time it begins to be followed, and holds the gate
+    /// The table of a bucket, for a node that is being made. The first time it begins to be followed, and holds the latch
     /// until all of it is there.
     fn table(&self, bucket: &str, subtask: &Subtask) -> Table {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,8 +53,8 @@ impl Tables {
         let table = Table::default();
         open.tables.insert(bucket.to_owned(), table.clone());
         if let Some(connections) = &self.connections {
-            let gate: Arc<Gate> = subtask.resources.get().unwrap_or_default();
-            let following = follow::follow(Arc::clone(connections), bucket.to_owned(), table.clone(), gate.hold());
+            let latch: Arc<Latch> = subtask.resources.get().unwrap_or_default();
+            let following = follow::follow(Arc::clone(connections), bucket.to_owned(), table.clone(), latch.hold());
             open.followers.spawn(following);
         }
         table

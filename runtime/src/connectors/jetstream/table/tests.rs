@@ -8,11 +8,11 @@ use millstream_pipelines::graph::{Resources, Subtask};
 
 use super::Tables;
 use crate::broker::{Connections, Embedded, EmbeddedOptions, Js, Purge};
-use crate::engine::Gate;
+use crate::engine::Latch;
 
 struct World {
     broker: Embedded,
-    gate: Arc<Gate>,
+    latch: Arc<Latch>,
     tables: Tables,
 }
 
@@ -20,7 +20,7 @@ impl World {
     fn new() -> World {
         let broker = Embedded::new(EmbeddedOptions::default());
         let tables = Tables::of_server(Arc::new(Connections::to_embedded(broker.clone())));
-        World { broker, gate: Arc::default(), tables }
+        World { broker, latch: Arc::default(), tables }
     }
 
     async fn bucket(&self) -> Js {
@@ -30,7 +30,7 @@ impl World {
     }
 
     fn table(&self) -> Table {
-        let resources = Resources::default().with_shared(Arc::clone(&self.gate));
+        let resources = Resources::default().with_shared(Arc::clone(&self.latch));
         let subtask = Subtask { pipeline: "p".into(), node: "n".into(), index: 0, of: 1, resources };
         self.tables.table("B", &subtask)
     }
@@ -55,7 +55,7 @@ async fn nothing_is_read_before_the_whole_bucket_is_there_and_changes_follow() {
     }
     js.kv_purge("B", "k.7").await.unwrap();
     let table = world.table();
-    world.gate.opened().await.unwrap();
+    world.latch.opened().await.unwrap();
     assert_eq!((table.len(), look(&table, "k.8"), look(&table, "k.7")), (1_199, Some("2408".into()), None));
     js.kv_put("B", "k.7", "back").await.unwrap();
     js.kv_purge("B", "k.8").await.unwrap();
@@ -69,7 +69,7 @@ async fn an_empty_bucket_holds_nobody_up() {
     let world = World::new();
     world.bucket().await;
     let table = world.table();
-    world.gate.opened().await.unwrap();
+    world.latch.opened().await.unwrap();
     assert!(table.is_empty());
 }
 
@@ -77,7 +77,7 @@ async fn an_empty_bucket_holds_nobody_up() {
 async fn a_bucket_that_is_not_there_is_told() {
     let world = World::new();
     world.table();
-    let error = world.gate.opened().await.unwrap_err().to_string();
+    let error = world.latch.opened().await.unwrap_err().to_string();
     assert!(error.contains("no bucket B") && error.contains("nats kv add B"), "{error}");
 }
 
@@ -88,7 +88,7 @@ async fn after_its_consumer_was_lost_the_table_is_what_the_bucket_is() {
     js.kv_put("B", "old", "1").await.unwrap();
     js.kv_put("B", "stays", "1").await.unwrap();
     let table = world.table();
-    world.gate.opened().await.unwrap();
+    world.latch.opened().await.unwrap();
     let names = js.connection().request("$JS.API.CONSUMER.NAMES.KV_B", Headers::NONE, "", Duration::from_secs(1)).await;
     let names: serde_json::Value = serde_json::from_slice(&names.unwrap().payload).unwrap();
     assert_eq!(names["consumers"].as_array().unwrap().len(), 1);
