@@ -43,7 +43,7 @@ enum Form {
 impl Form {
     /// The forms that a query has. (Not all are written as files yet.)
     fn all(query: &str) -> &'static [Form] {
-        if ["q0", "q1", "q2", "q3", "q8"].contains(&query) { &[Form::File, Form::Typed] } else { &[Form::Typed] }
+        if ["q0", "q1", "q2", "q3", "q5", "q7", "q8"].contains(&query) { &[Form::File, Form::Typed] } else { &[Form::Typed] }
     }
 
     fn of(self, query: &str) -> String {
