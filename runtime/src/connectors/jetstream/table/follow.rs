@@ -101,7 +101,7 @@ impl Round<'_> {
                 }
                 expected += 1;
                 pull.came();
-                self.take(message);
+                self.take(&message);
                 if delivery.pending == 0 {
                     self.whole();
                 }
@@ -109,7 +109,7 @@ impl Round<'_> {
         }
     }
 
-    fn take(&mut self, message: Incoming) {
+    fn take(&mut self, message: &Incoming) {
         let rest = message.subject.as_str().strip_prefix("$KV.");
         let Some((_, key)) = rest.and_then(|rest| rest.split_once('.')) else { return };
         // What came with many others would keep all of their bytes.
