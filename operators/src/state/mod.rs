@@ -1,6 +1,7 @@
 //! State: what operators keep, how they list it, and what is saved of it.
 
 mod away;
+mod encoder;
 mod expiry;
 mod far;
 mod fetched;

@@ -231,6 +231,17 @@ pub(super) fn write(to: &mut Vec<u8>, entry: &impl Serialize) -> Result {
         .map_err(|error| Fault::new(FaultKind::Checkpoint, "keyed state cannot be saved").because(error))
 }
 
+/// The bytes of a value of the piece of state `name`.
+pub(super) fn encoded(name: &str, value: &impl Serialize) -> Result<Bytes> {
+    let wrong = |error| Fault::new(FaultKind::Checkpoint, format!("state `{name}` cannot be saved")).because(error);
+    rmp_serde::to_vec_named(value).map(Bytes::from).map_err(wrong)
+}
+
+/// The value that [`encoded`] made bytes of.
+pub(super) fn decoded<S: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<S> {
+    rmp_serde::from_slice(bytes).map_err(|error| unreadable(name, error))
+}
+
 pub(super) fn unreadable(name: &str, error: rmp_serde::decode::Error) -> Fault {
     let words = format!(
         "state `{name}` cannot be restored: if its type has changed, give it another version, and say how older values become such"

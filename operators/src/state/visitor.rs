@@ -8,10 +8,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::run::unreadable;
+use super::encoder::Encoder;
+use super::run::{decoded, encoded};
 use super::versions::Read;
 use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, StateKey, StateValue, Timers, Versions};
-use crate::{Fault, FaultKind, Result, Timestamp};
+use crate::{Result, Timestamp};
 
 /// Visits each piece of an operator's state, to save it or to put it back. The name of a piece finds it again after a
 /// restart, so it must stay as it is.
@@ -306,7 +307,7 @@ impl<'a> StateVisitor<'a> {
     {
         match &mut self.0 {
             Mode::Freeze(frozen) => {
-                frozen.keyed.push((name.to_owned(), encoder(freeze()?)));
+                frozen.keyed.push((name.to_owned(), Encoder::of(freeze()?, true)));
                 Ok(None)
             }
             Mode::Restore(restore) if restore.has(name) => restore.bytes(name).map(Some),
@@ -391,7 +392,7 @@ impl<'a> StateVisitor<'a> {
         match &mut self.0 {
             Mode::Freeze(frozen) => {
                 for pane in panes {
-                    frozen.keyed.push((format!("{name}/{pane}"), encoder(freeze(pane)?)));
+                    frozen.keyed.push((format!("{name}/{pane}"), Encoder::of(freeze(pane)?, true)));
                 }
                 Ok(None)
             }
@@ -430,8 +431,7 @@ impl<'a> StateVisitor<'a> {
         };
         for pane in panes {
             let (entries, changed, encode) = freeze(pane)?;
-            let encoder = Encoder { entries, changed, encode: Box::new(encode) };
-            frozen.keyed.push((format!("{name}/{pane}"), Box::new(encoder)));
+            frozen.keyed.push((format!("{name}/{pane}"), Encoder::of((entries, encode), changed)));
         }
         Ok(None)
     }
@@ -440,47 +440,6 @@ impl<'a> StateVisitor<'a> {
 /// The pane in `name/<pane>`.
 fn pane_of(name: &str, whole_name: &str) -> Option<i64> {
     whole_name.strip_prefix(name)?.strip_prefix('/')?.parse().ok()
-}
-
-/// What makes the bytes of each key group.
-type Encode = Box<dyn FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send>;
-
-struct Encoder {
-    entries: usize,
-    changed: bool,
-    encode: Encode,
-}
-
-fn encoder<F>((entries, encode): (usize, F)) -> Box<dyn Snapshot>
-where
-    F: FnOnce(u32) -> Result<BTreeMap<u32, Vec<u8>>> + Send + 'static,
-{
-    Box::new(Encoder { entries, changed: true, encode: Box::new(encode) })
-}
-
-impl Snapshot for Encoder {
-    fn len(&self) -> usize {
-        if self.changed { self.entries } else { 0 }
-    }
-
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        match whole || self.changed {
-            true => Ok(Run::whole_of((self.encode)(key_groups)?)),
-            false => Ok(Run::default()),
-        }
-    }
-}
-
-fn encoded(name: &str, value: &impl Serialize) -> Result<Bytes> {
-    rmp_serde::to_vec_named(value).map(Bytes::from).map_err(|error| wrong("saved", name, error))
-}
-
-fn decoded<S: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<S> {
-    rmp_serde::from_slice(bytes).map_err(|error| unreadable(name, error))
-}
-
-fn wrong(done: &str, name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    Fault::new(FaultKind::Checkpoint, format!("state `{name}` cannot be {done}")).because(error)
 }
 
 impl fmt::Debug for StateVisitor<'_> {
@@ -497,6 +456,7 @@ impl fmt::Debug for StateVisitor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FaultKind;
 
     #[test]
     fn what_was_not_saved_is_left_as_it_is() {
