@@ -8,10 +8,12 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+#[cfg(feature = "columnar")]
+use super::Snapshot;
 use super::encoder::Encoder;
 use super::run::{decoded, encoded};
 use super::versions::Read;
-use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, StateKey, StateValue, Timers, Versions};
+use super::{Frozen, Keyed, Run, Saved, Spill, StateKey, StateValue, Timers, Versions};
 use crate::{Result, Timestamp};
 
 /// Visits each piece of an operator's state, to save it or to put it back. The name of a piece finds it again after a

@@ -131,7 +131,8 @@ impl<T, K: StateKey, A: Aggregate<T>, O: RowOrder<T>> LastWindowed<T, K, A, O> {
             let ((time, _), states) = entry.remove_entry();
             for state in states {
                 held.newest.push_back((time, state));
-                if held.newest.len() > self.windows.rows {
+                // More than one where the pipeline asks for fewer rows than before.
+                while held.newest.len() > self.windows.rows {
                     held.newest.pop_front();
                 }
                 let mut rows = held.newest.iter();

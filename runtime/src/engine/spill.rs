@@ -2,7 +2,6 @@
 //!
 //! The directory is a cache. A run begins with an empty one, and nothing in it is synced or read by a later run.
 
-use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +10,13 @@ use millstream_operators::{Fault, FaultKind, Result, Retry, Spill};
 
 /// A directory that no other process uses at the same time.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "spill"), expect(dead_code, reason = "there are no tables without the feature"))]
 pub(crate) struct Spilling {
     path: PathBuf,
     budget: usize,
     key_groups: u32,
     // Held as long as the directory is used; a process that is killed lets go of it.
     _lock: File,
-    #[cfg_attr(not(feature = "spill"), expect(dead_code, reason = "there are no tables without the feature"))]
     attempts: std::sync::atomic::AtomicU32,
 }
 
@@ -83,6 +82,7 @@ impl Spilling {
 
 #[cfg(feature = "spill")]
 mod lsm {
+    use std::fmt;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use fjall::config::PartitioningPolicy;
