@@ -23,6 +23,8 @@ mod message;
 #[cfg(feature = "jetstream")]
 mod nats;
 #[cfg(feature = "jetstream")]
+mod ports;
+#[cfg(feature = "jetstream")]
 mod program;
 #[cfg(feature = "jetstream")]
 mod secret;
@@ -46,6 +48,8 @@ pub use connections::{Connections, Purpose, fault};
 pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
 pub use error::{ApiError, BrokerError, DeniedAction};
 pub use message::{Incoming, Outgoing};
+#[cfg(feature = "cli")]
+pub(crate) use ports::free_port;
 #[cfg(feature = "jetstream")]
 pub use program::find_program;
 #[cfg(feature = "cli")]

@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use millstream_operators::Headers;
 use tokio::time::{Instant, sleep};
 
+use super::ports::free_port;
 use super::program::{find_program, on_path};
 use super::{BrokerError, ConnectOptions, Connection};
 
@@ -273,10 +273,6 @@ impl Drop for NatsServer {
             let _ = std::fs::remove_dir_all(&self.folder);
         }
     }
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// Sends a signal to a process; whether there is one that takes it. By the `kill` program: the standard library sends

@@ -14,7 +14,7 @@ use serving::{Serving, serve};
 use super::args::Dev;
 use super::new_enough::{Choice, new_enough};
 use super::{Failure, output};
-use crate::broker::{INSTALL, ServerOptions};
+use crate::broker::{INSTALL, ServerOptions, free_port};
 use crate::launch::Signals;
 
 /// Where streams are kept unless it is said.
@@ -100,8 +100,7 @@ fn program() -> Result<PathBuf, Failure> {
 /// The port to listen on: the wanted one, which must be free; without a wish the usual one, or a free one.
 fn choose(wanted: Option<u16>) -> Result<u16, Failure> {
     let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).and_then(|bound| bound.local_addr());
-    let any =
-        || free(0).map(|address| address.port()).map_err(|error| Failure::fault(format!("no port is free: {error}")));
+    let any = || free_port().map_err(|error| Failure::fault(format!("no port is free: {error}")));
     match wanted {
         Some(0) => any(),
         Some(port) => match free(port) {
