@@ -210,7 +210,8 @@ pub(crate) async fn newest(
     Err(StoreError::Failed(wrong))
 }
 
-/// The checkpoint that is kept under a name, numbered as if it were the newest, and the revision of the one that is.
+/// The checkpoint that is kept under a name, numbered and signed as if it were the newest, and the revision of the one
+/// that is.
 ///
 /// # Errors
 /// There is none of this name, or it is damaged.
@@ -232,6 +233,7 @@ pub(crate) async fn savepoint(
     let Some((revision, newest)) = store.read(pipeline).await? else { return Ok((Revision(0), restored)) };
     if let Ok((newest, _)) = read_manifest(store, pipeline, &newest).await {
         restored.manifest.epoch = restored.manifest.epoch.max(newest.epoch);
+        restored.manifest.run = newest.run;
     }
     Ok((revision, restored))
 }

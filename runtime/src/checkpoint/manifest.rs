@@ -26,6 +26,9 @@ pub struct Manifest {
     pub at: Timestamp,
     /// The version of Millstream that made it.
     pub version: String,
+    /// The run that made it, by a name that no other has, over all its restarts.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub run: String,
     /// How many key groups keyed state is shared out in.
     pub key_groups: u32,
     /// Where each source stood, by node and subtask.

@@ -304,8 +304,10 @@ fn size(manifest: &Manifest) -> u64 {
 }
 
 fn shown(name: &str, manifest: &Manifest) -> String {
-    let Manifest { pipeline, epoch, at, version, key_groups, operators, sinks, .. } = manifest;
-    let mut text = format!("{name}: checkpoint {epoch} of pipeline {pipeline}\nmade {at} by millstream {version}\n");
+    let Manifest { pipeline, epoch, at, version, run, key_groups, operators, sinks, .. } = manifest;
+    let run = if run.is_empty() { String::new() } else { format!(", run {run}") };
+    let mut text =
+        format!("{name}: checkpoint {epoch} of pipeline {pipeline}\nmade {at} by millstream {version}{run}\n");
     text.push_str(&self::sources(manifest));
     for (node, states) in operators {
         for state in states {

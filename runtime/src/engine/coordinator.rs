@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::clock::Clock;
 use super::metrics::Metrics;
-use super::ownership::Ownership;
+use super::ownership::{Ownership, fenced};
 use super::report::{Command, Report, TaskId};
 use super::round::{Member, Round};
 use super::start::Begun;
@@ -203,6 +203,7 @@ impl Coordinator {
             epoch: barrier.epoch,
             at,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            run: self.ownership.run().to_owned(),
             key_groups: self.key_groups,
             sources,
             operators,
@@ -242,7 +243,7 @@ impl Coordinator {
             match self.store.put(&self.pipeline, id, bytes.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(StoreError::Failed(fault)) => return Err(fault),
-                Err(StoreError::Fenced) => return Err(self.fenced()),
+                Err(StoreError::Fenced) => return Err(fenced(&self.pipeline)),
                 Err(StoreError::Unknown(fault)) => {
                     tracing::warn!(pipeline = %self.pipeline, "state is not stored, trying again in {pause:?}: {}", fault.chain());
                     tokio::time::sleep(pause).await;
@@ -270,7 +271,7 @@ impl Coordinator {
                     return Ok(());
                 }
                 Err(StoreError::Fenced) if planted(Bug::IgnoreFence) => return Ok(()),
-                Err(StoreError::Fenced) if !unknown => return Err(self.fenced()),
+                Err(StoreError::Fenced) if !unknown => return Err(fenced(&self.pipeline)),
                 Err(StoreError::Failed(fault)) => return Err(fault),
                 Err(StoreError::Fenced) => {}
                 Err(StoreError::Unknown(fault)) => {
@@ -287,16 +288,11 @@ impl Coordinator {
                     return Ok(());
                 }
                 Ok(found) if found.as_ref().map(|(revision, _)| *revision).unwrap_or_default() == self.revision => {}
-                Ok(_) => return Err(self.fenced()),
+                Ok(_) => return Err(fenced(&self.pipeline)),
                 Err(StoreError::Failed(fault)) => return Err(fault),
                 Err(StoreError::Unknown(_) | StoreError::Fenced) => {}
             }
         }
-    }
-
-    fn fenced(&self) -> Fault {
-        let pipeline = &self.pipeline;
-        Fault::new(FaultKind::Fenced, format!("another instance of pipeline {pipeline} has taken over; this one stops"))
     }
 }
 

@@ -1,27 +1,51 @@
 //! [`Ownership`]: whether a run is still the one that may complete checkpoints.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream_operators::{Fault, FaultKind, Result};
 
-use crate::checkpoint::{Revision, Store, StoreError};
+use crate::checkpoint::{Manifest, Revision, Store, StoreError};
 
 /// The checkpoint that a run wrote last, against the newest there is: sources find it among the resources, and ask before they
 /// do what would harm a run that has taken over.
 pub struct Ownership {
     store: Arc<dyn Store>,
     pipeline: Arc<str>,
+    /// The run's name, which its checkpoints bear.
+    run: Arc<str>,
     revision: AtomicU64,
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Ownership {
-    pub(crate) fn new(store: Arc<dyn Store>, pipeline: Arc<str>, revision: Revision) -> Self {
-        Ownership { store, pipeline, revision: AtomicU64::new(revision.0) }
+    pub(crate) fn new(store: Arc<dyn Store>, pipeline: Arc<str>, run: Arc<str>, revision: Revision) -> Self {
+        Ownership { store, pipeline, run, revision: AtomicU64::new(revision.0) }
+    }
+
+    /// A name for a run, unlike that of any other.
+    pub(crate) fn name_run() -> Arc<str> {
+        // The keys of a hasher are as random as the standard library gives them.
+        format!("{:016x}", RandomState::new().hash_one(std::process::id())).into()
+    }
+
+    /// The run's name.
+    pub(crate) fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Refuses to begin again from a checkpoint that another run has written since this one began or wrote its own: whoever
+    /// started later has taken over, and a restart after a fault is no start.
+    ///
+    /// # Errors
+    /// Another run has taken over.
+    pub(crate) fn may_restart_from(&self, newest: Revision, manifest: &Manifest) -> Result {
+        let since = newest.0 > self.revision.load(Ordering::Acquire);
+        if since && manifest.run != *self.run { Err(fenced(&self.pipeline)) } else { Ok(()) }
     }
 
     /// The run has written this checkpoint.
@@ -53,6 +77,11 @@ impl Ownership {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
+}
+
+/// The fault of a run that another one has taken over from.
+pub(super) fn fenced(pipeline: &str) -> Fault {
+    Fault::new(FaultKind::Fenced, format!("another instance of pipeline {pipeline} has taken over; this one stops"))
 }
 
 impl fmt::Debug for Ownership {

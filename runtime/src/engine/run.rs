@@ -205,18 +205,24 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
+    let (name, mut before) = (Ownership::name_run(), None::<Arc<Ownership>>);
     loop {
         let mut stop = environment.stopper.watch();
         let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
         let Some(from) = from else { return Ok(Ended::Stopped) };
+        if let Some(before) = before.take() {
+            before.may_restart_from(revision, &from.manifest)?;
+        }
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
         let environment = &environment.clone().with(begin).with(Rewind(rewind));
         let first = from.manifest.epoch;
-        let ownership = Ownership::new(Arc::clone(&environment.store), graph.name.as_str().into(), revision);
+        let (store, pipeline) = (Arc::clone(&environment.store), graph.name.as_str().into());
+        let ownership = Arc::new(Ownership::new(store, pipeline, Arc::clone(&name), revision));
+        before = Some(Arc::clone(&ownership));
         let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
         environment.metrics.watch_state(spill.clone());
-        let (ownership, stateless) = (Arc::new(ownership), stateless.clone());
+        let stateless = stateless.clone();
         let job = Job { graph, plan: &plan, environment, from, revision, ownership, stateless, spill };
         let (reached, ended) = job.run(stop.clone()).await;
         // From its first checkpoint on, the newest goes on from the savepoint.

@@ -258,7 +258,35 @@ async fn the_last_starter_wins_and_the_loser_says_so() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let second = start();
     let fault = first.finish().await.unwrap_err();
-    assert_eq!(fault.kind(), millstream_operators::FaultKind::Fenced);
+    assert_eq!(fault.kind(), FaultKind::Fenced);
+    assert_eq!(second.drain().await.unwrap(), Ended::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_restarts_after_a_fault_does_not_take_over_from_who_started_since() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let start = |list: &ListSource<u32>| {
+        let mut graph = graph();
+        // Neither finds out at a checkpoint.
+        graph.settings.checkpoint_interval = Duration::from_secs(3_600);
+        let from = source(&mut graph, "in", list.clone());
+        let once = Arc::new(std::sync::atomic::AtomicU32::new(1));
+        let fragile = operator(&mut graph, "fragile", from, Route::Forward, move || Fragile(7, Arc::clone(&once)));
+        sink(&mut graph, "out", fragile, CollectSink::new(Collected::default()));
+        Flow::start_with(graph, Arc::clone(&store), |environment| environment).unwrap()
+    };
+    let (mine, others) = (ListSource::new(numbers(5)).endless(), ListSource::new(numbers(5)).endless());
+    let first = start(&mine);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let second = start(&others);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    mine.feed(numbers(10));
+    let fault = tokio::time::timeout(Duration::from_secs(60), first.finish()).await.unwrap().unwrap_err();
+    assert_eq!(fault.kind(), FaultKind::Fenced);
+    // Who has taken over restarts as ever.
+    others.feed(numbers(10));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(second.metrics().restarts(), 1);
     assert_eq!(second.drain().await.unwrap(), Ended::Drained);
 }
 
