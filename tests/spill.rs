@@ -84,8 +84,13 @@ async fn runs(store: Arc<dyn Store>, budgets: [Option<usize>; 3]) {
             continue;
         }
         let completed = flow.metrics().checkpoint().completed;
-        while flow.metrics().checkpoint().completed < completed + 5 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let some = async {
+            while flow.metrics().checkpoint().completed < completed + 5 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(120), some).await.is_err() {
+            panic!("no checkpoints for two minutes; the run: {:?}", flow.drain().await);
         }
         if let (Some(state), Some(_)) = (flow.metrics().state(), budget) {
             assert!(state.held <= state.budget + (64 << 10), "{state:?}");

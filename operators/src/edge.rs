@@ -87,8 +87,10 @@ pub trait Source: Send + 'static {
 /// - When `flush` returns, everything is stored that `commit` was called for; the rows behind that are kept.
 /// - [`outputs`](Sink::outputs) gives those, right after `flush`. They become part of the checkpoint.
 /// - [`commit`](Sink::commit) begins to store them, and returns at once; `drive` goes on with it.
-/// - [`resume`](Sink::resume) is called once, before any row: with what the checkpoint has that the run starts from,
-///   when nobody else can complete a checkpoint any more.
+/// - [`check`](Sink::check) is called once, before anything is written: with what the checkpoint has that the run starts
+///   from. A start that it refuses leaves all as it was.
+/// - [`resume`](Sink::resume) is called once, before any row: with the same, when nobody else can complete a checkpoint any
+///   more.
 /// - [`ledger`](Sink::ledger) is asked for right after that where the pipeline keeps no state. From then on the engine
 ///   stores what `outputs` gives, and neither `commit` nor `drive` has anything to store.
 pub trait Sink: Send + 'static {
@@ -117,19 +119,31 @@ pub trait Sink: Send + 'static {
         None
     }
 
-    /// Makes sure that what a checkpoint has of its outputs, and of those of subtasks that are no more, is stored once;
-    /// gives what its marker says then, if it has one.
+    /// Looks whether it can go on from what a checkpoint has of its outputs, and of those of subtasks that are no more;
+    /// changes nothing.
     ///
     /// # Errors
     /// It is not known what of them is stored; or they are not, and this is no sink that could.
-    fn resume(&mut self, from: Vec<Outputs>) -> impl Future<Output = Result<Option<Marked>>> + Send {
+    fn check(&mut self, from: &[Outputs]) -> impl Future<Output = Result> + Send {
         let unpublished = from.iter().find(|outputs| !outputs.published).map(|outputs| outputs.epoch);
         async move {
-            let Some(epoch) = unpublished else { return Ok(None) };
+            let Some(epoch) = unpublished else { return Ok(()) };
             let words = format!(
                 "the outputs of checkpoint {epoch} may not all be published, and this sink does not store each row once: start the pipeline once more with guarantee = \"effectively-once\" and stop it in an orderly way"
             );
             Err(Fault::new(FaultKind::Setup, words))
+        }
+    }
+
+    /// Makes sure that what a checkpoint has of its outputs, and of those of subtasks that are no more, is stored once;
+    /// gives what its marker says then, if it has one.
+    ///
+    /// # Errors
+    /// As [`check`](Sink::check).
+    fn resume(&mut self, from: Vec<Outputs>) -> impl Future<Output = Result<Option<Marked>>> + Send {
+        async move {
+            self.check(&from).await?;
+            Ok(None)
         }
     }
 

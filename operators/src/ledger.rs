@@ -10,7 +10,16 @@ use serde_json::Value;
 use crate::{Epoch, Record, Result};
 
 /// What becomes of a ledger that is being written: it comes back when that is done.
-pub type Written = Pin<Box<dyn Future<Output = Result<Box<dyn Ledger>>> + Send>>;
+pub type Written = Pin<Box<dyn Future<Output = Result<(Box<dyn Ledger>, Outcome)>> + Send>>;
+
+/// What came of a step that a ledger was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// Nothing is stored: it was more than one step takes, as [`most`](Ledger::most) says from now on.
+    TooLarge,
+}
 
 /// Where a pipeline without state keeps its positions: beside its outputs, in the stream of its only sink.
 ///
@@ -25,7 +34,8 @@ pub type Written = Pin<Box<dyn Future<Output = Result<Box<dyn Ledger>>> + Send>>
 ///
 /// # What the ledger promises
 /// - Positions and outputs are stored together or not at all, and only as long as no other run has taken over.
-/// - When a future ends well, they are stored. Whether they are when it fails, the next run finds out.
+/// - When a future ends well, they are stored, unless it says that they are [too large](Outcome::TooLarge). Whether they are
+///   when it fails, the next run finds out.
 pub trait Ledger: Send {
     /// Stores `outputs`, and that with them everything up to `epoch` is stored, behind which the sources stood there.
     fn store(self: Box<Self>, epoch: Epoch, positions: Value, outputs: Vec<Arc<[Record]>>) -> Written;
@@ -36,7 +46,7 @@ pub trait Ledger: Send {
     /// Looks whether no other run has taken over.
     fn look(self: Box<Self>) -> Written;
 
-    /// How many records, and how many bytes of them, are stored in one step at most; one of any size is.
+    /// How many records, and how many bytes of them, are stored in one step at most, as far as is known; one of any size is.
     fn most(&self) -> (usize, usize);
 }
 

@@ -43,7 +43,7 @@ pub use either::Either;
 pub use error::{Fault, FaultKind, Result, Retry};
 pub use headers::{Headers, InvalidHeader};
 pub use key::{Fnv1a32, Key, KeyGroup, KeyWriter};
-pub use ledger::{Ledger, Written};
+pub use ledger::{Ledger, Outcome, Written};
 pub use message::{AnyBatch, Barrier, Epoch, Message, Then, Watermark};
 pub use operator::{Operator, Turn};
 pub use origin::{Origin, Origins, Place};

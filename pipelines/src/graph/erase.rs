@@ -182,6 +182,7 @@ pub trait DynSink: Send {
     fn flush(&mut self, epoch: Epoch) -> Boxed<'_, Result>;
     fn commit(&mut self, epoch: Epoch) -> Boxed<'_, Result>;
     fn outputs(&mut self) -> Option<Arc<[Record]>>;
+    fn check<'a>(&'a mut self, from: &'a [Outputs]) -> Boxed<'a, Result>;
     fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result<Option<Marked>>>;
     fn ledger(&mut self) -> Option<Box<dyn Ledger>>;
     fn drive(&mut self) -> Boxed<'_, Result>;
@@ -213,6 +214,10 @@ impl<S: Sink> DynSink for ErasedSink<S> {
 
     fn outputs(&mut self) -> Option<Arc<[Record]>> {
         self.0.outputs()
+    }
+
+    fn check<'a>(&'a mut self, from: &'a [Outputs]) -> Boxed<'a, Result> {
+        Box::pin(self.0.check(from))
     }
 
     fn resume(&mut self, from: Vec<Outputs>) -> Boxed<'_, Result<Option<Marked>>> {

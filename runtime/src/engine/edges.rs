@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_operators::bugs::{Bug, planted};
-use millstream_operators::{AnyBatch, Epoch, Fault, FaultKind, Message, Record, Result, Then, Timestamp, Watermark};
+use millstream_operators::{
+    AnyBatch, Epoch, Fault, FaultKind, Message, Outputs, Record, Result, Then, Timestamp, Watermark,
+};
 use millstream_pipelines::graph::{DynSink, DynSource};
 use tokio::sync::mpsc;
 
@@ -13,6 +15,7 @@ use super::clock::Clock;
 use super::inbox::{Event, Inbox};
 use super::latch::Latch;
 use super::metrics::NodeMetrics;
+use super::ownership::Ownership;
 use super::report::{Command, Line, Part, Report};
 use super::router::{Router, Stopped};
 use crate::checkpoint::{BlobId, OutputLog};
@@ -170,6 +173,9 @@ pub(crate) struct SinkTask {
     pub(crate) subtask: u32,
     /// Whether the pipeline keeps no state, so that outputs may be stored without a checkpoint.
     pub(crate) stateless: bool,
+    /// What the checkpoint that the run starts from has of its outputs, until it has looked at them.
+    pub(crate) kept: Vec<Outputs>,
+    pub(crate) ownership: Arc<Ownership>,
     pub(crate) inbox: Inbox,
     pub(crate) line: Line,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -186,6 +192,11 @@ impl SinkTask {
 
     async fn work(&mut self) -> Result {
         self.sink.open().await?;
+        let kept = std::mem::take(&mut self.kept);
+        if let Err(fault) = self.sink.check(&kept).await {
+            // The outputs may be those of a run that goes on, and then that is what is wrong.
+            return Err(self.ownership.lost().await.unwrap_or(fault));
+        }
         self.line.tell(Report::Open(self.line.task, None)).await;
         let mut stopping = None;
         loop {

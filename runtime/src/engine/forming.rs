@@ -44,6 +44,11 @@ impl Forming {
         Forming { rounds: VecDeque::new(), formed: VecDeque::new(), most }
     }
 
+    /// From now on so many are stored in one step.
+    pub(super) fn bound(&mut self, most: (usize, usize)) {
+        self.most = most;
+    }
+
     /// Whether another barrier may be drawn: the next batch is not full yet.
     pub(super) fn has_room(&self) -> bool {
         let count: usize = self.formed.iter().map(|formed| formed.count).sum();
@@ -145,6 +150,12 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(sources: usize, most: (usize, usize)) -> Self {
         Pace { sources: sources.max(1), most, share: 0.0 }
+    }
+
+    /// From now on a batch has so many records and bytes.
+    pub(super) fn bound(&mut self, most: (usize, usize)) {
+        self.share *= self.most.0 as f64 / most.0.max(1) as f64;
+        self.most = most;
     }
 
     /// So many.
@@ -249,5 +260,9 @@ mod tests {
         pace.saw([10, 10, 8 << 20]);
         assert_eq!(pace.rows(), 3, "bytes count as well");
         assert_eq!(Pace::new(4, MOST).rows(), 83);
+        let mut pace = Pace::new(1, MOST);
+        pace.saw([333, 333, 333]);
+        pace.bound((99, MOST.1));
+        assert_eq!(pace.rows(), 33, "the server takes less at once");
     }
 }

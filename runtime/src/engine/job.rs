@@ -217,11 +217,24 @@ impl Job<'_> {
                 // Those of subtasks that are no more are shared out among those that are.
                 let outputs = self.from.outputs.get(&*name).into_iter().flatten();
                 let mine = outputs.filter(|outputs| outputs.subtask % of.max(1) == subtask);
-                coordinator.outputs.insert(task, mine.cloned().collect());
+                let kept: Vec<_> = mine.cloned().collect();
+                coordinator.outputs.insert(task, kept.clone());
                 member.sink = Some(Arc::clone(&name));
                 let stateless = coordinator.stateless.as_ref() == Some(&name);
-                let task =
-                    SinkTask { node: name, sink, subtask, stateless, inbox, line, commands: received, metrics, clock };
+                let (ownership, commands) = (Arc::clone(&self.ownership), received);
+                let task = SinkTask {
+                    node: name,
+                    sink,
+                    subtask,
+                    stateless,
+                    kept,
+                    ownership,
+                    inbox,
+                    line,
+                    commands,
+                    metrics,
+                    clock,
+                };
                 workers.spawn(subtask, tasks, task.run());
             }
             Role::Async(make, limits) => {

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_operators::bugs::{Bug, planted};
-use millstream_operators::{Barrier, Epoch, Fault, Ledger, Record, Result, Then, Written};
+use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Ledger, Outcome, Record, Result, Then, Written};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -19,6 +20,11 @@ use crate::checkpoint::{Manifest, OutputLog, SourcePosition};
 
 /// Where sources stand, by node and subtask.
 type Positions = BTreeMap<String, Vec<SourcePosition>>;
+
+/// Where sources stood is written into a checkpoint, too, after so many intervals, or after this time: where the marker is lost,
+/// that is where a run may be told to go on from.
+const NOTED_AFTER: u32 = 10;
+const NOTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What has come of the run so far.
 struct Course {
@@ -38,6 +44,10 @@ struct Course {
     // What the marker says: the epoch, and how many outputs of a log.
     marked: (Epoch, u64),
     acknowledged: Epoch,
+    // A source has as much in flight as it may: it hears of all that is stored, up to this epoch.
+    asked: Option<Epoch>,
+    // When a checkpoint last said where the sources stood, and where.
+    noted: (Instant, Positions),
     // Whether it was told of the barrier that is under way for too long.
     told: Option<Epoch>,
 }
@@ -80,6 +90,8 @@ impl Coordinator {
             stored: true,
             marked: (marked.epoch, marked.total),
             acknowledged: self.manifest.epoch,
+            asked: None,
+            noted: (Instant::now(), self.manifest.sources.clone()),
             told: None,
         };
         let mut ticks = tokio::time::interval(self.interval);
@@ -115,12 +127,23 @@ impl Coordinator {
                 biased;
                 () = wanted(&mut stop), if !course.stopping => course.stopping = true,
                 written = written(&mut writing) => {
-                    idle = Some(written?);
-                    if let Some(Writing { formed: Some(formed), started, .. }) = writing.take() {
-                        course.marked = (formed.epoch, 0);
-                        course.stored = true;
-                        self.stored(formed, started);
-                    }
+                    let (ledger, outcome) = written?;
+                    idle = Some(match (writing.take(), outcome) {
+                        (Some(Writing { formed: Some(formed), .. }), Outcome::TooLarge) => {
+                            course.forming.bound(ledger.most());
+                            course.pace.bound(ledger.most());
+                            tell(&self.sources, || Command::Pace(course.pace.rows()));
+                            self.log(&mut course, ledger, formed).await?
+                        }
+                        (Some(Writing { formed: Some(formed), started, .. }), Outcome::Done) => {
+                            course.marked = (formed.epoch, 0);
+                            course.stored = true;
+                            self.stored(formed, started);
+                            ledger
+                        }
+                        (_, _) => ledger,
+                    });
+                    self.answer(&mut course);
                 }
                 report = self.reports.recv() => match report {
                     Some(Report::Passed(task, epoch, part)) => {
@@ -139,11 +162,18 @@ impl Coordinator {
                     // Whoever joins the tasks knows why.
                     None => std::future::pending().await,
                 },
-                () = self.nudge.notified() => self.acknowledge(&mut course),
+                () = self.nudge.notified() => {
+                    // What was read before is part of the next barrier's epoch at the latest.
+                    course.asked = Some(course.drawn.epoch.next());
+                    self.answer(&mut course);
+                }
                 _ = ticks.tick() => {
                     self.acknowledge(&mut course);
                     self.warn_if_late(&mut course);
                     (course.due, course.moved) = (true, true);
+                    if idle.is_some() {
+                        self.note(&mut course).await?;
+                    }
                     if !std::mem::take(&mut course.stored) && let Some(ledger) = idle.take() {
                         // Whoever stores nothing would not find out that another run has taken over.
                         writing = Some(Writing { doing: ledger.look(), formed: None, started: Instant::now() });
@@ -200,9 +230,40 @@ impl Coordinator {
         if !planted(Bug::PublishWithoutLog) {
             self.commit(round, sinks, started).await?;
         }
-        let ledger = ledger.publish(epoch, records).await?;
+        let (ledger, _) = ledger.publish(epoch, records).await?;
         (course.marked, course.stored) = ((epoch, total), true);
+        course.noted = (Instant::now(), self.manifest.sources.clone());
         Ok(ledger)
+    }
+
+    /// Writes a checkpoint that says where the sources stand, if the last one that does is old. Nothing is being stored, so
+    /// that this is what the marker says.
+    async fn note(&mut self, course: &mut Course) -> Result {
+        let (noted, before) = &course.noted;
+        if noted.elapsed() < (self.interval * NOTED_AFTER).min(NOTED_WITHIN) || *before == self.manifest.sources {
+            return Ok(());
+        }
+        let mut next = Manifest { sinks: self.all_published(Vec::new()), ..Manifest::default() };
+        let (epoch, total) = course.marked;
+        next.mark(&course.node, epoch, total, true);
+        let mut round = Round::new(Barrier { epoch: self.manifest.epoch, then: Then::GoOn }, []);
+        round.sources = self.manifest.sources.clone();
+        course.noted = (Instant::now(), self.manifest.sources.clone());
+        match self.commit(round, next.sinks, Instant::now()).await {
+            Err(fault) if fault.kind() == FaultKind::Checkpoint => {
+                tracing::warn!(pipeline = %self.pipeline, "where the sources stand could not be written into a checkpoint; it is beside the outputs: {}", fault.chain());
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Tells sources that have asked for it.
+    fn answer(&self, course: &mut Course) {
+        if let Some(upto) = course.asked {
+            self.acknowledge(course);
+            course.asked = Some(upto).filter(|upto| self.manifest.epoch < *upto);
+        }
     }
 
     /// Tells sources how far everything is stored: servers show it as lag, and let more be in flight.
@@ -248,7 +309,7 @@ fn tell(lines: &BTreeMap<TaskId, mpsc::Sender<Command>>, command: impl Fn() -> C
 }
 
 /// Waits until what is being written is; for ever if nothing is.
-async fn written(writing: &mut Option<Writing>) -> Result<Box<dyn Ledger>> {
+async fn written(writing: &mut Option<Writing>) -> Result<(Box<dyn Ledger>, Outcome)> {
     match writing {
         Some(Writing { doing, .. }) => doing.await,
         None => std::future::pending().await,

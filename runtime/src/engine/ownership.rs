@@ -17,14 +17,22 @@ pub struct Ownership {
     pipeline: Arc<str>,
     /// The run's name, which its checkpoints bear.
     run: Arc<str>,
+    /// The run whose checkpoint it begins from, whose place it takes.
+    before: Arc<str>,
     revision: AtomicU64,
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Ownership {
-    pub(crate) fn new(store: Arc<dyn Store>, pipeline: Arc<str>, run: Arc<str>, revision: Revision) -> Self {
-        Ownership { store, pipeline, run, revision: AtomicU64::new(revision.0) }
+    /// Of a run that begins from a checkpoint that the run `before` wrote.
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        pipeline: Arc<str>,
+        (run, before): (Arc<str>, Arc<str>),
+        revision: Revision,
+    ) -> Self {
+        Ownership { store, pipeline, run, before, revision: AtomicU64::new(revision.0) }
     }
 
     /// A name for a run, unlike that of any other.
@@ -39,18 +47,26 @@ impl Ownership {
     }
 
     /// Refuses to begin again from a checkpoint that another run has written since this one began or wrote its own: whoever
-    /// started later has taken over, and a restart after a fault is no start.
+    /// started later has taken over, and a restart after a fault is no start. The run whose place it takes may have written
+    /// one more.
     ///
     /// # Errors
     /// Another run has taken over.
     pub(crate) fn may_restart_from(&self, newest: Revision, manifest: &Manifest) -> Result {
         let since = newest.0 > self.revision.load(Ordering::Acquire);
-        if since && manifest.run != *self.run { Err(fenced(&self.pipeline)) } else { Ok(()) }
+        let known = manifest.run == *self.run || manifest.run == *self.before;
+        if since && !known { Err(fenced(&self.pipeline)) } else { Ok(()) }
     }
 
     /// The run has written this checkpoint.
     pub(crate) fn wrote(&self, revision: Revision) {
         self.revision.store(revision.0, Ordering::Release);
+    }
+
+    /// The fault of a run that another one has taken over from, if the newest checkpoint is known to be later than its own.
+    pub(crate) async fn lost(&self) -> Option<Fault> {
+        let (newest, _) = self.store.read(&self.pipeline).await.ok()??;
+        (newest.0 > self.revision.load(Ordering::Acquire)).then(|| fenced(&self.pipeline))
     }
 
     /// Waits until the newest checkpoint is known to be this run's. If another run has written one, it waits until the

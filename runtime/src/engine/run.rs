@@ -150,6 +150,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 // The same fault at the same place so often in a row will come again for ever.
 const SAME_FAULT: u32 = 10;
+// So many checkpoints of another run may come before the first of a start.
+const OVERTAKEN: u32 = 100;
 
 /// Runs a graph until it is asked to stop, its sources end, or it cannot go on.
 ///
@@ -205,7 +207,7 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
-    let (name, mut before) = (Ownership::name_run(), None::<Arc<Ownership>>);
+    let (name, mut before, mut overtaken) = (Ownership::name_run(), None::<Arc<Ownership>>, 0);
     loop {
         let mut stop = environment.stopper.watch();
         let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
@@ -218,7 +220,8 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let environment = &environment.clone().with(begin).with(Rewind(rewind));
         let first = from.manifest.epoch;
         let (store, pipeline) = (Arc::clone(&environment.store), graph.name.as_str().into());
-        let ownership = Arc::new(Ownership::new(store, pipeline, Arc::clone(&name), revision));
+        let runs = (Arc::clone(&name), from.manifest.run.as_str().into());
+        let ownership = Arc::new(Ownership::new(store, pipeline, runs, revision));
         before = Some(Arc::clone(&ownership));
         let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
         environment.metrics.watch_state(spill.clone());
@@ -230,6 +233,12 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         rewind &= reached.epoch == first;
         let fault = match ended {
             Ok(ended) => return Ok(ended),
+            // The run whose place it takes, or an earlier attempt of its own, has written one more checkpoint meanwhile; who
+            // it was is looked at before the next attempt.
+            Err(fault) if fault.kind() == FaultKind::Fenced && reached.epoch == first && overtaken < OVERTAKEN => {
+                overtaken += 1;
+                continue;
+            }
             Err(fault) if fault.retry() == Retry::Never => return Err(fault),
             Err(fault) => fault,
         };

@@ -272,7 +272,7 @@ async fn who_restarts_after_a_fault_does_not_take_over_from_who_started_since() 
         let from = source(&mut graph, "in", list.clone());
         let once = Arc::new(std::sync::atomic::AtomicU32::new(1));
         let fragile = operator(&mut graph, "fragile", from, Route::Forward, move || Fragile(7, Arc::clone(&once)));
-        sink(&mut graph, "out", fragile, CollectSink::new(Collected::default()));
+        sink(&mut graph, "out", fragile, CollectSink::<u32>::new(Collected::default()));
         Flow::start_with(graph, Arc::clone(&store), |environment| environment).unwrap()
     };
     let (mine, others) = (ListSource::new(numbers(5)).endless(), ListSource::new(numbers(5)).endless());
@@ -287,6 +287,25 @@ async fn who_restarts_after_a_fault_does_not_take_over_from_who_started_since() 
     others.feed(numbers(10));
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(second.metrics().restarts(), 1);
+    assert_eq!(second.drain().await.unwrap(), Ended::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_starter_takes_over_also_where_a_checkpoint_comes_between_its_look_and_its_first_one() {
+    let store = FailingStore::default();
+    let list = ListSource::new(numbers(10)).endless();
+    let start = || {
+        let mut graph = graph();
+        let from = source(&mut graph, "in", list.clone());
+        sink(&mut graph, "out", from, CollectSink::<u32>::new(Collected::default()));
+        Flow::start_with(graph, Arc::new(store.clone()), |environment| environment).unwrap()
+    };
+    let first = start();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    store.outdate(3);
+    let second = start();
+    let fault = first.finish().await.unwrap_err();
+    assert_eq!(fault.kind(), FaultKind::Fenced);
     assert_eq!(second.drain().await.unwrap(), Ended::Drained);
 }
 

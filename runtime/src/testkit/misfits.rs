@@ -65,6 +65,7 @@ pub struct FailingStore {
     inner: MemoryStore,
     refused: Arc<AtomicU32>,
     unconfirmed: Arc<AtomicU32>,
+    outdated: Arc<AtomicU32>,
 }
 
 impl FailingStore {
@@ -77,6 +78,11 @@ impl FailingStore {
     pub fn lose_confirmation(&self, times: u32) {
         self.unconfirmed.store(times, Ordering::SeqCst);
     }
+
+    /// The next `times` reads are outdated when they are answered: whoever wrote last has written once more.
+    pub fn outdate(&self, times: u32) {
+        self.outdated.store(times, Ordering::SeqCst);
+    }
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
@@ -85,7 +91,15 @@ fn take_one(counter: &AtomicU32) -> bool {
 
 impl Store for FailingStore {
     fn read<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<(Revision, Bytes)>> {
-        self.inner.read(pipeline)
+        Box::pin(async move {
+            let found = self.inner.read(pipeline).await?;
+            if let Some((revision, bytes)) = &found
+                && take_one(&self.outdated)
+            {
+                self.inner.write(pipeline, *revision, bytes.clone()).await?;
+            }
+            Ok(found)
+        })
     }
 
     fn write<'a>(&'a self, pipeline: &'a str, expected: Revision, manifest: Bytes) -> Stored<'a, Revision> {

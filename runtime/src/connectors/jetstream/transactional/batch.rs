@@ -30,6 +30,9 @@ impl Fence<'_> {
     }
 }
 
+/// The headers of a batch's message come on top of its own: so many bytes at most.
+pub(super) const HEADERS: usize = 256;
+
 /// So long an answer is waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 

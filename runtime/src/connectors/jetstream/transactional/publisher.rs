@@ -1,17 +1,18 @@
 //! [`Publisher`]: takes the marker of a sink over, and publishes the outputs of checkpoints behind it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Epoch, Fault, FaultKind, Marked, Outputs, Record, Result};
 use serde_json::Value;
 
-use super::batch::{Fence, publish};
+use super::batch::{Fence, HEADERS, publish};
 #[cfg(feature = "cli")]
 use super::marker::marker_subject;
 use super::marker::{Marker, reconcile};
-use crate::broker::{BrokerError, Js, Subject, codes};
+use crate::broker::{BrokerError, Js, Subject, codes, is_gone, matches};
 use crate::connectors::fault;
 use crate::engine::NodeMetrics;
 
@@ -50,9 +51,45 @@ pub(super) struct Publisher {
     /// Whether to believe that all outputs are published, whatever the marker says.
     pub(super) rewind: bool,
     pub(super) node: Option<Arc<NodeMetrics>>,
+    pub(super) most: Most,
 }
 
-/// A batch has so many outputs at most, and so many bytes.
+/// How many outputs the server takes in a batch, behind the marker, as far as it has said.
+#[derive(Clone)]
+pub(super) struct Most(Arc<AtomicUsize>);
+
+impl Default for Most {
+    fn default() -> Self {
+        // A batch has 1,000 messages unless the server's limits say less (`limits { batch { max_msgs } }`).
+        Most(Arc::new(AtomicUsize::new(999)))
+    }
+}
+
+impl Most {
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Learns from the refusal of a batch with so many outputs; how many it takes. None if it takes none.
+    fn learn(&self, sent: usize, refusal: &BrokerError) -> Option<usize> {
+        let words = refusal.to_string();
+        let told = words.rsplit(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty());
+        // The number is of messages, of which the marker is one. What is refused is too much in any case.
+        let told = told.and_then(|digits| digits.parse::<usize>().ok()).map_or(sent / 2, |most| most.saturating_sub(1));
+        let most = told.min(sent.saturating_sub(1));
+        (most > 0).then(|| self.0.fetch_min(most, Ordering::Relaxed).min(most))
+    }
+}
+
+/// What became of a batch.
+enum Stored {
+    /// It is stored.
+    At(At),
+    /// Nothing of it is: the server takes fewer messages at once.
+    TooLarge,
+}
+
+/// A batch of a checkpoint's outputs has so many at most, and so many bytes.
 const MOST: usize = 500;
 pub(super) const MOST_BYTES: usize = 8 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -71,7 +108,7 @@ impl Publisher {
     pub(super) async fn take_over(&self, kept: Option<&Outputs>) -> Result<At> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let found = self.read().await?;
+            let (last, found) = self.look_up().await?;
             let marker = match (&found, self.rewind, kept) {
                 (Some(At { marker, .. }), _, kept) if marker.is_ahead_of(kept) => marker.clone().owned_by(&self.owner),
                 (_, true, Some(kept)) => Marker::of(&self.owner, kept.epoch, kept.total, kept.total),
@@ -81,8 +118,7 @@ impl Publisher {
                     Marker::of(&self.owner, ckpt, next, total)
                 }
             };
-            let fence =
-                Fence { subject: &self.subject, expected: found.map_or(0, |at| at.seq), payload: marker.bytes() };
+            let fence = Fence { subject: &self.subject, expected: last, payload: marker.bytes() };
             match self.js.publish(self.subject.clone(), fence.headers(), fence.payload.clone()).await {
                 Ok(ack) => {
                     self.going_on();
@@ -103,27 +139,44 @@ impl Publisher {
         let goes_on = at.marker.ckpt == ckpt && !planted(Bug::LogFromStart);
         let mut next = if goes_on { usize::try_from(at.next()).unwrap_or(usize::MAX) } else { 0 };
         while let Some(rest) = records.get(next..).filter(|rest| !rest.is_empty()) {
-            let batch = rest.get(..fitting(rest)).unwrap_or(rest);
-            next += batch.len();
-            let marker = Marker::of(&self.owner, ckpt, next as u64, total);
-            at = self.store(at, marker, &[batch]).await?;
+            let batch = rest.get(..fitting(rest, MOST.min(self.most.get()))).unwrap_or(rest);
+            let behind = next + batch.len();
+            let marker = Marker::of(&self.owner, ckpt, behind as u64, total);
+            if let Stored::At(now) = self.store(&at, marker, &[batch]).await? {
+                (at, next) = (now, behind);
+            }
         }
         Ok(at)
     }
 
-    /// Stores outputs, and where the sources stood behind them.
+    /// Stores outputs, and where the sources stood behind them; nothing if they are more than the server takes at once.
     ///
     /// # Errors
     /// As [`publish`](Publisher::publish).
     pub(super) async fn store_ahead(
         &self,
-        at: At,
+        at: &At,
         epoch: Epoch,
         positions: Value,
         outputs: &[Arc<[Record]>],
-    ) -> Result<At> {
+    ) -> Result<Option<At>> {
         let batch: Vec<&[Record]> = outputs.iter().map(|outputs| &**outputs).collect();
-        self.store(at, Marker::ahead(&self.owner, epoch, positions), &batch).await
+        Ok(match self.store(at, Marker::ahead(&self.owner, epoch, positions), &batch).await? {
+            Stored::At(at) => Some(at),
+            Stored::TooLarge => None,
+        })
+    }
+
+    /// Looks whether a run can go on from the marker and what a checkpoint has kept; changes nothing.
+    ///
+    /// # Errors
+    /// They contradict each other, or the server refuses for good.
+    pub(super) async fn check(&self, kept: Option<&Outputs>) -> Result {
+        let found = self.read().await?.map(|at| at.marker);
+        if found.as_ref().is_some_and(|marker| marker.is_ahead_of(kept)) {
+            return Ok(());
+        }
+        reconcile(found.as_ref(), kept, &self.place()).map(drop)
     }
 
     /// Looks whether the marker is still as this run has written it.
@@ -151,40 +204,97 @@ impl Publisher {
     }
 
     /// Stores a marker and outputs in the place of the marker that is there.
-    async fn store(&self, at: At, marker: Marker, batch: &[&[Record]]) -> Result<At> {
-        let mut pause = FIRST_PAUSE;
+    async fn store(&self, at: &At, marker: Marker, batch: &[&[Record]]) -> Result<Stored> {
+        let (mut pause, mut incomplete) = (FIRST_PAUSE, 0);
         loop {
             let fence = Fence { subject: &self.subject, expected: at.seq, payload: marker.bytes() };
             let error = match publish(self.js.connection(), fence, batch).await {
                 Ok(seq) => {
                     self.going_on();
-                    return Ok(At { seq, marker });
+                    return Ok(Stored::At(At { seq, marker }));
                 }
                 Err(error) => error,
             };
+            if error.api_code() == Some(codes::ATOMIC_TOO_LARGE) {
+                return self.smaller(batch, error);
+            }
+            incomplete = if error.api_code() == Some(codes::ATOMIC_INCOMPLETE) { incomplete + 1 } else { 0 };
             self.wait(error, &mut pause).await?;
             // Whether it is stored, the marker tells: it is there with the outputs, or none of them is.
             match self.read().await? {
                 Some(found) if found.marker == marker => {
                     self.going_on();
-                    return Ok(found);
+                    return Ok(Stored::At(found));
                 }
-                Some(found) if found == at && planted(Bug::SwallowUnknown) => return Ok(At { marker, ..at }),
-                Some(found) if found == at => {}
+                Some(found) if found == *at && planted(Bug::SwallowUnknown) => {
+                    return Ok(Stored::At(At { marker, ..found }));
+                }
+                // Once, a leader may have gone in the middle of it.
+                Some(found) if found == *at && incomplete > 1 => self.say_what_is_missing(batch).await?,
+                Some(found) if found == *at => {}
                 found => return Err(self.contradicted(found)),
             }
         }
     }
 
-    /// Reads the marker, where writes are decided; tries again while nobody answers.
+    /// Learns how many messages the server takes at once.
+    fn smaller(&self, batch: &[&[Record]], refusal: BrokerError) -> Result<Stored> {
+        let sent = batch.iter().map(|records| records.len()).sum();
+        let Some(most) = self.most.learn(sent, &refusal) else {
+            let words = "effectively-once needs batches of at least two messages, a marker and an output: let the server take more (`limits { batch { max_msgs } }`)";
+            return Err(Fault::new(FaultKind::Setup, words).because(refusal));
+        };
+        tracing::info!(stream = self.stream, "the server takes batches of {} messages", most + 1);
+        Ok(Stored::TooLarge)
+    }
+
+    /// Of a batch all outputs but the last are stored without an answer of their own, so one that the stream does not take
+    /// is known from nothing but that the batch has a hole: says which one it is.
+    ///
+    /// # Errors
+    /// The user may not publish it.
+    async fn say_what_is_missing(&self, batch: &[&[Record]]) -> Result {
+        let records = || batch.iter().copied().flatten();
+        if let Some(error) = records().find_map(|record| self.js.connection().denied(record.subject())) {
+            return Err(fault(error));
+        }
+        let Ok(info) = self.js.stream(&self.stream).await else { return Ok(()) };
+        let most = usize::try_from(info.config.max_msg_size).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
+        let taken = |record: &Record| info.config.subjects.iter().any(|pattern| matches(pattern, record.subject()));
+        let size = |record: &Record| record.payload.len() + record.headers.wire_len() + HEADERS;
+        let why = if let Some(record) = records().find(|record| !taken(record)) {
+            format!("it takes no {}, only {}", record.subject(), info.config.subjects.join(", "))
+        } else if let Some(record) = records().find(|record| size(record) > most) {
+            let (subject, size) = (record.subject(), size(record));
+            format!(
+                "it takes {most} bytes in a message (max_msg_size), and one on {subject} has {size} with its headers"
+            )
+        } else {
+            "a part of the batch does not arrive".to_owned()
+        };
+        let why = format!("stream {} does not take a batch of outputs: {why}", self.stream);
+        tracing::warn!(stream = self.stream, "the output waits, and goes on when that is changed: {why}");
+        if let Some(node) = &self.node {
+            node.stalled(Some(why));
+        }
+        Ok(())
+    }
+
     async fn read(&self) -> Result<Option<At>> {
+        Ok(self.look_up().await?.1)
+    }
+
+    /// Reads the marker, where writes are decided, and the sequence of the last message in its place, which is another one
+    /// where the server has removed it and says so there. Tries again while nobody answers.
+    async fn look_up(&self) -> Result<(u64, Option<At>)> {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.js.last_message(&self.stream, &self.subject).await {
-                Ok(None) => return Ok(None),
+                Ok(None) => return Ok((0, None)),
+                Ok(Some(message)) if is_gone(&message.headers) => return Ok((message.seq, None)),
                 Ok(Some(message)) => {
                     let marker = Marker::read(&message.payload, &self.place())?;
-                    return Ok(Some(At { seq: message.seq, marker }));
+                    return Ok((message.seq, Some(At { seq: message.seq, marker })));
                 }
                 Err(error) => self.wait(error, &mut pause).await?,
             }
@@ -236,7 +346,10 @@ pub(crate) async fn marked(js: &Js, stream: &str, pipeline: &str, node: &str, ke
     let subject = marker_subject(pipeline, node, 0);
     let place = format!("{subject} of stream {stream}");
     let found = js.last_message(stream, &subject).await.map_err(fault)?;
-    let marker = found.map(|message| Marker::read(&message.payload, &place)).transpose()?;
+    let marker = found
+        .filter(|message| !is_gone(&message.headers))
+        .map(|message| Marker::read(&message.payload, &place))
+        .transpose()?;
     if let Some(marker) = marker.as_ref().filter(|marker| marker.is_ahead_of(Some(kept))) {
         return Ok(marker.marked());
     }
@@ -244,14 +357,14 @@ pub(crate) async fn marked(js: &Js, stream: &str, pipeline: &str, node: &str, ke
     Ok(Marked { epoch, total, positions: None })
 }
 
-/// How many of the records fit in one batch: at least one.
-fn fitting(records: &[Record]) -> usize {
+/// How many of the records, of so many at most, fit in one batch: at least one.
+fn fitting(records: &[Record], most: usize) -> usize {
     let mut bytes = 0;
     let fits = |record: &&Record| {
         bytes += record.subject.len() + record.headers.wire_len() + record.payload.len();
         bytes <= MOST_BYTES
     };
-    records.iter().take(MOST).take_while(fits).count().max(1)
+    records.iter().take(most).take_while(fits).count().max(1)
 }
 
 #[cfg(test)]
@@ -262,7 +375,8 @@ mod tests {
     fn a_batch_is_bounded_in_messages_and_bytes_and_takes_one_of_any_size() {
         let records = |count: usize, size: usize| vec![Record::of(vec![0_u8; size]); count];
         for (count, size, wanted) in [(1, 1, 1), (501, 1, 500), (3, 16 << 20, 1), (9, 4 << 20, 2), (9, 2 << 20, 4)] {
-            assert_eq!(fitting(&records(count, size)), wanted, "{count} of {size}");
+            assert_eq!(fitting(&records(count, size), MOST), wanted, "{count} of {size}");
         }
+        assert_eq!(fitting(&records(9, 1), 4), 4);
     }
 }

@@ -7,11 +7,12 @@ use millstream_operators::{Batch, Epoch, Fault, FaultKind, Ledger, Marked, Outpu
 use millstream_pipelines::graph::Subtask;
 use tokio::task::JoinHandle;
 
+use super::batch::HEADERS;
 use super::ledger::MarkerLedger;
 use super::marker::{marker_subject, marker_subjects};
-use super::publisher::{At, Publisher};
+use super::publisher::{At, Most, Publisher};
 use super::stream::prepare;
-use crate::broker::{Connection, Subject};
+use crate::broker::Subject;
 use crate::connectors::jetstream::JetStreamWrite;
 use crate::connectors::jetstream::messages::Messages;
 use crate::connectors::{Connections, Purpose};
@@ -34,7 +35,6 @@ pub struct TransactionalSink {
     node: Option<Arc<NodeMetrics>>,
     nudge: Option<Arc<Nudge>>,
     rewind: bool,
-    connection: Option<Connection>,
     publisher: Option<Publisher>,
     at: Option<At>,
     // What came since the last barrier, and what the checkpoint on its way has.
@@ -46,6 +46,9 @@ pub struct TransactionalSink {
     // Whether what is kept goes out by a ledger.
     hands_over: bool,
     limit: SizeLimit,
+    // How large a message may be, without the headers of a batch.
+    max: usize,
+    most: Most,
 }
 
 /// Which subtask of which sink it is.
@@ -75,7 +78,6 @@ impl TransactionalSink {
             nudge: subtask.resources.get(),
             rewind: subtask.resources.get::<Rewind>().is_some_and(|rewind| rewind.0),
             place: Place { pipeline, node, index: subtask.index },
-            connection: None,
             publisher: None,
             at: None,
             kept: Vec::new(),
@@ -85,6 +87,8 @@ impl TransactionalSink {
             publishing: None,
             hands_over: false,
             limit: SizeLimit::default(),
+            max: usize::MAX,
+            most: Most::default(),
         })
     }
 
@@ -106,6 +110,7 @@ impl TransactionalSink {
             owner: inbox.rsplit('.').next().unwrap_or(&inbox).to_owned(),
             rewind: self.rewind,
             node: self.node.clone(),
+            most: self.most.clone(),
             js,
         })
     }
@@ -128,10 +133,23 @@ impl Sink for TransactionalSink {
 
     async fn open(&mut self) -> Result {
         let js = self.connections.js(Purpose::Write).await?;
-        prepare(&js, self.messages.write(), &marker_subjects(&self.place.pipeline, &self.place.node)).await?;
-        self.limit.set(js.connection().max_payload().saturating_sub(HEADERS));
-        self.connection = Some(js.connection().clone());
+        let markers = marker_subjects(&self.place.pipeline, &self.place.node);
+        let config = prepare(&js, self.messages.write(), &markers).await?;
+        let of_stream = usize::try_from(config.max_msg_size).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
+        self.max = js.connection().max_payload().min(of_stream).saturating_sub(HEADERS);
+        self.limit.set(self.max);
         Ok(())
+    }
+
+    async fn check(&mut self, from: &[Outputs]) -> Result {
+        if self.rewind {
+            return Ok(());
+        }
+        let (mine, others): (Vec<_>, Vec<_>) = from.iter().partition(|outputs| outputs.subtask == self.place.index);
+        for outputs in others {
+            self.publisher(outputs.subtask).await?.check(Some(outputs)).await?;
+        }
+        self.publisher(self.place.index).await?.check(mine.into_iter().next()).await
     }
 
     async fn resume(&mut self, from: Vec<Outputs>) -> Result<Option<Marked>> {
@@ -163,9 +181,8 @@ impl Sink for TransactionalSink {
 
     async fn write(&mut self, batch: Batch<Vec<Record>>) -> Result {
         let parts = batch.into_parts();
-        let max = self.connection.as_ref().map_or(usize::MAX, Connection::max_payload).saturating_sub(HEADERS);
         for (row, record) in parts.rows.into_iter().enumerate() {
-            let message = self.messages.message(record, parts.origins.as_ref(), row, max)?;
+            let message = self.messages.message(record, parts.origins.as_ref(), row, self.max)?;
             self.bytes += message.size();
             self.kept.push(message.into_record());
         }
@@ -215,9 +232,6 @@ impl Sink for TransactionalSink {
         std::future::pending().await
     }
 }
-
-/// The headers of a batch, which come on top of a message's own.
-const HEADERS: usize = 256;
 
 /// A task that publishes; it ends with the sink.
 struct Publishing(JoinHandle<Result<At>>);

@@ -42,12 +42,12 @@ fn settings_that_lack(config: &StreamConfig, markers: &str) -> Vec<String> {
     lacks
 }
 
-/// Finds or makes the stream, and refuses one that outputs cannot be stored in once. With `create` it is given what it
-/// lacks, where that can be changed.
+/// Finds or makes the stream, and refuses one that outputs cannot be stored in once; how it is configured then. With `create`
+/// it is given what it lacks, where that can be changed.
 ///
 /// # Errors
 /// The server does not answer, is too old, or refuses; or the stream will not do: then what it lacks is named.
-pub(super) async fn prepare(js: &Js, write: &JetStreamWrite, markers: &str) -> Result {
+pub(super) async fn prepare(js: &Js, write: &JetStreamWrite, markers: &str) -> Result<StreamConfig> {
     let name = &write.stream;
     let level = level_of(js, name).await?;
     if level < Some(ApiLevel::ATOMIC_BATCHES) {
@@ -76,7 +76,7 @@ pub(super) async fn prepare(js: &Js, write: &JetStreamWrite, markers: &str) -> R
     }
     let lacks = lacks(&info.config, markers, true);
     match lacks.is_empty() {
-        true => Ok(()),
+        true => Ok(info.config),
         false => Err(refused(
             name,
             &format!("it needs {}: change the stream, or let the sink do it (`create`)", lacks.join(", ")),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_operators::{Epoch, Fault, FaultKind, Ledger, Record, Result, Written};
+use millstream_operators::{Epoch, Fault, FaultKind, Ledger, Outcome, Record, Result, Written};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -20,9 +20,6 @@ pub(super) struct MarkerLedger {
     worker: Handle,
 }
 
-/// A batch has 1,000 messages at most, of which the marker is one.
-const MOST: usize = 999;
-
 impl MarkerLedger {
     /// The ledger of the sink that has `publisher`; made on the sink's worker.
     pub(super) fn new(publisher: Publisher, at: At) -> Self {
@@ -30,12 +27,12 @@ impl MarkerLedger {
     }
 
     /// Does something on the sink's worker, and ends it if nobody waits for it any more.
-    fn written(self, work: impl Future<Output = Result<(Publisher, At)>> + Send + 'static) -> Written {
+    fn written(self, work: impl Future<Output = Result<(Publisher, At, Outcome)>> + Send + 'static) -> Written {
         let worker = self.worker;
         let working = Working(worker.spawn(work));
         Box::pin(async move {
-            let (publisher, at) = working.done().await?;
-            Ok(Box::new(MarkerLedger { publisher, at, worker }) as Box<dyn Ledger>)
+            let (publisher, at, outcome) = working.done().await?;
+            Ok((Box::new(MarkerLedger { publisher, at, worker }) as Box<dyn Ledger>, outcome))
         })
     }
 }
@@ -44,8 +41,10 @@ impl Ledger for MarkerLedger {
     fn store(self: Box<Self>, epoch: Epoch, positions: Value, outputs: Vec<Arc<[Record]>>) -> Written {
         let (publisher, at) = (self.publisher.clone(), self.at.clone());
         self.written(async move {
-            let at = publisher.store_ahead(at, epoch, positions, &outputs).await?;
-            Ok((publisher, at))
+            match publisher.store_ahead(&at, epoch, positions, &outputs).await? {
+                Some(at) => Ok((publisher, at, Outcome::Done)),
+                None => Ok((publisher, at, Outcome::TooLarge)),
+            }
         })
     }
 
@@ -53,7 +52,7 @@ impl Ledger for MarkerLedger {
         let (publisher, at) = (self.publisher.clone(), self.at.clone());
         self.written(async move {
             let at = publisher.publish(at, epoch, &outputs).await?;
-            Ok((publisher, at))
+            Ok((publisher, at, Outcome::Done))
         })
     }
 
@@ -61,20 +60,20 @@ impl Ledger for MarkerLedger {
         let (publisher, at) = (self.publisher.clone(), self.at.clone());
         self.written(async move {
             publisher.look(&at).await?;
-            Ok((publisher, at))
+            Ok((publisher, at, Outcome::Done))
         })
     }
 
     fn most(&self) -> (usize, usize) {
-        (MOST, MOST_BYTES)
+        (self.publisher.most.get(), MOST_BYTES)
     }
 }
 
 /// A task that ends with whoever waits for it.
-struct Working(JoinHandle<Result<(Publisher, At)>>);
+struct Working(JoinHandle<Result<(Publisher, At, Outcome)>>);
 
 impl Working {
-    async fn done(mut self) -> Result<(Publisher, At)> {
+    async fn done(mut self) -> Result<(Publisher, At, Outcome)> {
         (&mut self.0).await.unwrap_or_else(|error| {
             Err(Fault::new(FaultKind::Panic, "the task that stores outputs is gone").because(error))
         })
