@@ -100,7 +100,7 @@ fn text(graph: &Graph) -> String {
             .collect();
         let _ = writeln!(out, "  {} x {}", stage.parallelism, steps.join(" | "));
     }
-    if let Some(protocol) = protocol(graph, &Resources::default()) {
+    if let Some(protocol) = protocol(graph, &Resources::on_paper()) {
         let _ = writeln!(out, "effectively once: {protocol}");
     }
     out

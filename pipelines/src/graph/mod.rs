@@ -199,6 +199,11 @@ pub struct Subtask {
 pub struct Resources(Arc<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl Resources {
+    /// For nodes that are made only to be asked what they keep, and never run.
+    pub fn on_paper() -> Self {
+        Resources::default().with(OnPaper)
+    }
+
     /// The same resources, and one more of type `T`.
     #[must_use]
     pub fn with<T: Any + Send + Sync>(self, resource: T) -> Self {
@@ -218,6 +223,11 @@ impl Resources {
         self.0.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok())
     }
 }
+
+/// Among the [`Resources`] it says that the node is made only to be asked what it keeps: nothing is to be connected, and what
+/// is missing for a run need not be missed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnPaper;
 
 /// The engine's clock among the [`Resources`], for operators that need the time once a batch.
 #[derive(Clone)]

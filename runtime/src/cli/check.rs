@@ -42,7 +42,7 @@ fn summary(graph: &Graph) -> String {
     let guarantee = match graph.settings.guarantee {
         Guarantee::AtMostOnce => "at most once",
         Guarantee::AtLeastOnce => "at least once",
-        Guarantee::EffectivelyOnce => match protocol(graph, &Resources::default()) {
+        Guarantee::EffectivelyOnce => match protocol(graph, &Resources::on_paper()) {
             Some(Protocol::Stateless { .. }) => "effectively once (stateless)",
             _ => "effectively once (stateful)",
         },

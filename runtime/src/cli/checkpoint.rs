@@ -165,7 +165,12 @@ impl Place {
         let js = self.connections.js(Purpose::Control).await?;
         let kept = manifest.sinks.get(&node).into_iter().flatten().find(|log| log.subtask == 0);
         let kept = kept.map(OutputLog::without_records).unwrap_or_default();
-        let found = marked(&js, stream, &self.pipeline, &node, &kept).await?;
+        let (found, published) = marked(&js, stream, &self.pipeline, &node, &kept).await?;
+        if !published {
+            // Whoever starts from it publishes the rest of the log first, and then goes on by checkpoints.
+            manifest.sinks.values_mut().flatten().for_each(|log| log.ahead = false);
+            return Ok(manifest);
+        }
         if let Some(positions) = found.positions {
             manifest.sources = serde_json::from_value(positions).map_err(|error| {
                 Fault::new(FaultKind::Checkpoint, "the positions in the marker cannot be read").because(error).at(&node)

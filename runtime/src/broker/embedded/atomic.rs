@@ -12,8 +12,6 @@ use super::turn::Turn;
 use super::wishes::Wishes;
 use crate::broker::{ApiError, Outgoing, codes};
 
-/// The most messages of a batch.
-const MOST_MESSAGES: u64 = 1000;
 /// The most open batches of a stream.
 const MOST_BATCHES: usize = 50;
 /// After so many nanoseconds without a message a batch is abandoned.
@@ -74,10 +72,10 @@ impl Stream {
             return Err(refusal(400, 10175, "atomic publish sequence is missing"));
         };
         let (commit, end_only) = (wishes.batch_commit.is_some(), wishes.batch_commit == Some("eob"));
-        let too_large = seq - u64::from(end_only && seq > 0) > MOST_MESSAGES;
+        let too_large = seq - u64::from(end_only && seq > 0) > turn.max_batch;
         if !self.atomic.0.contains_key(id) {
             if seq != 1 {
-                return Err(if too_large { batch_too_large() } else { incomplete() });
+                return Err(if too_large { batch_too_large(turn) } else { incomplete() });
             }
             if self.atomic.0.len() >= MOST_BATCHES {
                 return Err(refusal(429, codes::ATOMIC_TOO_MANY, "atomic publish too many inflight"));
@@ -95,7 +93,7 @@ impl Stream {
         }
         if too_large {
             self.abandon(id, "large", turn);
-            return Err(batch_too_large());
+            return Err(batch_too_large(turn));
         }
         if !end_only {
             batch.messages.push(message.clone());
@@ -161,8 +159,8 @@ fn incomplete() -> ApiError {
     refusal(400, codes::ATOMIC_INCOMPLETE, "atomic publish batch is incomplete")
 }
 
-fn batch_too_large() -> ApiError {
-    refusal(400, codes::ATOMIC_TOO_LARGE, format!("atomic publish batch is too large: {MOST_MESSAGES}"))
+fn batch_too_large(turn: &Turn<'_>) -> ApiError {
+    refusal(400, codes::ATOMIC_TOO_LARGE, format!("atomic publish batch is too large: {}", turn.max_batch))
 }
 
 #[cfg(test)]

@@ -34,10 +34,12 @@ pub(super) struct State {
     js: JetStream,
     due: Due,
     last_inbox: u64,
+    max_batch: u64,
 }
 
 impl Core {
     pub(super) fn new(options: EmbeddedOptions, hook: Option<Arc<dyn Hook>>) -> Arc<Self> {
+        let max_batch = options.max_batch;
         Arc::new(Core {
             options,
             link: watch::Sender::new(LinkState { connected: true, generation: 1 }),
@@ -46,6 +48,7 @@ impl Core {
                 js: JetStream::default(),
                 due: Due::default(),
                 last_inbox: 0,
+                max_batch,
             }),
             hook,
             started: Instant::now(),
@@ -151,8 +154,8 @@ impl State {
     fn on_time(&mut self, now: i64) {
         if self.due.take(now) {
             let mut advisories = Vec::new();
-            let State { router, js, due, .. } = self;
-            js.on_time(&mut Turn { now, router, due, advisories: &mut advisories });
+            let State { router, js, due, max_batch, .. } = self;
+            js.on_time(&mut Turn { now, router, due, advisories: &mut advisories, max_batch: *max_batch });
             self.publish_all(advisories, now);
         }
     }
@@ -161,8 +164,9 @@ impl State {
         // The driver may be late: what is due comes first all the same.
         self.on_time(now);
         let mut advisories = Vec::new();
-        let State { router, js, due, .. } = self;
-        let taken = js.take(&message, &mut Turn { now, router, due, advisories: &mut advisories });
+        let State { router, js, due, max_batch, .. } = self;
+        let taken =
+            js.take(&message, &mut Turn { now, router, due, advisories: &mut advisories, max_batch: *max_batch });
         if !taken || self.router.hears(&message.subject) {
             let (reply, subject) = (message.reply.clone(), message.subject.clone());
             let heard = self.router.deliver(into_incoming(message));

@@ -63,6 +63,8 @@ pub struct Embedded(Arc<core::Core>);
 pub struct EmbeddedOptions {
     /// The largest message it takes, headers included.
     pub max_payload: usize,
+    /// The most messages of an atomic batch.
+    pub max_batch: u64,
     /// The wall-clock time at which it starts, in nanoseconds since the epoch; fixed, so that runs are alike.
     pub started_at: i64,
 }
@@ -70,7 +72,7 @@ pub struct EmbeddedOptions {
 impl Default for EmbeddedOptions {
     fn default() -> Self {
         // 2026-01-01T00:00:00Z.
-        EmbeddedOptions { max_payload: 1 << 20, started_at: 1_767_225_600_000_000_000 }
+        EmbeddedOptions { max_payload: 1 << 20, max_batch: 1_000, started_at: 1_767_225_600_000_000_000 }
     }
 }
 

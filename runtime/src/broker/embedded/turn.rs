@@ -17,6 +17,8 @@ pub(super) struct Turn<'a> {
     pub(super) due: &'a mut Due,
     /// Advisories, which go through the broker like a client's messages once the operation is done.
     pub(super) advisories: &'a mut Vec<Outgoing>,
+    /// The most messages of an atomic batch.
+    pub(super) max_batch: u64,
 }
 
 impl Turn<'_> {

@@ -93,7 +93,7 @@ impl Facts {
             None => None,
         };
         let version = js.connection().server_version();
-        let protocol = graph.and_then(|graph| protocol(graph, &Resources::default()));
+        let protocol = graph.and_then(|graph| protocol(graph, &Resources::on_paper()));
         Facts { place, version, account, streams, protocol, bucket }
     }
 

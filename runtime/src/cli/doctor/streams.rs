@@ -61,6 +61,7 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
                 lacks.join(", ")
             ));
         }
+        marking(config, findings);
     }
     match access {
         Access::Read { subjects, shared, .. } => {
@@ -71,6 +72,21 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
         Access::Write { extend: true, dedup, .. } => writing(config, None, *dedup, findings),
         Access::Write { subjects, dedup, .. } => writing(config, subjects.as_deref(), *dedup, findings),
         _ => {}
+    }
+}
+
+/// What limits do to the marker of outputs that are stored once.
+fn marking(config: &StreamConfig, findings: &mut Findings) {
+    if config.discard != Discard::Old {
+        return;
+    }
+    if (1..=1_000).contains(&config.max_msgs) {
+        findings.error(format!(
+            "max_msgs {} lets a batch of outputs push out its own marker, and then no start goes on from it: raise it far above 1,000",
+            config.max_msgs
+        ));
+    } else if config.max_age > 0 || config.max_msgs > 0 || config.max_bytes > 0 {
+        findings.warning("its limits discard old messages, the marker that says how far the outputs are as well: where a pipeline without state was down for so long, it starts again with --rewind only, and the last outputs come twice; make them longer than any outage");
     }
 }
 

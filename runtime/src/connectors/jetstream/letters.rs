@@ -82,8 +82,8 @@ fn is_ours(name: &str) -> bool {
     name.get(..9).is_some_and(|begin| begin.eq_ignore_ascii_case("Mill-Dlq-"))
 }
 
-// JetStream keeps the length of headers in 16 bits.
-const MOST_HEADERS: usize = u16::MAX as usize;
+// JetStream keeps the length of headers in 16 bits. Those of a batch, or the id, come on top.
+const MOST_HEADERS: usize = u16::MAX as usize - 256;
 // The names of headers that are not whole are one more.
 const LONGEST_NAMES: usize = 1024;
 const TRUNCATED: &str = "Mill-Dlq-Truncated";

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use millstream_operators::{Fault, FaultKind, Result, Table};
-use millstream_pipelines::graph::Subtask;
+use millstream_pipelines::graph::{OnPaper, Subtask};
 use tokio::task::JoinSet;
 
 use crate::broker::Connections;
@@ -63,6 +63,9 @@ impl Tables {
 
 /// The table of a bucket, of the pipeline that a subtask belongs to.
 fn table_of(bucket: &str, subtask: &Subtask) -> Result<Table> {
+    if subtask.resources.get::<OnPaper>().is_some() {
+        return Ok(Table::default());
+    }
     let tables: Option<Arc<Tables>> = subtask.resources.get();
     let none = || Fault::new(FaultKind::Setup, "there are no tables here: run it with `millstream::run` or a `Launch`");
     Ok(tables.ok_or_else(none)?.table(bucket, subtask))

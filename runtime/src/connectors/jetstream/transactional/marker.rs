@@ -107,7 +107,10 @@ pub(super) fn reconcile(marker: Option<&Marker>, kept: Option<&Outputs>, place: 
     match marker {
         // It went with the outputs, by age or by hand, when nothing of them was to be published any more.
         None if kept.published && !kept.ahead => Ok((kept.epoch, kept.total, kept.total)),
-        None if kept.ahead => Err(lost("is not there, and where the sources stand is known from it alone", place)),
+        None if kept.ahead => Err(stop(format!(
+            "the marker on {place} is not there, and where the sources stand is known from it alone: the stream was purged, limited, recreated or restored from an older copy, or is another one than before. Start under a new pipeline name, or with --rewind to go on from where they stood at checkpoint {}: outputs since then come twice",
+            kept.epoch
+        ))),
         None => Err(lost(&format!("is not there, and the outputs of checkpoint {} may be", kept.epoch), place)),
         Some(marker) if marker.ckpt == kept.epoch => match marker.total == kept.total && marker.next <= kept.total {
             true if kept.published && marker.next < kept.total => Err(lost(

@@ -125,7 +125,7 @@ impl Publisher {
                     return Ok(At { seq: ack.seq, marker });
                 }
                 // Somebody else wrote it meanwhile, which may be right up to now: look again.
-                Err(error) => self.wait(error, &mut pause).await?,
+                Err(error) => self.wait(error, &mut pause, false).await?,
             }
         }
     }
@@ -218,8 +218,12 @@ impl Publisher {
             if error.api_code() == Some(codes::ATOMIC_TOO_LARGE) {
                 return self.smaller(batch, error);
             }
-            incomplete = if error.api_code() == Some(codes::ATOMIC_INCOMPLETE) { incomplete + 1 } else { 0 };
-            self.wait(error, &mut pause).await?;
+            // Whether it is one in the middle or the last.
+            let is_missing =
+                error.api_code() == Some(codes::ATOMIC_INCOMPLETE) || matches!(error, BrokerError::NoResponders { .. });
+            incomplete = if is_missing { incomplete + 1 } else { 0 };
+            // What is missing was said already, in better words.
+            self.wait(error, &mut pause, incomplete > 2).await?;
             // Whether it is stored, the marker tells: it is there with the outputs, or none of them is.
             match self.read().await? {
                 Some(found) if found.marker == marker => {
@@ -296,13 +300,13 @@ impl Publisher {
                     let marker = Marker::read(&message.payload, &self.place())?;
                     return Ok((message.seq, Some(At { seq: message.seq, marker })));
                 }
-                Err(error) => self.wait(error, &mut pause).await?,
+                Err(error) => self.wait(error, &mut pause, false).await?,
             }
         }
     }
 
     /// Waits a moment after an error, if it may pass.
-    async fn wait(&self, error: BrokerError, pause: &mut Duration) -> Result {
+    async fn wait(&self, error: BrokerError, pause: &mut Duration, quietly: bool) -> Result {
         let for_good = matches!(
             error,
             BrokerError::Permission { .. }
@@ -317,7 +321,7 @@ impl Publisher {
             error.api_code(),
             Some(codes::WRONG_LAST_SEQUENCE | codes::WRONG_LAST_SEQUENCE_IN_PROCESS | codes::ATOMIC_INCOMPLETE)
         );
-        if expected {
+        if expected || quietly {
             tracing::debug!(stream = self.stream, "looking at the marker again: {error}");
         } else {
             tracing::warn!(stream = self.stream, "the output waits, trying again in {pause:?}: {error}");
@@ -337,12 +341,19 @@ impl Publisher {
     }
 }
 
-/// What the marker of a sink says next to what a checkpoint has kept, without taking it over.
+/// What the marker of a sink says next to what a checkpoint has kept, without taking it over, and whether all outputs that the
+/// checkpoint has are published.
 ///
 /// # Errors
 /// They contradict each other, or nobody answers.
 #[cfg(feature = "cli")]
-pub(crate) async fn marked(js: &Js, stream: &str, pipeline: &str, node: &str, kept: &Outputs) -> Result<Marked> {
+pub(crate) async fn marked(
+    js: &Js,
+    stream: &str,
+    pipeline: &str,
+    node: &str,
+    kept: &Outputs,
+) -> Result<(Marked, bool)> {
     let subject = marker_subject(pipeline, node, 0);
     let place = format!("{subject} of stream {stream}");
     let found = js.last_message(stream, &subject).await.map_err(fault)?;
@@ -351,10 +362,10 @@ pub(crate) async fn marked(js: &Js, stream: &str, pipeline: &str, node: &str, ke
         .map(|message| Marker::read(&message.payload, &place))
         .transpose()?;
     if let Some(marker) = marker.as_ref().filter(|marker| marker.is_ahead_of(Some(kept))) {
-        return Ok(marker.marked());
+        return Ok((marker.marked(), true));
     }
-    let (epoch, _, total) = reconcile(marker.as_ref(), Some(kept), &place)?;
-    Ok(Marked { epoch, total, positions: None })
+    let (epoch, next, total) = reconcile(marker.as_ref(), Some(kept), &place)?;
+    Ok((Marked { epoch, total, positions: None }, next == total))
 }
 
 /// How many of the records, of so many at most, fit in one batch: at least one.

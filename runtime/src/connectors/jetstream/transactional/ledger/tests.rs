@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::super::tests::Losing;
 use crate::broker::{Embedded, EmbeddedOptions, Hook, Js, Outgoing, Purge, StreamConfig};
 use crate::checkpoint::{Manifest, MemoryStore, Revision, Store};
-use crate::connectors::{Connections, jetstream, jetstream_to};
+use crate::connectors::{Connections, JetStreamFrom, JetStreamTo, jetstream, jetstream_to};
 use crate::engine::{Ended, Environment};
 use crate::testkit::Flow;
 
@@ -35,12 +35,20 @@ fn rows(row: &str) -> Vec<String> {
 
 /// `paced`, its outputs wait for checkpoints.
 fn graph(interval: Duration, paced: bool) -> Graph {
+    graph_of(jetstream("IN"), created(), interval, paced)
+}
+
+fn created() -> JetStreamTo {
+    jetstream_to("OUT").create(["out.>"])
+}
+
+fn graph_of(source: JetStreamFrom, sink: JetStreamTo, interval: Duration, paced: bool) -> Graph {
     let pipeline = Pipeline::new("p").settings(|settings| {
         settings.guarantee = Guarantee::EffectivelyOnce;
         settings.checkpoint_interval = interval;
     });
-    let lines = pipeline.source("in", jetstream("IN").text().stop_on_rejected());
-    let out = jetstream_to("OUT").create(["out.>"]).text().subject("out.all").stop_on_rejected();
+    let lines = pipeline.source("in", source.text().stop_on_rejected());
+    let out = sink.text().subject("out.all").stop_on_rejected();
     match paced {
         true => lines.throttle("paced", 1_000_000, SECOND).flat_map("rows", |row: String| rows(&row)).sink("out", out),
         false => lines.flat_map("rows", |row: String| rows(&row)).sink("out", out),
@@ -50,8 +58,12 @@ fn graph(interval: Duration, paced: bool) -> Graph {
 
 impl World {
     async fn new() -> World {
+        World::with(EmbeddedOptions::default()).await
+    }
+
+    async fn with(options: EmbeddedOptions) -> World {
         let losing = Arc::<Losing>::default();
-        let broker = Embedded::with_hook(EmbeddedOptions::default(), Arc::clone(&losing) as Arc<dyn Hook>);
+        let broker = Embedded::with_hook(options, Arc::clone(&losing) as Arc<dyn Hook>);
         let js = Js::new(broker.connect());
         js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
         World { broker, losing, js, store: Arc::new(MemoryStore::default()) }
@@ -262,4 +274,113 @@ async fn positions_go_on_without_outputs_when_the_interval_is_over() {
     let marker = world.js.last_message("OUT", "mill.txn.p.out.0").await.unwrap().unwrap();
     let marker: serde_json::Value = serde_json::from_slice(&marker.payload).unwrap();
     assert_eq!(marker["positions"]["in"][0]["position"]["sequence"], 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_may_have_little_in_flight_goes_on_long_before_the_interval_is_over() {
+    let world = World::new().await;
+    let flow = world.start(graph_of(jetstream("IN").max_ack_pending(4), created(), HOUR, false));
+    let fed: Vec<String> = (0..500).map(|row| row.to_string()).collect();
+    world.feed(&fed.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    world.until(500).await;
+    flow.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_smaller_batches_gets_smaller_ones() {
+    for paced in [false, true] {
+        let world = World::with(EmbeddedOptions { max_batch: 100, ..EmbeddedOptions::default() }).await;
+        let many: Vec<String> = (0..300).map(|row| row.to_string()).collect();
+        let fed: Vec<&str> =
+            ["a*1", "b*250", "c*99", "d*100"].into_iter().chain(many.iter().map(String::as_str)).collect();
+        world.feed(&fed).await;
+        let flow = world.start(graph(SECOND, paced));
+        world.until(750).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+        assert_eq!(world.stored().await, all(&fed), "{paced}");
+    }
+    let world = World::with(EmbeddedOptions { max_batch: 1, ..EmbeddedOptions::default() }).await;
+    world.feed(&["1"]).await;
+    let told = world.refused().await.chain();
+    assert!(told.contains("at least two messages") && told.contains("max_msgs"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_that_the_stream_does_not_take_is_named_and_waits_until_it_does() {
+    for paced in [false, true] {
+        let world = World::new().await;
+        let other = StreamConfig::new("OUT", ["out.some", "mill.txn.p.out.*"]);
+        let config = StreamConfig { allow_atomic: true, allow_rollup_hdrs: true, ..other };
+        world.js.create_stream(&config).await.unwrap();
+        world.feed(&["1*3"]).await;
+        let flow = world.start(graph_of(jetstream("IN"), jetstream_to("OUT"), SECOND, paced));
+        sleep(Duration::from_secs(30)).await;
+        let nodes = flow.metrics().nodes();
+        let told = nodes.iter().find_map(|node| node.stalled.clone()).unwrap();
+        assert!(told.contains("it takes no out.all, only out.some"), "{told}");
+        let subjects = vec!["out.>".to_owned(), "mill.txn.p.out.*".to_owned()];
+        world.js.update_stream(&StreamConfig { subjects, ..config }).await.unwrap();
+        world.until(3).await;
+        flow.drain().await.unwrap();
+        assert_eq!(world.stored().await, all(&["1*3"]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_from_a_savepoint_that_is_refused_leaves_the_newest_checkpoint_as_it_was() {
+    for paced in [false, true] {
+        let world = World::new().await;
+        world.feed(&["1"]).await;
+        let flow = world.start(graph(SECOND, paced));
+        world.until(1).await;
+        flow.drain().await.unwrap();
+        let (_, early) = world.store.read("p").await.unwrap().unwrap();
+        world.store.save("p", "early", early).await.unwrap();
+        world.feed(&["2"]).await;
+        let flow = world.start(graph(SECOND, paced));
+        world.until(2).await;
+        flow.drain().await.unwrap();
+        let newest = world.store.read("p").await.unwrap();
+        let from_early = |environment| Environment { savepoint: Some("early".to_owned()), ..environment };
+        for _ in 0..4 {
+            let flow = world.start_as(graph(SECOND, paced), from_early);
+            let told = timeout(Duration::from_secs(60), flow.finish()).await.unwrap().unwrap_err().to_string();
+            assert!(told.contains("--rewind"), "{told}");
+        }
+        assert_eq!(world.store.read("p").await.unwrap(), newest);
+        world.feed(&["3"]).await;
+        let flow = world.start(graph(SECOND, paced));
+        world.until(3).await;
+        flow.drain().await.unwrap();
+        assert_eq!(world.stored().await, all(&["1", "2", "3"]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_sources_stood_is_in_a_checkpoint_too_now_and_then_so_that_little_comes_twice_when_the_marker_is_lost() {
+    let world = World::new().await;
+    let flow = world.start(graph(SECOND, false));
+    let mut fed = Vec::new();
+    for second in 0..40 {
+        fed.push(second.to_string());
+        world.feed(&[&second.to_string()]).await;
+        sleep(SECOND).await;
+    }
+    flow.crash().await;
+    let (_, manifest) = world.newest().await;
+    assert!(manifest.ahead() == Some("out") && (25..=40).contains(&at(&manifest)), "{}", at(&manifest));
+    // By itself it goes on from the marker.
+    let flow = world.start(graph(SECOND, false));
+    sleep(Duration::from_secs(5)).await;
+    flow.crash().await;
+    assert_eq!(world.stored().await, all(&fed.iter().map(String::as_str).collect::<Vec<_>>()));
+    let before = at(&world.newest().await.1);
+    let all_markers = Purge { filter: Some("mill.txn.>".into()), ..Purge::default() };
+    world.js.purge("OUT", &all_markers).await.unwrap();
+    let told = world.refused().await.to_string();
+    assert!(told.contains("come twice"), "{told}");
+    let flow = world.start_as(graph(SECOND, false), |environment| Environment { rewind: true, ..environment });
+    sleep(Duration::from_secs(5)).await;
+    flow.crash().await;
+    assert_eq!(world.stored().await.len() as u64, 40 + 40 - before);
 }
