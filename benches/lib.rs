@@ -1,5 +1,31 @@
 //! What the benchmarks share.
 
+mod cost;
+mod piped;
+mod reader;
+mod size;
+mod streams;
+
+pub use cost::Cost;
+pub use piped::piped;
+pub use reader::{Reader, connect, waiting};
+pub use size::Size;
+pub use streams::{OUT_SUBJECT, Streams, Takes};
+
+/// Whatever ends a benchmark; it is for people only.
+pub type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// The value in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle), middle.checked_sub(1).and_then(|below| values.get(below))) {
+        (0, Some(above), Some(below)) => (above + below) / 2.0,
+        (_, Some(value), _) => *value,
+        _ => f64::NAN,
+    }
+}
+
 /// How many rounds a benchmark has: `usual`, or what `--rounds` says.
 ///
 /// # Errors
@@ -34,6 +60,12 @@ mod tests {
 
     fn given(words: &str) -> Result<usize, String> {
         number_of(words.split_whitespace().map(str::to_owned), "--rounds", 7)
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_of_values_lies_between_the_two_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 
     #[test]

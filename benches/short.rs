@@ -33,6 +33,12 @@ fn every_message_of_a_stream_comes_into_the_other() {
 }
 
 #[test]
+fn every_message_of_a_stream_comes_into_the_other_once() {
+    let table = printed(env!("CARGO_BIN_EXE_effectively_once"), &["--rounds", "1", "--messages", "5000"]);
+    assert!(table.contains("by hand, atomic batches") && table.contains("Millstream, effectively once"), "{table}");
+}
+
+#[test]
 fn state_comes_back_as_it_was_from_segments_and_from_other_numbers_of_subtasks() {
     let table = printed(env!("CARGO_BIN_EXE_state"), &["--keys", "20000"]);
     assert!(table.contains("pause at a barrier") && table.contains("of a whole one"), "{table}");

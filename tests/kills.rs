@@ -22,21 +22,12 @@ const PUMP: &str = env!("CARGO_BIN_EXE_pump");
 /// no more until the ones before are acknowledged, and an acknowledgement follows its checkpoint.
 const IN_FLIGHT: u64 = 2_000;
 
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
 fn orders() -> u64 {
     setting("MILLSTREAM_KILLS_ORDERS", 60_000)
 }
 
 fn kills() -> u64 {
     setting("MILLSTREAM_KILLS", 10)
-}
-
-/// A random part of a second, so that kills come at moments that nobody chose.
-async fn a_while() {
-    sleep(Duration::from_millis(150 + chance() % 500)).await;
 }
 
 fn pump(urls: &str, pipeline: &str, replicas: usize) -> Pump {

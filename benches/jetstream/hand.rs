@@ -5,74 +5,11 @@
 
 use std::collections::VecDeque;
 
-use async_nats::{Client, ConnectOptions, Message, Subject, Subscriber};
+use async_nats::Subject;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
-use millstream::broker::{AckPolicy, ConsumerConfig};
+use futures::StreamExt;
+use millstream_bench::{Failed, OUT_SUBJECT, Reader, connect, waiting};
 use serde_json::{Value, json};
-
-use crate::{Failed, streams};
-
-const PULL: u64 = 5_000;
-
-async fn connect(url: &str) -> Result<Client, Failed> {
-    // Above one and a half pulls, or the client drops messages.
-    Ok(ConnectOptions::new().subscription_capacity(1 << 16).connect(url).await?)
-}
-
-fn waiting(subscriber: &mut Subscriber) -> Option<Message> {
-    tokio::task::unconstrained(subscriber.next()).now_or_never().flatten()
-}
-
-/// Reads IN by a durable consumer whose acknowledgements cover all before them.
-struct Reader {
-    client: Client,
-    deliveries: Subscriber,
-    inbox: String,
-    next: String,
-    // Messages that were asked for and have not come.
-    asked: u64,
-}
-
-impl Reader {
-    async fn open(client: &Client, name: String) -> Result<Reader, Failed> {
-        let config =
-            ConsumerConfig { ack_policy: AckPolicy::All, max_ack_pending: 100_000, ..ConsumerConfig::durable(&name) };
-        let body = json!({ "stream_name": "IN", "config": config }).to_string();
-        let answer = client.request(format!("$JS.API.CONSUMER.CREATE.IN.{name}"), body.into()).await?;
-        if let Some(error) = serde_json::from_slice::<Value>(&answer.payload)?.get("error") {
-            return Err(format!("no consumer: {error}").into());
-        }
-        let inbox = client.new_inbox();
-        let deliveries = client.subscribe(inbox.clone()).await?;
-        let next = format!("$JS.API.CONSUMER.MSG.NEXT.IN.{name}");
-        Ok(Reader { client: client.clone(), deliveries, inbox, next, asked: 0 })
-    }
-
-    /// Asks for more when half of what was asked for has come.
-    async fn pull(&mut self) -> Result<(), Failed> {
-        if self.asked <= PULL / 2 {
-            let body = format!(r#"{{"batch":{PULL},"expires":30000000000}}"#);
-            self.client.publish_with_reply(self.next.clone(), self.inbox.clone(), body.into()).await?;
-            self.asked += PULL;
-        }
-        Ok(())
-    }
-
-    /// A delivery's payload and where it is acknowledged.
-    fn take(&mut self, message: Message) -> Result<(Bytes, Subject), Failed> {
-        self.asked -= 1;
-        match (message.status, message.reply) {
-            (None, Some(reply)) => Ok((message.payload, reply)),
-            (status, _) => Err(format!("the server ended a pull: {status:?}").into()),
-        }
-    }
-
-    /// Acknowledges a delivery and all before it.
-    async fn ack(&self, delivery: Subject) -> Result<(), Failed> {
-        Ok(self.client.publish(delivery, Bytes::from_static(b"+ACK")).await?)
-    }
-}
 
 /// Group replies: one reply subject for 256 messages, which are confirmed when so many acknowledgements came to it.
 pub(crate) async fn groups(url: &str, messages: u64, run: usize) -> Result<(), Failed> {
@@ -88,7 +25,7 @@ pub(crate) async fn groups(url: &str, messages: u64, run: usize) -> Result<(), F
     let mut reader = Reader::open(&client, format!("groups-{run}")).await?;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(format!("{inbox}.*")).await?;
-    let to = Subject::from_static(streams::OUT_SUBJECT);
+    let to = Subject::from_static(OUT_SUBJECT);
     let mut groups: VecDeque<Group> = VecDeque::new();
     let (mut first_group, mut reply) = (0_u64, Subject::from_static(""));
     let (mut sent, mut confirmed, mut acked) = (0, 0, 0);
@@ -155,7 +92,7 @@ pub(crate) async fn fast(url: &str, messages: u64, run: usize) -> Result<(), Fai
     let mut reader = Reader::open(&client, format!("fast-{run}")).await?;
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(format!("{inbox}.>")).await?;
-    let to = Subject::from_static(streams::OUT_SUBJECT);
+    let to = Subject::from_static(OUT_SUBJECT);
     let place = format!("{inbox}.by-hand-{run}.{FLOW}.fail");
     // Where each message that a flow acknowledgement can name is acknowledged in turn.
     let mut deliveries: VecDeque<(u64, Subject)> = VecDeque::new();

@@ -7,55 +7,18 @@
 //! `--messages 300000`, `--rounds 3` and `--bytes 128` are the defaults. Processor time is counted in hundredths of a
 //! second, so it means little below 100,000 messages.
 
-mod cost;
 mod hand;
-mod piped;
-mod streams;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use millstream::broker::NatsServer;
+use millstream_bench::{Cost, Failed, Size, Streams, Takes, median, piped};
+use millstream_pipelines::graph::Guarantee;
 use tokio::time::timeout;
-
-use crate::cost::Cost;
-use crate::streams::Streams;
-
-/// Whatever ends the benchmark; it is for people only.
-type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// A run that takes longer has lost something.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// How much is done.
-#[derive(Clone, Copy, Debug)]
-struct Size {
-    messages: u64,
-    rounds: usize,
-    bytes: usize,
-}
-
-impl Size {
-    fn from_arguments() -> Result<Size, Failed> {
-        let mut size = Size { messages: 300_000, rounds: 3, bytes: 128 };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            let value = arguments.next().ok_or_else(|| format!("{name} needs a number"))?;
-            let number: u64 = value.parse().map_err(|_| format!("{name} needs a number, not {value:?}"))?;
-            match name.as_str() {
-                "--messages" => size.messages = number.max(1),
-                "--rounds" => size.rounds = usize::try_from(number)?.max(1),
-                "--bytes" => size.bytes = usize::try_from(number)?.max(streams::LEAST_BYTES),
-                other => {
-                    let words =
-                        format!("{other} is not known: use --messages, --rounds or --bytes, each with a number");
-                    return Err(words.into());
-                }
-            }
-        }
-        Ok(size)
-    }
-}
 
 /// Who takes part, in the order of turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +42,11 @@ impl Contestant {
         }
     }
 
-    fn is_fast(self) -> bool {
-        matches!(self, Contestant::HandFast | Contestant::PipedFast)
+    fn takes(self) -> Takes {
+        match self {
+            Contestant::HandFast | Contestant::PipedFast => Takes::Fast,
+            Contestant::HandGroups | Contestant::PipedGroups => Takes::Singly,
+        }
     }
 
     fn is_by_hand(self) -> bool {
@@ -91,7 +57,7 @@ impl Contestant {
         match self {
             Contestant::HandGroups => hand::groups(url, messages, run).await,
             Contestant::HandFast => hand::fast(url, messages, run).await,
-            Contestant::PipedGroups | Contestant::PipedFast => piped::run(url, messages, run).await,
+            Contestant::PipedGroups | Contestant::PipedFast => piped(url, messages, run, Guarantee::AtLeastOnce).await,
         }
     }
 }
@@ -126,7 +92,7 @@ async fn measure(size: Size) -> Result<Vec<(Contestant, Vec<Cost>)>, Failed> {
     for round in 0..size.rounds {
         for (place, (contestant, spent)) in costs.iter_mut().enumerate() {
             let run = round * Contestant::ALL.len() + place;
-            streams.fresh_output(contestant.is_fast()).await?;
+            streams.fresh_output(contestant.takes()).await?;
             let before = Cost::so_far(pid)?;
             timeout(PATIENCE, contestant.run(&server.url(), size.messages, run)).await??;
             spent.push(Cost::so_far(pid)? - before);
@@ -166,25 +132,4 @@ fn table(size: Size, costs: &[(Contestant, Vec<Cost>)]) -> String {
     };
     lines.push(format!("ratio Millstream / best loop: {:.2}   (aim 0.8)", best(false) / best(true)));
     lines.join("\n")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.len() % 2, values.get(middle), middle.checked_sub(1).and_then(|below| values.get(below))) {
-        (0, Some(above), Some(below)) => (above + below) / 2.0,
-        (_, Some(value), _) => *value,
-        _ => f64::NAN,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_of_values_lies_between_the_two_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
-    }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout, reason = "it is a test")]
 
 mod events;
+mod oracle;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -71,32 +72,10 @@ impl Data {
             }
             data.events.write(&data.folder.join("ordered"));
             data.shuffled.write(&data.folder.join("shuffled"));
-            data.ask_the_oracle();
+            oracle::ask(&data.folder.join("ordered"), &data.folder.join("expected"), None);
             data
         })
     }
-
-    fn ask_the_oracle(&self) {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let asked = Command::new("python3")
-            .arg(source.join("nexmark/oracle.py"))
-            .args([self.folder.join("ordered"), self.folder.join("expected")])
-            .env("PYTHONPATH", source.join("../.tools/python"))
-            .status();
-        assert!(asked.unwrap().success(), "is DuckDB there? `bash tests/setup` installs it");
-    }
-
-    fn expected(&self, query: &str) -> Vec<String> {
-        sorted(&std::fs::read_to_string(self.folder.join(format!("expected/{query}.ndjson"))).unwrap())
-    }
-}
-
-/// The rows of lines of JSON, whatever the order of rows and of their columns.
-fn sorted(lines: &str) -> Vec<String> {
-    let canonical = |line: &str| serde_json::from_str::<Json>(line).unwrap_or_else(|_| panic!("{line}")).to_string();
-    let mut rows: Vec<String> = lines.lines().map(canonical).collect();
-    rows.sort_unstable();
-    rows
 }
 
 /// Of q4, which tells each change, the last row of each category.
@@ -117,14 +96,8 @@ fn assert_rows(query: &str, given: &str, what: &str) {
     } else {
         given
     };
-    let (given, expected) = (sorted(given), Data::get().expected(query));
-    assert!(!expected.is_empty(), "{query}: the oracle gives nothing, which shows nothing");
-    let first = given.iter().zip(&expected).position(|(given, expected)| given != expected);
-    let first = first.or((given.len() != expected.len()).then_some(given.len().min(expected.len())));
-    if let Some(at) = first {
-        let (count, wanted) = (given.len(), expected.len());
-        panic!("{what}: {count} rows of {wanted}; {at}: {:?}, not {:?}", given.get(at), expected.get(at));
-    }
+    let expected = oracle::expected(&Data::get().folder.join("expected"), query);
+    oracle::assert_same(&oracle::sorted(given.lines()), &expected, what);
 }
 
 /// Runs a query until its sources end.

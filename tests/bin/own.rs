@@ -2,21 +2,7 @@
 
 use millstream::cli::Program;
 use millstream::prelude::*;
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Order {
-    id: u64,
-    region: String,
-    cents: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Priced {
-    id: u64,
-    region: String,
-    cents: u64,
-    tax: u64,
-}
+use millstream_tests::support::program::{Order, by_region};
 
 /// As the pump, on one subject less; what is no order becomes a dead letter.
 fn orders() -> Pipeline {
@@ -27,11 +13,9 @@ fn orders() -> Pipeline {
     });
     let priced = pipeline
         .source("orders", jetstream("IN").json::<Order>().rejected_to("dead", dead_letters("DEAD").create()))
-        .filter("paid", |order| order.cents > 0)
-        .map("priced", |Order { id, region, cents }| Priced { id, region, cents, tax: cents * 19 / 100 });
-    let ([eu], rest) = priced.route("by_region", [("eu", when(|order: &Priced| order.region == "eu"))]);
-    eu.sink("to_eu", jetstream_to("OUT").json().subject("out.eu").stop_on_rejected());
-    rest.sink("to_rest", jetstream_to("OUT").json().subject("out.rest").stop_on_rejected());
+        .filter("paid", Order::is_paid)
+        .map("priced", Order::priced);
+    by_region(priced.boxed());
     pipeline
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use millstream::connectors::{Settlements, Share};
 use millstream::prelude::*;
+use millstream_tests::support::program::{arguments, last_word};
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Order {
@@ -84,22 +85,12 @@ fn declare(name: &str, process: &str, setting: impl Fn(&str, u64) -> u64) -> Pip
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = arguments();
     let [url, name, process, settings @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
     let setting = |name: &str, default| {
         let found = settings.iter().filter_map(|setting| setting.split_once('=')).find(|(key, _)| *key == name);
         found.and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
     };
     let launch = Launch::default().nats(ConnectOptions::to(url));
-    match launch.run(&declare(name, process, setting)).await {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the last word of a program")]
-            {
-                eprintln!("error: {error}");
-            }
-            ExitCode::from(error.exit_code())
-        }
-    }
+    last_word(launch.run(&declare(name, process, setting)).await)
 }

@@ -1,35 +1,21 @@
 //! A pipeline that promises effectively-once and keeps no state, for tests to kill and to fence: orders from the stream IN, and
 //! what is none of another of its subjects; each paid one, computed on, by region to two subjects of the stream OUT.
 //!
-//! `stateless <nats urls, with commas> <pipeline name> <parallelism> [<replicas of its checkpoints>]`; the servers' KV keeps
-//! its checkpoints. With `MILLSTREAM_PACED` it has a step with which outputs wait for checkpoints, and with
-//! `MILLSTREAM_COPIES` orders whose number ends in 777 come out so often.
+//! `stateless <nats urls, with commas> <pipeline name> <parallelism> [<replicas of its checkpoints>]`. With `MILLSTREAM_PACED`
+//! it has a step with which outputs wait for checkpoints, and with `MILLSTREAM_COPIES` orders whose number ends in 777 come out
+//! so often.
 
 use std::process::ExitCode;
 
 use millstream::pipelines::graph::Guarantee;
 use millstream::prelude::*;
-
-#[derive(Deserialize)]
-struct Order {
-    id: u64,
-    region: String,
-    cents: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Priced {
-    id: u64,
-    region: String,
-    cents: u64,
-    tax: u64,
-}
+use millstream_tests::support::program::{Order, Priced, run};
 
 fn priced(text: &str, copies: usize) -> Vec<Priced> {
-    let order = serde_json::from_str::<Order>(text).ok().filter(|order| order.cents > 0);
-    let Some(Order { id, region, cents }) = order else { return Vec::new() };
-    let times = if id % 1_000 == 777 { copies } else { 1 };
-    (0..times).map(|_| Priced { id, region: region.clone(), cents, tax: cents * 19 / 100 }).collect()
+    let order = serde_json::from_str::<Order>(text).ok().filter(Order::is_paid);
+    let Some(order) = order else { return Vec::new() };
+    let times = if order.id % 1_000 == 777 { copies } else { 1 };
+    vec![order.priced(); times]
 }
 
 fn declare(name: &str, parallelism: u32) -> Pipeline {
@@ -60,24 +46,5 @@ fn declare(name: &str, parallelism: u32) -> Pipeline {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [urls, name, numbers @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
-    let number = |place: usize| numbers.get(place).and_then(|text| text.parse::<u32>().ok());
-    let mut options = ConnectOptions::default();
-    options.urls = urls.split(',').map(str::to_owned).collect();
-    let mut launch = Launch::default().nats(options);
-    if let Some(replicas) = number(1) {
-        launch = launch.replicas(replicas as usize);
-    }
-    match launch.run(&declare(name, number(0).unwrap_or(1))).await {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            #[expect(clippy::print_stderr, reason = "the last word of a program")]
-            {
-                eprintln!("error: {error}");
-            }
-            ExitCode::from(error.exit_code())
-        }
-    }
+    run(|name, parallelism| declare(name, parallelism.unwrap_or(1))).await
 }

@@ -26,7 +26,7 @@ pub struct Running {
 /// What comes from a pipe, read as it comes.
 pub(super) struct Reader {
     text: Arc<Mutex<String>>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Reader {
@@ -39,15 +39,15 @@ impl Reader {
                 shared.lock().unwrap().push_str(&String::from_utf8_lossy(&part[..read]));
             }
         });
-        Reader { text, thread }
+        Reader { text, thread: Some(thread) }
     }
 
     pub(super) fn so_far(&self) -> String {
         self.text.lock().unwrap().clone()
     }
 
-    fn all(self) -> String {
-        self.thread.join().unwrap();
+    fn all(&mut self) -> String {
+        self.thread.take().into_iter().for_each(|thread| thread.join().unwrap());
         std::mem::take(&mut *self.text.lock().unwrap())
     }
 }
@@ -89,15 +89,20 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub async fn ended(mut self) -> Said {
-        let deadline = Instant::now() + Duration::from_secs(40);
+    pub async fn ended(self) -> Said {
+        self.ended_within(Duration::from_secs(40)).await
+    }
+
+    /// Waits for its end so long.
+    pub async fn ended_within(mut self, within: Duration) -> Said {
+        let deadline = Instant::now() + within;
         let status: ExitStatus = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
             if Instant::now() > deadline {
                 let _ = self.child.kill();
-                panic!("it did not end within 40 s: {}", self.err());
+                panic!("it did not end within {within:?}: {}", self.err());
             }
             sleep(Duration::from_millis(20)).await;
         };
@@ -108,6 +113,18 @@ impl Running {
     pub async fn killed(mut self) -> Said {
         let _ = self.child.kill();
         self.ended().await
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves no process behind, and shows what it said.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let said = self.err();
+        if std::thread::panicking() && !said.is_empty() {
+            println!("what process {} logged:\n{said}", self.child.id());
+        }
     }
 }
 

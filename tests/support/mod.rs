@@ -6,6 +6,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
+    clippy::print_stderr,
     clippy::missing_panics_doc,
     clippy::disallowed_methods,
     missing_docs,
@@ -16,27 +17,31 @@
 mod bad;
 mod command;
 mod dice;
+mod feeding;
+mod once;
+pub mod program;
 mod proxy;
+mod setting;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millstream::broker::{
     AckPolicy, ConnectOptions, Connection, ConsumerConfig, Js, NatsServer, Outgoing, StreamConfig, Subject,
 };
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use bad::Bad;
 use command::Reader;
 pub use command::{Running, Said, call};
 pub use dice::Dice;
+pub use feeding::{Feeder, Messages, feed};
+pub use once::Once;
 pub use proxy::LossyProxy;
+pub use setting::{a_while, chance, setting};
 pub use stream::{Stored, Tail, data, publish_each, read_all};
 
 /// Order number `id`, as JSON.
@@ -79,72 +84,6 @@ pub fn files_of(server: &NatsServer, stream: &str) -> PathBuf {
 pub fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
     assert!(copied.success());
-}
-
-/// Publishes orders `from..to`, each confirmed: at most 1,000 are under way, and what has no answer is sent again with
-/// the same message id. Returns when the stream has them all.
-pub async fn feed(connection: &Connection, from: u64, to: u64) {
-    let js = Js::new(connection.clone());
-    let mut next = from;
-    while next < to {
-        let upto = (next + 1_000).min(to);
-        let inbox = connection.new_inbox();
-        let mut acks = connection.subscribe(inbox.clone(), 4_096).await.unwrap();
-        let messages = (next..upto).map(|id| {
-            let mut headers = millstream::operators::Headers::NONE;
-            headers.push("Nats-Msg-Id", &id.to_string()).unwrap();
-            Outgoing::new("in.order", order(id)).headers(headers).reply_to(Subject::from(inbox.clone()))
-        });
-        let sent = timeout(Duration::from_secs(10), connection.publish_all(messages)).await;
-        let mut confirmed = 0;
-        while matches!(sent, Ok(Ok(()))) && confirmed < upto - next {
-            match timeout(Duration::from_secs(2), acks.next()).await {
-                Ok(Some(ack)) if ack.status.is_none() && !ack.payload.starts_with(b"{\"error") => confirmed += 1,
-                _ => break,
-            }
-        }
-        if confirmed == upto - next {
-            next = upto;
-        } else {
-            sleep(Duration::from_millis(100)).await;
-        }
-    }
-    drop(js);
-}
-
-/// Feeds orders from 0 on, some every few milliseconds, so that something flows whenever something is killed.
-pub struct Feeder {
-    enough: Arc<AtomicBool>,
-    feeding: JoinHandle<u64>,
-}
-
-impl Feeder {
-    /// Feeds at least so many orders.
-    pub fn start(connection: &Connection, least: u64) -> Feeder {
-        Feeder::start_with(connection, least, 250)
-    }
-
-    /// As [`start`](Feeder::start), so many at once.
-    pub fn start_with(connection: &Connection, least: u64, at_once: u64) -> Feeder {
-        let (connection, enough) = (connection.clone(), Arc::new(AtomicBool::new(false)));
-        let asked = Arc::clone(&enough);
-        let feeding = tokio::spawn(async move {
-            let mut fed = 0;
-            while fed < least || !asked.load(Ordering::Relaxed) {
-                feed(&connection, fed, fed + at_once).await;
-                fed += at_once;
-                sleep(Duration::from_millis(20)).await;
-            }
-            fed
-        });
-        Feeder { enough, feeding }
-    }
-
-    /// Stops as soon as the least number is fed; how many it was in the end.
-    pub async fn finish(self) -> u64 {
-        self.enough.store(true, Ordering::Relaxed);
-        self.feeding.await.unwrap()
-    }
 }
 
 /// The pipeline in a process of its own. What it logs is shown where the test fails.
@@ -356,12 +295,6 @@ pub async fn until_complete(connection: &Connection, ids: std::ops::Range<u64>, 
         }
         sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// A number that differs from run to run, for moments that nobody chose; printed, so that a failure can be told.
-pub fn chance() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
 /// A server with both streams.

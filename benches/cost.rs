@@ -7,10 +7,13 @@ use crate::Failed;
 
 /// What was spent, in seconds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cost {
-    pub(crate) seconds: f64,
-    pub(crate) client: f64,
-    pub(crate) server: f64,
+pub struct Cost {
+    /// That went by.
+    pub seconds: f64,
+    /// Processor time of this process.
+    pub client: f64,
+    /// Processor time of the server.
+    pub server: f64,
 }
 
 /// The kernel counts processor time for programs in such steps, whatever its own clock does.
@@ -18,7 +21,10 @@ const TICKS_A_SECOND: f64 = 100.0;
 
 impl Cost {
     /// Up to now, from a moment that is the same for all calls.
-    pub(crate) fn so_far(server: u32) -> Result<Cost, Failed> {
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn so_far(server: u32) -> Result<Cost, Failed> {
         use std::sync::OnceLock;
         static START: OnceLock<Instant> = OnceLock::new();
         #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]

@@ -1,14 +1,18 @@
-//! The same work as a pipeline.
+//! [`piped`]: the same work as a pipeline.
 
+use millstream::pipelines::graph::Guarantee;
 use millstream::prelude::*;
 use tokio::time::sleep;
 
-use crate::{Failed, streams};
+use crate::{Failed, OUT_SUBJECT};
 
-/// Runs the pipeline until it has written so many messages and has drained.
-pub(crate) async fn run(url: &str, messages: u64, run: usize) -> Result<(), Failed> {
-    let pipeline = Pipeline::new(format!("piped-{run}"));
-    let to = jetstream_to("OUT").raw().subject(streams::OUT_SUBJECT).stop_on_rejected();
+/// Runs a pipeline from IN to OUT until it has written so many messages and has drained.
+///
+/// # Errors
+/// It ends otherwise.
+pub async fn piped(url: &str, messages: u64, run: usize, guarantee: Guarantee) -> Result<(), Failed> {
+    let pipeline = Pipeline::new(format!("piped-{run}")).settings(|settings| settings.guarantee = guarantee);
+    let to = jetstream_to("OUT").raw().subject(OUT_SUBJECT).stop_on_rejected();
     pipeline.source("in", jetstream("IN").raw().stop_on_rejected()).sink("out", to);
     let launch = Launch::default().nats(ConnectOptions::to(url));
     let (stopper, metrics) = (launch.stopper(), launch.metrics());
