@@ -122,6 +122,7 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         let said = self.err();
+        #[allow(clippy::print_stdout, reason = "the test harness shows it where a test fails")]
         if std::thread::panicking() && !said.is_empty() {
             println!("what process {} logged:\n{said}", self.child.id());
         }

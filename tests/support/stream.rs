@@ -81,9 +81,14 @@ async fn try_read_from(
             let (subject, payload) = (message.subject.as_str().to_owned(), message.payload.to_vec());
             all.push(Stored { subject, headers: message.headers, payload });
         }
-        // A marker that was there has another in its place by now.
+        // Nothing came: a marker that was there has another in its place by now, or the server is slow.
         if all.len() == before {
-            break;
+            let told = js.consumer(stream, "reader").await?;
+            match (told.num_pending, told.delivered.consumer_seq == all.len() as u64) {
+                (0, true) => break,
+                (0, false) => return Err(format!("{} messages came, not {:?}", all.len(), told.delivered).into()),
+                _ => {}
+            }
         }
     }
     let _ = js.delete_consumer(stream, "reader").await;
