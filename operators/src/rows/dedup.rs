@@ -1,26 +1,54 @@
-//! [`Dedup`]: of rows with one key that are near each other in time, the first.
+//! [`Dedup`]: of rows with one key that repeat each other, one.
 
 use std::fmt;
 use std::time::Duration;
 
+use super::Repeats;
 use crate::window::KeyOf;
 use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
 
-/// Lets the first row of a key pass, and drops those of the same key whose event times are within `within` of it.
+/// Lets the first row of a key pass, and drops those of the same key whose event times are within `within` of it; or gives
+/// the key of a row that is the first of it ([`distinct`](Dedup::distinct)), and again of one that comes more than `ttl` of
+/// event time behind the newest row of its key:
 ///
-/// A key is forgotten when the watermark has left it behind: without watermarks, never.
-pub struct Dedup<T, K> {
+/// ```text
+/// rows (10)   a3   b5   a9   a12   | a14   b16 |
+/// dedup       a3   b5              | a14   b16
+/// distinct    a    b                       b
+/// ```
+///
+/// # State
+/// A time of each key. A key is forgotten when the watermark is twice the span behind that; without watermarks, never. A row
+/// that comes later than that may be given although it is a repeat.
+///
+/// # Order
+/// That of the rows, as they come.
+pub struct Dedup<T, K, U = T> {
     key: KeyOf<T, K>,
-    within: Duration,
-    first: Keyed<K, Timestamp>,
+    repeats: Repeats,
+    given: fn(T, K) -> U,
+    noted: Keyed<K, Timestamp>,
     timers: Timers<K>,
     dropped: u64,
 }
 
 impl<T, K: StateKey> Dedup<T, K> {
-    /// The operator that finds keys with `key`.
+    /// The operator that finds keys with `key` and gives rows.
     pub fn new(key: KeyOf<T, K>, within: Duration) -> Self {
-        Dedup { key, within, first: Keyed::default(), timers: Timers::default(), dropped: 0 }
+        Dedup::giving(|row, _| row, key, Repeats::of_first(within))
+    }
+}
+
+impl<T, K: StateKey> Dedup<T, K, K> {
+    /// The operator that finds keys with `key` and gives keys, each again if none of it came for `ttl`.
+    pub fn distinct(key: KeyOf<T, K>, ttl: Duration) -> Self {
+        Dedup::giving(|_, key| key, key, Repeats::of_newest(ttl))
+    }
+}
+
+impl<T, K: StateKey, U> Dedup<T, K, U> {
+    fn giving(given: fn(T, K) -> U, key: KeyOf<T, K>, repeats: Repeats) -> Self {
+        Dedup { key, repeats, given, noted: Keyed::default(), timers: Timers::default(), dropped: 0 }
     }
 
     /// How many rows were dropped.
@@ -28,33 +56,37 @@ impl<T, K: StateKey> Dedup<T, K> {
         self.dropped
     }
 
-    fn is_first(&mut self, row: &T, time: Timestamp) -> bool {
-        let key = (self.key)(row);
-        let near = |first: &Timestamp| time.since(*first).max(first.since(time)) <= self.within;
-        if self.first.get(&key).is_some_and(near) {
-            self.dropped += 1;
-            return false;
-        }
-        self.timers.set(self.gone_at(time), key.clone());
-        self.first.insert(key, time);
-        true
-    }
-
-    fn gone_at(&self, first: Timestamp) -> Timestamp {
-        first.saturating_add(self.within).saturating_add(Duration::from_micros(1))
+    /// What is given of a row, if it is no repeat.
+    fn take(&mut self, row: T, time: Timestamp) -> Option<U> {
+        let key = (self.key)(&row);
+        let is_repeat = match self.noted.get_mut(&key) {
+            Some(noted) => {
+                let (is_repeat, now) = self.repeats.judge(Some(*noted), time);
+                // The timer that is set finds out that it must come back later.
+                *noted = now;
+                is_repeat
+            }
+            None => {
+                self.timers.set(self.repeats.gone_at(time), key.clone());
+                self.noted.insert(key.clone(), time);
+                false
+            }
+        };
+        self.dropped += u64::from(is_repeat);
+        (!is_repeat).then(|| (self.given)(row, key))
     }
 }
 
-impl<T: Send + 'static, K: StateKey> Operator for Dedup<T, K> {
+impl<T: Send + 'static, K: StateKey, U: Send + 'static> Operator for Dedup<T, K, U> {
     type In = Vec<T>;
-    type Out = Vec<T>;
+    type Out = Vec<U>;
 
-    fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
+    fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
         let Parts { times, rows, origins, weight } = batch.into_parts();
         let total = rows.len();
         let (mut given_times, mut given, mut of) = (Vec::new(), Vec::new(), Vec::new());
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
-            if self.is_first(&row, time) {
+            if let Some(row) = self.take(row, time) {
                 given.push(row);
                 given_times.push(time);
                 of.push(at);
@@ -66,11 +98,11 @@ impl<T: Send + 'static, K: StateKey> Operator for Dedup<T, K> {
         Ok(Turn::Done)
     }
 
-    fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
+    fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
         while let Some((at, key)) = self.timers.next_due(now) {
-            // A later row of the key may have become the first since.
-            if self.first.get(&key).is_some_and(|first| self.gone_at(*first) <= at) {
-                self.first.remove(&key);
+            match self.noted.get(&key).map(|noted| self.repeats.gone_at(*noted)) {
+                Some(later) if later > at => self.timers.set(later, key),
+                _ => drop(self.noted.remove(&key)),
             }
         }
         Ok(Turn::Done)
@@ -78,13 +110,13 @@ impl<T: Send + 'static, K: StateKey> Operator for Dedup<T, K> {
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.timers("timers", &mut self.timers)?;
-        visit.keyed("first", &mut self.first)
+        visit.keyed(self.repeats.word(), &mut self.noted)
     }
 }
 
-impl<T, K> fmt::Debug for Dedup<T, K> {
+impl<T, K, U> fmt::Debug for Dedup<T, K, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dedup(within {:?}, {:?})", self.within, self.first)
+        write!(f, "Dedup({:?}, {:?})", self.repeats, self.noted)
     }
 }
 
@@ -95,29 +127,75 @@ mod tests {
     use super::*;
     use crate::testkit::{Bench, Step, steps_do_not_matter};
 
+    const SPAN: Duration = Duration::from_micros(10);
+
     fn at(micros: i64) -> Timestamp {
         Timestamp::from_micros(micros)
     }
 
-    fn dedup() -> Dedup<(u8, u32), u8> {
-        Dedup::new(Arc::new(|row| row.0), Duration::from_micros(10))
+    fn dedup() -> Dedup<(char, i64), char> {
+        Dedup::new(Arc::new(|row| row.0), SPAN)
+    }
+
+    fn distinct() -> Dedup<(char, i64), char, char> {
+        Dedup::distinct(Arc::new(|row| row.0), SPAN)
+    }
+
+    /// Rows of a key that have their times as numbers.
+    fn rows(all: &[(i64, char)]) -> Vec<(Timestamp, (char, i64))> {
+        all.iter().map(|(time, key)| (at(*time), (*key, *time))).collect()
+    }
+
+    fn steps(all: &[(i64, char)]) -> Vec<Step<(char, i64)>> {
+        rows(all).into_iter().map(|(time, row)| Step::Row(time, row)).collect()
     }
 
     #[test]
     fn the_first_row_of_a_key_passes_and_those_near_it_do_not() {
-        let rows = [(0, 1, 1), (5, 1, 2), (5, 2, 3), (10, 1, 4), (11, 1, 5), (3, 2, 6)];
-        let steps: Vec<_> = rows.into_iter().map(|(time, key, n)| Step::Row(at(time), (key, n))).collect();
-        let numbers: Vec<u32> = steps_do_not_matter(dedup, &steps).into_iter().map(|row| row.1).collect();
-        assert_eq!(numbers, [1, 3, 5]);
+        let steps = steps(&[(0, 'a'), (5, 'a'), (5, 'b'), (10, 'a'), (11, 'a'), (3, 'b')]);
+        assert_eq!(steps_do_not_matter(dedup, &steps), [('a', 0), ('b', 5), ('a', 11)]);
     }
 
     #[test]
-    fn a_key_is_forgotten_when_the_watermark_has_left_it_behind() {
+    fn a_key_is_given_once_and_again_when_none_of_it_came_for_long() {
+        let rows = [(3, 'a'), (5, 'b'), (9, 'a'), (12, 'a'), (16, 'b'), (22, 'a'), (33, 'a'), (20, 'c')];
+        let steps = steps(&rows);
+        assert_eq!(steps_do_not_matter(distinct, &steps), ['a', 'b', 'b', 'a', 'c']);
+        let mut followed = steps.clone();
+        followed.insert(4, Step::Watermark(at(12)));
+        followed.insert(7, Step::Watermark(at(22)));
+        assert_eq!(steps_do_not_matter(distinct, &followed), steps_do_not_matter(distinct, &steps));
+    }
+
+    #[test]
+    fn a_row_that_is_late_by_no_more_than_the_span_is_known_as_a_repeat() {
+        let late = |watermark| {
+            let (mut dedup, mut distinct) = (Bench::new(dedup()), Bench::new(distinct()));
+            dedup.batch(rows(&[(20, 'a')]).into_iter().collect());
+            distinct.batch(rows(&[(20, 'a')]).into_iter().collect());
+            dedup.watermark(at(watermark));
+            distinct.watermark(at(watermark));
+            dedup.batch(rows(&[(30, 'a')]).into_iter().collect());
+            distinct.batch(rows(&[(30, 'a')]).into_iter().collect());
+            (dedup.take().len(), distinct.take().len())
+        };
+        assert_eq!(late(40), (1, 1), "of both only the first is given");
+        assert_eq!(late(41), (2, 2), "what was that late is not known any more");
+    }
+
+    #[test]
+    fn a_key_is_forgotten_when_the_watermark_has_left_it_far_behind() {
+        let mut bench = Bench::new(distinct());
+        bench.batch(rows(&[(0, 'a'), (8, 'a'), (0, 'b')]).into_iter().collect());
+        bench.watermark(at(21));
+        assert_eq!(bench.operator().noted.len(), 1);
+        bench.watermark(at(29));
+        assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
         let mut bench = Bench::new(dedup());
-        bench.batch([(at(0), (1, 1)), (at(11), (1, 2)), (at(0), (2, 3))].into_iter().collect());
-        bench.watermark(at(11));
-        assert_eq!(bench.operator().first.len(), 1);
-        bench.watermark(at(22));
-        assert_eq!((bench.operator().first.len(), bench.operator().timers.len()), (0, 0));
+        bench.batch(rows(&[(0, 'a'), (11, 'a'), (0, 'b')]).into_iter().collect());
+        bench.watermark(at(21));
+        assert_eq!(bench.operator().noted.len(), 1);
+        bench.watermark(at(32));
+        assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use millstream_operators::rows::{Dedup, Distinct, Fold, Kept, Process, Visit};
+use millstream_operators::rows::{Dedup, Fold, Kept, Process, Visit};
 use millstream_operators::window::{KeyOf, Windows};
 use millstream_operators::{Key, Operator, Result, StateKey, StateValue};
 
@@ -75,8 +75,8 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
         Join::new(self, right)
     }
 
-    /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped.
-    /// Keys are forgotten as event time goes on, so it needs watermarks upstream.
+    /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped, also
+    /// when they are late by up to `within`. Keys are forgotten as event time goes on, so it needs watermarks upstream.
     pub fn dedup(self, name: &str, within: Duration) -> Stream<T>
     where
         K: StateKey,
@@ -86,14 +86,14 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
         self.rows().node(name, "dedup", make).detailed(format!("within {within:?}")).main()
     }
 
-    /// Each key once: it goes on with its first row, and again only if none of it came for `ttl` of event time. Keys are
-    /// forgotten as event time goes on, so it needs watermarks upstream.
+    /// Each key once: it goes on with its first row, and again only if none of it came for `ttl` of event time; rows may be
+    /// late by up to `ttl`. Keys are forgotten as event time goes on, so it needs watermarks upstream.
     pub fn distinct(self, name: &str, ttl: Duration) -> Stream<K>
     where
         K: StateKey,
     {
         let key = Arc::clone(&self.key);
-        let make = move |_: &Subtask| Ok(Distinct::new(Arc::clone(&key), ttl));
+        let make = move |_: &Subtask| Ok(Dedup::distinct(Arc::clone(&key), ttl));
         self.rows().node(name, "distinct", make).detailed(format!("forgotten after {ttl:?}")).main()
     }
 

@@ -12,42 +12,61 @@ use foldhash::fast::FixedState;
 use super::KeyColumns;
 use super::codec::{KeyBytes, KeyCodec};
 use crate::columnar::keep;
+use crate::rows::Repeats;
 use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Turn};
 
-/// Lets the first row of a key pass, and drops those of the same key whose event times are within `within` of it; see
-/// [`rows::Dedup`](crate::rows::Dedup).
+/// Lets the first row of a key pass, and drops those of the same key whose event times are within a span of it; or gives the
+/// columns of the key of rows that do not [repeat](Repeats) others. See [`rows::Dedup`](crate::rows::Dedup).
 pub struct Dedup {
     keys: KeyColumns,
-    within: Duration,
+    repeats: Repeats,
+    // The columns that are given, where those are not all.
+    given: Option<SchemaRef>,
     codec: Arc<KeyCodec>,
-    first: HashMap<KeyBytes, Timestamp, FixedState>,
+    noted: HashMap<KeyBytes, Timestamp, FixedState>,
+    // One of each key; it finds out whether it must come back later.
     timers: BTreeSet<(Timestamp, KeyBytes)>,
 }
 
 impl Dedup {
-    /// The operator for rows with the columns of `input`.
+    /// The operator for rows with the columns of `input`, which gives rows.
     ///
     /// # Errors
     /// None that [`KeyColumns`] have not found.
     pub fn new(input: &SchemaRef, keys: KeyColumns, within: Duration) -> Result<Self> {
+        Dedup::of(input, keys, Repeats::of_first(within))
+    }
+
+    /// The operator that gives the columns of the key, each key again if none of it came for `ttl`.
+    ///
+    /// # Errors
+    /// As [`new`](Dedup::new).
+    pub fn distinct(input: &SchemaRef, keys: KeyColumns, ttl: Duration) -> Result<Self> {
+        let given = input.project(keys.places()).map_err(|error| Fault::bug("no such columns").because(error))?;
+        Ok(Dedup { given: Some(Arc::new(given)), ..Dedup::of(input, keys, Repeats::of_newest(ttl))? })
+    }
+
+    fn of(input: &SchemaRef, keys: KeyColumns, repeats: Repeats) -> Result<Self> {
         let fields: Vec<Field> = keys.places().iter().map(|place| input.field(*place).clone()).collect();
         let codec = Arc::new(KeyCodec::new(&fields, vec![Field::new("first", DataType::Int64, false)])?);
-        let first = HashMap::with_hasher(FixedState::with_seed(0));
-        Ok(Dedup { keys, within, codec, first, timers: BTreeSet::new() })
+        let noted = HashMap::with_hasher(FixedState::with_seed(0));
+        Ok(Dedup { keys, repeats, given: None, codec, noted, timers: BTreeSet::new() })
     }
 
-    fn gone_at(&self, first: Timestamp) -> Timestamp {
-        first.saturating_add(self.within).saturating_add(Duration::from_micros(1))
+    /// The columns that it gives, where those are not all.
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.given.as_ref()
     }
 
-    fn is_first(&mut self, key: &[u8], time: Timestamp) -> bool {
-        let near = |first: &Timestamp| time.since(*first).max(first.since(time)) <= self.within;
-        if self.first.get(key).is_some_and(near) {
-            return false;
+    fn is_repeat(&mut self, key: &[u8], time: Timestamp) -> bool {
+        if let Some(noted) = self.noted.get_mut(key) {
+            let (is_repeat, now) = self.repeats.judge(Some(*noted), time);
+            *noted = now;
+            return is_repeat;
         }
-        self.timers.insert((self.gone_at(time), key.into()));
-        self.first.insert(key.into(), time);
-        true
+        self.timers.insert((self.repeats.gone_at(time), key.into()));
+        self.noted.insert(key.into(), time);
+        false
     }
 }
 
@@ -60,9 +79,16 @@ impl Operator for Dedup {
         let columns: Vec<ArrayRef> =
             self.keys.places().iter().filter_map(|place| columns.get(*place).cloned()).collect();
         let keys = self.codec.keys(&columns)?;
-        let stays = batch.times().iter().enumerate().map(|(row, time)| self.is_first(keys.get(row), *time));
+        let stays = batch.times().iter().enumerate().map(|(row, time)| !self.is_repeat(keys.get(row), *time));
         let stays = BooleanArray::from(stays.collect::<Vec<bool>>());
-        out.send(keep(batch, &stays)?);
+        let stays = keep(batch, &stays)?;
+        if self.given.is_none() {
+            out.send(stays);
+            return Ok(Turn::Done);
+        }
+        let keys = stays.rows().project(self.keys.places());
+        let keys = keys.map_err(|error| Fault::bug("no such columns").because(error))?;
+        out.send(stays.map_rows(|_| keys)?);
         Ok(Turn::Done)
     }
 
@@ -70,33 +96,33 @@ impl Operator for Dedup {
         while self.timers.first().is_some_and(|(at, _)| *at <= now)
             && let Some((at, key)) = self.timers.pop_first()
         {
-            // A later row of the key may have become the first since.
-            if self.first.get(&key).is_some_and(|first| self.gone_at(*first) <= at) {
-                self.first.remove(&key);
+            match self.noted.get(&key).map(|noted| self.repeats.gone_at(*noted)) {
+                Some(later) if later > at => drop(self.timers.insert((later, key))),
+                _ => drop(self.noted.remove(&key)),
             }
         }
         Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
-        let (codec, first) = (&self.codec, &self.first);
-        let restored = visit.groups("first", || {
+        let (codec, noted) = (&self.codec, &self.noted);
+        let restored = visit.groups(self.repeats.word(), || {
             let codec = Arc::clone(codec);
-            let mut all: Vec<(KeyBytes, Timestamp)> = first.iter().map(|(key, time)| (key.clone(), *time)).collect();
+            let mut all: Vec<(KeyBytes, Timestamp)> = noted.iter().map(|(key, time)| (key.clone(), *time)).collect();
             let save = move |key_groups| {
                 all.sort_unstable();
                 let times: ArrayRef = Arc::new(all.iter().map(|(_, time)| time.as_micros()).collect::<Int64Array>());
                 let keys: Vec<KeyBytes> = all.into_iter().map(|(key, _)| key).collect();
                 codec.save(&[codec.rows(&keys, [times])?], key_groups)
             };
-            Ok((first.len(), save))
+            Ok((noted.len(), save))
         })?;
         for bytes in restored.into_iter().flatten() {
             for (keys, columns) in self.codec.restore(&bytes)? {
                 let times = columns.first().and_then(|times| times.as_primitive_opt::<Int64Type>());
                 let times = times.ok_or_else(|| Fault::bug("saved keys have no times"))?;
                 for (row, time) in times.values().iter().enumerate() {
-                    self.is_first(keys.get(row), Timestamp::from_micros(*time));
+                    self.is_repeat(keys.get(row), Timestamp::from_micros(*time));
                 }
             }
         }
@@ -106,7 +132,7 @@ impl Operator for Dedup {
 
 impl fmt::Debug for Dedup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dedup(within {:?}, {} keys)", self.within, self.first.len())
+        write!(f, "Dedup({:?}, {} keys)", self.repeats, self.noted.len())
     }
 }
 
@@ -142,13 +168,31 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_given_once_and_again_when_none_of_it_came_for_long() {
+        let all =
+            batch(&[(3, "a", 1), (5, "b", 2), (9, "a", 3), (12, "a", 4), (16, "b", 5), (22, "a", 6), (33, "a", 7)]);
+        let make = || {
+            let (schema, by) = (all.rows().schema(), ["key".to_owned()]);
+            Dedup::distinct(&schema, KeyColumns::new(&schema, &by).unwrap(), Duration::from_micros(10)).unwrap()
+        };
+        for cuts in [&[][..], &[1], &[2, 4]] {
+            let given = joined(&mut run(&mut make(), cut(&all, cuts)), 0).unwrap();
+            assert_eq!(given.schema(), *make().schema().unwrap());
+            let keys = given.column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>();
+            assert_eq!((keys, given.num_columns()), (vec!["a", "b", "b", "a"], 1));
+        }
+    }
+
+    #[test]
     fn keys_survive_a_restart_and_are_forgotten_behind_the_watermark() {
         let mut bench = Bench::new(dedup());
         bench.batch(batch(&[(0, "a", 1)]));
         let mut bench = Bench::restored(dedup(), &bench.save());
         bench.batch(batch(&[(10, "a", 2)]));
         assert_eq!(bench.take_batches().len(), 0);
-        bench.watermark(at(11));
-        assert_eq!((bench.operator().first.len(), bench.operator().timers.len()), (0, 0));
+        bench.watermark(at(20));
+        assert_eq!(bench.operator().noted.len(), 1, "a repeat may still come late");
+        bench.watermark(at(21));
+        assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
     }
 }

@@ -57,8 +57,8 @@ impl KeyedFrame {
         WindowedFrame::new(self, windows.into())
     }
 
-    /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped. Keys
-    /// are forgotten as event time goes on, so it needs an event time upstream.
+    /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped, also
+    /// when they are late by up to `within`. Keys are forgotten as event time goes on, so it needs an event time upstream.
     #[must_use]
     pub fn dedup(self, name: &str, within: Duration) -> Frame {
         let make = |frame: &Frame| {
@@ -69,6 +69,22 @@ impl KeyedFrame {
             let make = move |_: Clock| Dedup::new(&input, keys.clone(), within);
             let schema = Arc::clone(&frame.schema);
             Some(routed.node(name, "dedup", detail, &schema, &[], make).main(frame, schema))
+        };
+        self.frame.clone().then(make)
+    }
+
+    /// Each key once, as a row of its columns: it goes on with its first row, and again only if none of it came for `ttl` of
+    /// event time; rows may be late by up to `ttl`. Keys are forgotten as event time goes on, so it needs an event time
+    /// upstream.
+    #[must_use]
+    pub fn distinct(self, name: &str, ttl: Duration) -> Frame {
+        let make = |frame: &Frame| {
+            let (keys, routed) = self.routed(name, "distinct.by")?;
+            let (input, detail) =
+                (Arc::clone(&frame.schema), format!("{}, forgotten after {ttl:?}", self.columns.join(", ")));
+            let make = move |_: Clock| Dedup::distinct(&input, keys.clone(), ttl);
+            let schema = make(idle()).ok()?.schema().map(Arc::clone)?;
+            Some(routed.node(name, "distinct", detail, &schema, &[], make).main(frame, schema))
         };
         self.frame.clone().then(make)
     }

@@ -19,7 +19,7 @@ pub(super) fn all(registry: Registry) -> Registry {
         .step::<Throttle>()
         .step::<Sample>()
         .step::<Rebalance>();
-    registry.step::<EventTime>().step::<Window>().step::<Dedup>().step::<Join>()
+    registry.step::<EventTime>().step::<Window>().step::<Dedup>().step::<Distinct>().step::<Join>()
 }
 
 /// Rows for which an expression is true go on.
@@ -274,6 +274,36 @@ impl Spec for Dedup {
             wiring.problem(wiring.wrong("by no column all rows are repeats").in_setting("dedup.by").help(help));
         }
         let rows = wiring.input().key_by(by).dedup(wiring.name(), within.0);
+        wiring.output(rows);
+    }
+}
+
+/// Each key once, as a row of its columns: it goes on with its first row, and again only if none of it came for long.
+#[derive(Deserialize, JsonSchema)]
+struct Distinct {
+    /// `{ by = ["customer"], ttl = "1d" }`.
+    distinct: Keys,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Keys {
+    /// The columns that make a key.
+    by: Vec<String>,
+    /// A key of which no row has come for so much event time is forgotten, and goes on again when one comes.
+    ttl: Span,
+}
+
+impl Spec for Distinct {
+    const KIND: &'static str = "distinct";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let Keys { by, ttl } = self.distinct;
+        if by.is_empty() {
+            let help = "say `{ by = [\"id\"], ttl = \"1d\" }`";
+            wiring
+                .problem(wiring.wrong("it is not said which columns make a key").in_setting("distinct.by").help(help));
+        }
+        let rows = wiring.input().key_by(by).distinct(wiring.name(), ttl.0);
         wiring.output(rows);
     }
 }
