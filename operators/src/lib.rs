@@ -45,7 +45,7 @@ pub use headers::{Headers, InvalidHeader};
 pub use key::{Fnv1a32, Key, KeyGroup, KeyWriter};
 pub use ledger::{Ledger, Outcome, Written};
 pub use message::{AnyBatch, Barrier, Epoch, Message, Then, Watermark};
-pub use operator::{Operator, Turn};
+pub use operator::{Operator, TimeKeeping, Turn};
 pub use origin::{Origin, Origins, Place};
 pub use outbox::{Emit, Outbox};
 pub use outputs::{Marked, Outputs};

@@ -12,6 +12,20 @@ pub enum Turn {
     Again,
 }
 
+/// What an operator does with the watermarks that come to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeKeeping {
+    /// It looks at them: the engine passes each on when the operator is done with it.
+    #[default]
+    Passes,
+    /// It tells others in their place, which stay behind them ([`Outbox::watermark`]). That nothing comes from upstream for
+    /// now ([`Watermark::Idle`](crate::Watermark::Idle)) is passed on.
+    Delays,
+    /// They end at it: it tells by itself how far event time has come, and when nothing comes for now
+    /// ([`Outbox::watermark`]).
+    Makes,
+}
+
 /// Something that is done to a stream of rows: synchronous, typed and pure.
 ///
 /// # What the engine promises
@@ -109,10 +123,9 @@ pub trait Operator: Send + 'static {
         Ok(())
     }
 
-    /// Whether it tells by itself how far event time has come ([`Outbox::watermark`]): watermarks from upstream, which it
-    /// sees in [`on_watermark`](Operator::on_watermark), then end at it.
-    fn makes_watermarks(&self) -> bool {
-        false
+    /// What becomes of watermarks from upstream, which it sees in [`on_watermark`](Operator::on_watermark).
+    fn time_keeping(&self) -> TimeKeeping {
+        TimeKeeping::Passes
     }
 
     /// How many rows came to each step so far, for an operator that does the work of several; empty for all others.

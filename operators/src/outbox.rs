@@ -105,7 +105,7 @@ impl<'a, P: Payload> Outbox<'a, P> {
     }
 
     /// Tells how far event time has come, behind everything sent and pushed before: for operators that
-    /// [make watermarks](crate::Operator::makes_watermarks).
+    /// [make or delay watermarks](crate::Operator::time_keeping).
     pub fn watermark(&mut self, watermark: Watermark) {
         self.send_staged();
         for (port, rows) in std::mem::take(&mut self.sides) {

@@ -12,7 +12,8 @@ use super::{ExprError, keep};
 use crate::suggest::did_you_mean;
 use crate::watermarks::{Progress, Watermarks, tell, wake};
 use crate::{
-    Batch, Cause, Code, Fault, Operator, Outbox, Parts, PortType, Result, StateVisitor, Timestamp, Turn, Watermark,
+    Batch, Cause, Code, Fault, Operator, Outbox, Parts, PortType, Result, StateVisitor, TimeKeeping, Timestamp, Turn,
+    Watermark,
 };
 
 /// Rows that are refused, each with the reason.
@@ -129,8 +130,8 @@ impl Operator for EventTime {
         self.progress.state(visit)
     }
 
-    fn makes_watermarks(&self) -> bool {
-        true
+    fn time_keeping(&self) -> TimeKeeping {
+        TimeKeeping::Makes
     }
 
     fn sides(&self) -> Vec<PortType> {

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::window::Until;
+use crate::Problem;
+use crate::window::{Emit, Until};
 
 /// How much earlier or later than a row of the left the rows of the right may be that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +43,15 @@ pub struct UntilInterval<F> {
     until: F,
     // Of which the end is not used.
     interval: Interval,
+    // Early results were asked for, which a join does not give.
+    emits: bool,
 }
 
 impl<F> Until<F> {
     /// In a join: rows of the right may also be so much earlier than the row of the left.
     pub fn earlier(self, span: Duration) -> UntilInterval<F> {
         let interval = within(span, Duration::ZERO).allowed_lateness(self.allowed_lateness);
-        UntilInterval { until: self.time, interval }
+        UntilInterval { until: self.time, interval, emits: self.emit != Emit::OnClose }
     }
 }
 
@@ -56,6 +59,11 @@ impl<F> UntilInterval<F> {
     /// The interval, of which the end does not count, and what tells that.
     pub fn into_parts(self) -> (Interval, F) {
         (self.interval, self.until)
+    }
+
+    /// Whether early results were asked for, which a join does not give.
+    pub fn emits(&self) -> bool {
+        self.emits
     }
 
     /// As [`Interval::allowed_lateness`].
@@ -104,6 +112,13 @@ impl Unbounded {
     /// How long rows are kept.
     pub fn ttl(self) -> Duration {
         self.ttl
+    }
+
+    /// What is wrong with it: with the setting that is to blame, as pipeline files call it.
+    pub fn problem(self) -> Option<Problem> {
+        let what = "rows would be forgotten at once";
+        let wrong = || Problem::at("", what).in_setting("ttl").help("say how long a row may wait for the other: `1d`");
+        self.ttl.is_zero().then(wrong)
     }
 }
 

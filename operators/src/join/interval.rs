@@ -1,6 +1,6 @@
 //! [`IntervalJoin`]: rows of two streams whose times are near each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Interval, Pair, Sided, Unbounded, within};
-use crate::window::{KeyOf, late_port, refuse_late};
+use crate::window::{KeyOf, UNJOINED, late_port, refuse_late};
 use crate::{
-    Batch, Keyed, Operator, Origins, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, Timers,
-    Timestamp, Turn, Watermark,
+    Batch, Keyed, Operator, Origins, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, TimeKeeping,
+    Timers, Timestamp, Turn, Watermark,
 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,11 +31,14 @@ type ByTime<T> = BTreeMap<Timestamp, Vec<Held<T>>>;
 struct Sides<L, R> {
     left: ByTime<L>,
     right: ByTime<R>,
+    // The times of those of the left that tell until when they wait, by that: it is not saved, and made when it is needed.
+    #[serde(skip)]
+    ends: Option<BTreeMap<Timestamp, BTreeSet<Timestamp>>>,
 }
 
 impl<L, R> Default for Sides<L, R> {
     fn default() -> Self {
-        Sides { left: BTreeMap::new(), right: BTreeMap::new() }
+        Sides { left: BTreeMap::new(), right: BTreeMap::new(), ends: None }
     }
 }
 
@@ -55,7 +58,8 @@ impl<L, R> Default for Sides<L, R> {
 /// pairs                               10-12 10-15  |
 /// ```
 ///
-/// A pair has the later of its two times. A row without a partner is given when the watermark says that none will come,
+/// A pair has the later of its two times, or that of the watermark if it lies behind that, as rows that are late but not
+/// forgotten may make it. A row without a partner is given when the watermark says that none will come,
 /// with the last time at which one could have. What an inner, outer, semi or anti join is made of is picked from the
 /// [`Pair`]s; which rows without partner are wanted is told beforehand.
 ///
@@ -63,10 +67,10 @@ impl<L, R> Default for Sides<L, R> {
 /// Rows of both sides until the watermark has passed the last time at which a partner could come.
 ///
 /// # Time
-/// The watermark goes on as it is, less the lateness that is allowed.
+/// The watermark goes on as it is, less the lateness that is allowed; that nothing comes for now goes on, too.
 ///
 /// # Errors
-/// A row behind that watermark leaves by the port `late`.
+/// A row behind that watermark leaves by the port `late`; without a bound, one that would be forgotten already.
 pub struct IntervalJoin<L, R, K> {
     interval: Interval,
     // Whether rows of the left, and of the right, are given when they have no partner.
@@ -140,10 +144,23 @@ fn known_at<L>(held: &Held<L>, time: Timestamp, to: i64) -> Timestamp {
     held.until.map_or_else(|| shifted(time, to), |until| until.max(time))
 }
 
+/// The times of rows of the left, by the times at which it is known of them whether they have a partner.
+fn ends_of<L>(left: &ByTime<L>, to: i64) -> BTreeMap<Timestamp, BTreeSet<Timestamp>> {
+    let mut ends: BTreeMap<Timestamp, BTreeSet<Timestamp>> = BTreeMap::new();
+    for (time, rows) in left {
+        for held in rows {
+            ends.entry(known_at(held, *time, to)).or_default().insert(*time);
+        }
+    }
+    ends
+}
+
 impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
     fn take(&mut self, row: Sided<L, R>, time: Timestamp, out: &mut Outbox<'_, Vec<Pair<L, R>>>) {
         let key = (self.key)(&row);
         let Interval { from, to, .. } = self.interval;
+        // What has gone out as a watermark holds for pairs as well.
+        let horizon = self.horizon;
         let sides = self.sides.entry(key.clone()).or_default();
         match row {
             Sided::Left(row) => {
@@ -155,12 +172,15 @@ impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
                     for other in others.iter_mut().filter(|_| *at <= latest) {
                         other.paired = true;
                         if !(self.once && held.paired) {
-                            out.push(time.max(*at), Pair::Both(held.row.clone(), other.row.clone()));
+                            out.push(time.max(*at).max(horizon), Pair::Both(held.row.clone(), other.row.clone()));
                         }
                         held.paired = true;
                     }
                 }
                 if !(self.once && held.paired) {
+                    if let (Some(until), Some(ends)) = (until, &mut sides.ends) {
+                        ends.entry(until.max(time)).or_default().insert(time);
+                    }
                     sides.left.entry(time).or_default().push(held);
                     self.timers.set(shifted(latest.max(time), 1), key);
                 }
@@ -168,17 +188,22 @@ impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
             Sided::Right(row) => {
                 let mut held = Held { row, paired: false, until: None };
                 let earliest = if self.until.is_some() { Timestamp::MIN } else { shifted(time, -to) };
+                let mut emptied = Vec::new();
                 for (at, others) in sides.left.range_mut(earliest..=shifted(time, -from)) {
                     for other in others.iter_mut().filter(|other| other.until.is_none_or(|until| time <= until)) {
                         held.paired = true;
                         if !(self.once && other.paired) {
-                            out.push(time.max(*at), Pair::Both(other.row.clone(), held.row.clone()));
+                            out.push(time.max(*at).max(horizon), Pair::Both(other.row.clone(), held.row.clone()));
                         }
                         other.paired = true;
                     }
                     if self.once {
                         others.retain(|other| !other.paired);
+                        emptied.extend(others.is_empty().then_some(*at));
                     }
+                }
+                for at in emptied {
+                    sides.left.remove(&at);
                 }
                 sides.right.entry(time).or_default().push(held);
                 self.timers.set(shifted(shifted(time, -from), 1), key);
@@ -192,15 +217,23 @@ impl<L: StateValue, R: StateValue, K: StateKey> IntervalJoin<L, R, K> {
         let Some(sides) = self.sides.get_mut(key) else { return };
         if self.until.is_some() {
             // Those that came first need not be the first to go.
-            let is_gone = |held: &Held<L>, time| known_at(held, time, to) < now || now == Timestamp::MAX;
-            sides.left.retain(|time, rows| {
-                for held in rows.extract_if(.., |held| is_gone(held, *time)) {
-                    if self.alone.0 && !held.paired {
-                        out.push(known_at(&held, *time, to), Pair::Left(held.row));
+            let ends = sides.ends.get_or_insert_with(|| ends_of(&sides.left, to));
+            while let Some(entry) = ends.first_entry()
+                && (*entry.key() < now || now == Timestamp::MAX)
+            {
+                let (end, times) = entry.remove_entry();
+                for time in times {
+                    let Some(rows) = sides.left.get_mut(&time) else { continue };
+                    for held in rows.extract_if(.., |held| known_at(held, time, to) == end) {
+                        if self.alone.0 && !held.paired {
+                            out.push(end, Pair::Left(held.row));
+                        }
+                    }
+                    if rows.is_empty() {
+                        sides.left.remove(&time);
                     }
                 }
-                !rows.is_empty()
-            });
+            }
         } else {
             while let Some(entry) = sides.left.first_entry()
                 && shifted(*entry.key(), to) < now
@@ -237,7 +270,8 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for IntervalJoin<L, R, 
         let Some(mut rest) = self.rest.take() else { return Ok(Turn::Done) };
         while let Some((at, (row, time))) = rest.rows.next() {
             if time.saturating_add(self.late_after) < self.horizon {
-                refuse_late(row, (time, self.horizon), rest.origins.as_ref(), at, out);
+                let now = self.horizon.saturating_add(self.interval.allowed_lateness);
+                refuse_late(row, (time, now, UNJOINED), rest.origins.as_ref(), at, out);
                 continue;
             }
             self.take(row, time, out);
@@ -279,8 +313,8 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for IntervalJoin<L, R, 
         visit.keyed("sides", &mut self.sides)
     }
 
-    fn makes_watermarks(&self) -> bool {
-        true
+    fn time_keeping(&self) -> TimeKeeping {
+        TimeKeeping::Delays
     }
 
     fn sides(&self) -> Vec<PortType> {

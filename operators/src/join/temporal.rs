@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Pair, Sided};
-use crate::window::{KeyOf, late_port, refuse_late};
+use crate::window::{KeyOf, UNJOINED, late_port, refuse_late};
 use crate::{
     Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp,
     Turn,
@@ -37,6 +38,9 @@ impl<L, R> Default for Held<L, R> {
 /// A row waits until the watermark has come to its time, as an earlier version may still come; rows of one key are given
 /// in the order of time. The newest version of each key is kept for ever: of tables that grow without end, delete keys
 /// upstream.
+///
+/// A version that comes behind the watermark is taken if it is newer than the one that was valid so far: it counts for the
+/// rows to come, and those that were given stay as they are. Other rows behind the watermark leave by the port `late`.
 pub struct TemporalJoin<L, R, K> {
     key: KeyOf<Sided<L, R>, K>,
     held: Keyed<K, Held<L, R>>,
@@ -51,6 +55,16 @@ impl<L, R, K: StateKey> TemporalJoin<L, R, K> {
     }
 }
 
+impl<L: StateValue, R: StateValue, K: StateKey> TemporalJoin<L, R, K> {
+    /// Whether a row behind the watermark is a version that rows of the left may still need: until now there is no newer one
+    /// that is valid.
+    fn is_needed(&mut self, key: &K, row: &Sided<L, R>, time: Timestamp) -> bool {
+        let Sided::Right(_) = row else { return false };
+        let newer = (Bound::Excluded(time), Bound::Included(self.now));
+        self.held.get(key).is_none_or(|held| held.versions.range(newer).next().is_none())
+    }
+}
+
 impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, K> {
     type In = Vec<Sided<L, R>>;
     type Out = Vec<Pair<L, R>>;
@@ -58,11 +72,11 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
     fn on_batch(&mut self, batch: Batch<Self::In>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let Parts { times, rows, origins, .. } = batch.into_parts();
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
-            if time < self.now {
-                refuse_late(row, (time, self.now), origins.as_ref(), at, out);
+            let key = (self.key)(&row);
+            if time < self.now && !self.is_needed(&key, &row, time) {
+                refuse_late(row, (time, self.now, UNJOINED), origins.as_ref(), at, out);
                 continue;
             }
-            let key = (self.key)(&row);
             self.timers.set(shortly_after(time), key.clone());
             let held = self.held.entry(key).or_default();
             match row {

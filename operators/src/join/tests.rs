@@ -97,6 +97,31 @@ fn rows_get_the_version_that_was_valid_at_their_time() {
     assert_eq!(numbers(&bench.take()), [(6, 4)]);
 }
 
+#[test]
+fn a_version_that_comes_late_counts_for_the_rows_that_still_need_it() {
+    let mut bench = Bench::new(TemporalJoin::new(key()));
+    give(&mut bench, [right(5, 1), left(9, 2)]);
+    bench.watermark(at(10));
+    assert_eq!(numbers(&bench.take()), [(2, 1)]);
+    give(&mut bench, [right(8, 3), right(4, 4), left(9, 5), left(12, 6)]);
+    assert_eq!(bench.take_side::<Rejected<Sided<Row, Row>>>(1).len(), 2, "one is older than the version at 8");
+    let mut bench = Bench::restored(TemporalJoin::new(key()), &bench.save());
+    give(&mut bench, [right(7, 7), left(13, 8)]);
+    assert_eq!(bench.take_side::<Rejected<Sided<Row, Row>>>(1).len(), 1);
+    bench.end();
+    assert_eq!(numbers(&bench.take()), [(6, 3), (8, 3)], "what was given stays");
+}
+
+#[test]
+fn what_is_late_is_told_by_how_much_and_that_its_partners_are_gone() {
+    let near = within(span(0), span(0)).allowed_lateness(span(10));
+    let mut bench = Bench::new(IntervalJoin::new(near, (false, false), key()));
+    bench.watermark(at(30));
+    give(&mut bench, [left(18, 1)]);
+    let late = bench.take_side::<Rejected<Sided<Row, Row>>>(1).remove(0).cause.to_string();
+    assert!(late.contains("12µs behind the watermark") && late.contains("could be joined with is gone"), "{late}");
+}
+
 /// A join in which rows of the left tell the latest time by their numbers.
 fn telling(before: i64) -> IntervalJoin<Row, Row, u8> {
     let until = |row: &Row| at(i64::from(row.1));
@@ -133,7 +158,9 @@ fn without_a_bound_rows_meet_until_they_are_forgotten() {
     assert_eq!(bench.take_watermarks(), [Watermark::At(at(15))], "nobody waits for what may still come");
     // Behind the watermark, but not forgotten yet.
     give(&mut bench, [left(5, 4), left(4, 5)]);
-    assert_eq!(numbers(&bench.take()), [(4, 2), (4, 3)]);
+    let pairs = bench.take_batches().remove(0).into_parts();
+    assert_eq!(numbers(&pairs.rows), [(4, 2), (4, 3)]);
+    assert_eq!(pairs.times, [at(15); 2], "pairs are not behind the watermark that went out");
     assert_eq!(bench.take_side::<Rejected<Sided<Row, Row>>>(1).len(), 1);
     bench.end();
     assert_eq!(numbers(&bench.take()), [], "what has no partner is not known");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{Progress, Watermarks};
 use crate::{
-    Batch, Cause, Code, Operator, Outbox, Parts, PortType, Rejected, Result, Side, StateVisitor, Timestamp, Turn,
-    Watermark,
+    Batch, Cause, Code, Operator, Outbox, Parts, PortType, Rejected, Result, Side, StateVisitor, TimeKeeping,
+    Timestamp, Turn, Watermark,
 };
 
 /// What a closure may give as the event time of a row.
@@ -139,8 +139,8 @@ where
         self.progress.state(visit)
     }
 
-    fn makes_watermarks(&self) -> bool {
-        true
+    fn time_keeping(&self) -> TimeKeeping {
+        TimeKeeping::Makes
     }
 
     fn sides(&self) -> Vec<PortType> {

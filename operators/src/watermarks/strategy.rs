@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::Problem;
+
 /// How watermarks follow from event times.
 ///
 /// The watermark is the highest event time seen, less the lateness that rows may have. It never goes back; a row that is
@@ -42,6 +44,14 @@ impl Watermarks {
     pub fn idle_after(mut self, span: Duration) -> Self {
         self.idle_after = Some(span);
         self
+    }
+
+    /// What is wrong with it: each with the setting that is to blame, as pipeline files call it.
+    pub fn problem(&self) -> Option<Problem> {
+        let what = "an input would be idle all the time, and looked at without a pause";
+        let wrong =
+            || Problem::at("", what).in_setting("idle_after").help("say how long an input may be silent: `30s`");
+        self.idle_after.is_some_and(|span| span.is_zero()).then(wrong)
     }
 
     /// Each subject has a watermark of its own, and the slowest that is not idle counts: for streams whose producers

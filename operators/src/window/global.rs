@@ -13,7 +13,7 @@ use crate::{Batch, Keyed, Operator, Outbox, Result, StateKey, StateVisitor, Time
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GlobalWindows {
     every: Option<u64>,
-    emit: Emit,
+    pub(super) emit: Emit,
 }
 
 /// One window for all rows of a key, which gives its result at the end of the input, and on the way as often as

@@ -22,6 +22,9 @@ pub struct TimeWindows {
     pub(super) offset: i64,
     pub(super) allowed_lateness: Duration,
     pub(super) emit: Emit,
+    // What was said to have no length, and has the shortest that there is.
+    pub(super) no_size: bool,
+    pub(super) no_distance: bool,
 }
 
 /// Windows that follow each other: each row is in one.
@@ -30,11 +33,14 @@ pub fn tumbling(size: Duration) -> TimeWindows {
 }
 
 /// Windows of length `size` that begin every `every`: each row is in `size / every` of them, and is taken in once for all
-/// of them. Where `every` is longer than `size` there are gaps, and rows in those are in no window.
+/// of them. Where `every` is longer than `size` rows in the gaps would be in no window, and get lost: a pipeline with such
+/// windows is refused, as is one with spans of no length.
 pub fn sliding(size: Duration, every: Duration) -> TimeWindows {
     let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX).max(1);
+    let (no_size, no_distance) = (size.is_zero(), every.is_zero());
     let (size, every) = (micros(size), micros(every));
-    TimeWindows { size, every, offset: 0, allowed_lateness: Duration::ZERO, emit: Emit::OnClose }
+    let (offset, allowed_lateness, emit) = (0, Duration::ZERO, Emit::OnClose);
+    TimeWindows { size, every, offset, allowed_lateness, emit, no_size, no_distance }
 }
 
 impl TimeWindows {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::windowed::CLOSED;
 use super::{Firing, KeyOf, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
 use crate::{
@@ -159,7 +160,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, O: RowOrder<T>> Operator f
         let Parts { times, rows, origins, .. } = batch.into_parts();
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
             if time < self.now {
-                refuse_late(row, (time, self.now), origins.as_ref(), at, out);
+                refuse_late(row, (time, self.now, CLOSED), origins.as_ref(), at, out);
                 continue;
             }
             let key = (self.key)(&row);

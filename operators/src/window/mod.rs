@@ -14,6 +14,7 @@ mod emit;
 mod global;
 mod grid;
 mod last_rows;
+mod mistakes;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -31,4 +32,6 @@ pub use time::TimeWindowed;
 pub use until::{Until, until};
 pub use windowed::{Firing, KeyOf, Windowed, Windows};
 
-pub(crate) use windowed::{late_port, refuse_late};
+#[cfg(feature = "columnar")]
+pub(crate) use mistakes::no_gap;
+pub(crate) use windowed::{UNJOINED, late_port, refuse_late};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::time::last_of;
+use super::windowed::CLOSED;
 use super::{Emit, Firing, KeyOf, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
 use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
@@ -15,15 +16,17 @@ use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, S
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionWindows {
     gap: Duration,
-    allowed_lateness: Duration,
-    emit: Emit,
+    pub(super) allowed_lateness: Duration,
+    pub(super) emit: Emit,
+    // It was said to have no length.
+    pub(super) no_gap: bool,
 }
 
 /// Windows that last as long as rows of a key follow each other within less than `gap`: from the first of them to `gap`
 /// after the last.
 pub fn session(gap: Duration) -> SessionWindows {
-    let gap = gap.max(Duration::from_micros(1));
-    SessionWindows { gap, allowed_lateness: Duration::ZERO, emit: Emit::OnClose }
+    let (no_gap, gap) = (gap.is_zero(), gap.max(Duration::from_micros(1)));
+    SessionWindows { no_gap, gap, allowed_lateness: Duration::ZERO, emit: Emit::OnClose }
 }
 
 impl SessionWindows {
@@ -241,7 +244,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> Operator 
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
             let key = (self.key)(&row);
             if !self.take(&key, &row, time, out) {
-                refuse_late(row, (time, self.now), origins.as_ref(), at, out);
+                refuse_late(row, (time, self.now, CLOSED), origins.as_ref(), at, out);
             }
         }
         self.on_more(out)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::windowed::CLOSED;
 use super::{Emit, Firing, KeyOf, TimeWindows, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
 use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
@@ -176,7 +177,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
             let Some(pane) = self.windows.pane_of(time) else { continue };
             let last_end = self.windows.last_end(pane);
             if self.windows.gone_at(last_end) <= self.now {
-                refuse_late(row, (time, self.now), origins.as_ref(), at, out);
+                refuse_late(row, (time, self.now, CLOSED), origins.as_ref(), at, out);
                 continue;
             }
             let key = (self.key)(&row);

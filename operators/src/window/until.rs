@@ -11,7 +11,7 @@ use crate::Timestamp;
 pub struct Until<F> {
     pub(crate) time: F,
     pub(crate) allowed_lateness: Duration,
-    emit: Emit,
+    pub(crate) emit: Emit,
 }
 
 /// One window of a key that lasts until the time that `time` tells of its rows, that time included; of several, until the

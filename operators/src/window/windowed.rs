@@ -10,7 +10,7 @@ use super::{
     SessionWindows, TimeWindowed, TimeWindows, Until,
 };
 use crate::aggregate::Aggregate;
-use crate::{Cause, Code, Operator, Origins, Outbox, Payload, PortType, Rejected, Side, StateKey, Timestamp};
+use crate::{Cause, Code, Operator, Origins, Outbox, Payload, PortType, Problem, Rejected, Side, StateKey, Timestamp};
 
 /// Windows of one kind that rows of type `T` fall into: they make the operator that aggregates rows in them.
 pub trait Windows<T>: fmt::Display + Clone + Send + Sync + 'static {
@@ -20,6 +20,9 @@ pub trait Windows<T>: fmt::Display + Clone + Send + Sync + 'static {
         key: KeyOf<T, K>,
         aggregate: Arc<A>,
     ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>>;
+
+    /// What is wrong with them: each with the setting that is to blame, as pipeline files call it.
+    fn problems(&self) -> Vec<Problem>;
 }
 
 macro_rules! windows {
@@ -31,6 +34,10 @@ macro_rules! windows {
                 aggregate: Arc<A>,
             ) -> impl Operator<In = Vec<T>, Out = Vec<Windowed<K, A::Out>>> {
                 $operator::new(self, key, aggregate)
+            }
+
+            fn problems(&self) -> Vec<Problem> {
+                self.problems()
             }
         }
     )*};
@@ -91,16 +98,21 @@ fn late_side<T: Send + 'static>() -> Side<Rejected<T>> {
     Side::rejected(1)
 }
 
-/// Sends a row to the port of late rows.
+/// Where a late row finds nothing any more.
+pub(crate) const CLOSED: &str = "its windows are closed";
+/// Where a late row of a join finds nothing any more.
+pub(crate) const UNJOINED: &str = "what it could be joined with is gone";
+
+/// Sends a row to the port of late rows: its time, how far event time has come, and why that is too late.
 pub(crate) fn refuse_late<T: Send + 'static, P: Payload>(
     row: T,
-    (time, now): (Timestamp, Timestamp),
+    (time, now, why): (Timestamp, Timestamp, &str),
     origins: Option<&Origins>,
     at: usize,
     out: &mut Outbox<'_, P>,
 ) {
     let late = now.since(time);
-    let words = format!("it is late: event time {time} is {late:?} behind the watermark, and its windows are closed");
+    let words = format!("it is late: event time {time} is {late:?} behind the watermark, and {why}");
     let row = Rejected { row, cause: Cause::new(Code::Late, words) };
     out.push_side_from(&late_side::<T>(), time, row, origins, at);
 }

@@ -423,6 +423,11 @@ impl<'f> Reader<'_, 'f> {
                 Some(subtasks) => rows.parallelism(subtasks),
                 None => rows,
             };
+            // Its rows would have had a time, if what is wrong with that were right.
+            let rows = match ready.lacking.iter().any(|key| key == "event_time") {
+                true => rows.then(|rows| Some(rows.unchanged(&format!("{}/event_time", node.name), "event_time"))),
+                false => rows,
+            };
             let key = if output.is_empty() { node.name.clone() } else { format!("{}.{output}", node.name) };
             wired.rows.insert(key, rows);
         }

@@ -8,8 +8,9 @@ use millstream_operators::join::{
     Both, Gathered, Interval, IntervalJoin, Pair, Sided, TemporalJoin, Unbounded, UntilInterval,
 };
 use millstream_operators::window::{KeyOf, SessionWindows, TimeWindows, Until, Windowed, Windows};
-use millstream_operators::{Key, Operator, Rejected, Result, StateKey, StateValue, Timestamp};
+use millstream_operators::{Key, Operator, Problem, Rejected, Result, StateKey, StateValue, Timestamp};
 
+use super::pipeline::of_node;
 use super::windowed::Late;
 use super::{KeyedStream, Stream};
 use crate::graph::{InPort, OutPort, Subtask};
@@ -22,7 +23,7 @@ use crate::graph::{InPort, OutPort, Subtask};
 /// |---|---|
 /// | `within(before, after)` | those that are no more than so much earlier or later |
 /// | `until(\|left\| time)` | those from its own time, or [`earlier`](Until::earlier), until the time that it tells |
-/// | `tumbling(d)`, `sliding(d, every)`, `session(gap)` | those of the same window |
+/// | `tumbling(d)`, `sliding(d, every)`, `session(gap)` | those of the same window: rows that are together in several sliding windows are joined in each |
 /// | `unbounded(ttl)` | all that are not forgotten; for `inner` and `semi`, as it is never known that none will come |
 pub struct Join<K, L, R> {
     left: KeyedStream<K, L>,
@@ -36,10 +37,18 @@ pub struct Join<K, L, R> {
     note = "say it with `within(before, after)`, `until(|left: &Left| time)`, windows such as `tumbling(minute)`, or `unbounded(ttl)`"
 )]
 pub trait How<L: StateValue, R: StateValue>: Sized {
-    /// The pairs, with rows that have no partner on the left, and on the right, as `alone` says. With `once`, a row of the
-    /// left is paired once at most.
-    fn pairs<K: StateKey>(self, join: Join<K, L, R>, name: &str, alone: (bool, bool), once: bool)
-    -> Stream<Pair<L, R>>;
+    /// The pairs, and the rows without a partner that are wanted.
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, wanted: Wanted<'_>) -> Stream<Pair<L, R>>;
+}
+
+/// What a join is to give, and the name of its node.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'n> {
+    name: &'n str,
+    // Rows of the left, and of the right, that have no partner.
+    alone: (bool, bool),
+    // A row of the left is paired once at most.
+    once: bool,
 }
 
 /// A bound that comes to an end, so that it is known when a row has no partner.
@@ -66,37 +75,38 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
 
     /// Rows that have partners, with each of them.
     pub fn inner(self, name: &str, how: impl How<L, R>) -> Stream<(L, R)> {
-        how.pairs(self, name, (false, false), false).filter_map(&pairs_of(name), Pair::inner).boxed()
+        how.pairs(self, Wanted::new(name, (false, false))).filter_map(&pairs_of(name), Pair::inner).boxed()
     }
 
     /// All rows of the left, with their partners or none.
     pub fn left(self, name: &str, how: impl Bounded<L, R>) -> Stream<(L, Option<R>)> {
-        how.pairs(self, name, (true, false), false).filter_map(&pairs_of(name), Pair::left).boxed()
+        how.pairs(self, Wanted::new(name, (true, false))).filter_map(&pairs_of(name), Pair::left).boxed()
     }
 
     /// All rows of the right, with their partners or none.
     pub fn right(self, name: &str, how: impl Bounded<L, R>) -> Stream<(Option<L>, R)> {
-        how.pairs(self, name, (false, true), false).filter_map(&pairs_of(name), Pair::right).boxed()
+        how.pairs(self, Wanted::new(name, (false, true))).filter_map(&pairs_of(name), Pair::right).boxed()
     }
 
     /// All rows of both sides, with their partners or none.
     pub fn full(self, name: &str, how: impl Bounded<L, R>) -> Stream<(Option<L>, Option<R>)> {
-        how.pairs(self, name, (true, true), false).map(&pairs_of(name), Pair::full).boxed()
+        how.pairs(self, Wanted::new(name, (true, true))).map(&pairs_of(name), Pair::full).boxed()
     }
 
-    /// The rows of the left that have a partner, each once.
+    /// The rows of the left that have a partner, each once; in sliding windows, once in each window in which it has one.
     pub fn semi(self, name: &str, how: impl How<L, R>) -> Stream<L> {
-        let pairs = how.pairs(self, name, (false, false), true);
+        let pairs = how.pairs(self, Wanted { once: true, ..Wanted::new(name, (false, false)) });
         pairs.filter_map(&pairs_of(name), |pair| pair.inner().map(|(left, _)| left)).boxed()
     }
 
-    /// The rows of the left that have no partner.
+    /// The rows of the left that have no partner; in sliding windows, once for each window in which it has none, whatever it
+    /// has in others.
     pub fn anti(self, name: &str, how: impl Bounded<L, R>) -> Stream<L> {
         let alone = |pair| match pair {
             Pair::Left(left) => Some(left),
             Pair::Both(..) | Pair::Right(_) => None,
         };
-        how.pairs(self, name, (true, false), false).filter_map(&pairs_of(name), alone).boxed()
+        how.pairs(self, Wanted::new(name, (true, false))).filter_map(&pairs_of(name), alone).boxed()
     }
 
     /// Each row of the left with the newest row of the right that is not later than it: the right is a table, and its rows
@@ -117,12 +127,19 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
     /// The pairs of a join that holds rows.
     fn held(
         self,
-        name: &str,
+        wanted: Wanted<'_>,
         detail: String,
-        once: bool,
         make: impl Fn(KeyOf<Sided<L, R>, K>) -> IntervalJoin<L, R, K> + Send + Sync + 'static,
     ) -> Stream<Pair<L, R>> {
-        self.operator(name, "interval_join", detail, move |key| if once { make(key).once() } else { make(key) })
+        let once = wanted.once;
+        let make = move |key| if once { make(key).once() } else { make(key) };
+        self.operator(wanted.name, "interval_join", detail, make)
+    }
+
+    /// Notes what is wrong with how it is bounded.
+    fn wrong(&self, name: &str, problems: impl IntoIterator<Item = Problem>) {
+        let pipeline = self.left.stream.pipeline();
+        of_node(name, "", problems.into_iter().collect()).for_each(|problem| pipeline.problem(problem));
     }
 
     fn operator<U, O, M>(self, name: &str, kind: &'static str, detail: String, make: M) -> Stream<U>
@@ -135,6 +152,7 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
         let key = Arc::clone(&left.key);
         let make = move |_: &Subtask| -> Result<O> { Ok(make(Arc::clone(&key))) };
         let node = left.rows().node(name, kind, make).detailed(detail);
+        node.pipeline.change(node.id, |node| node.by_event_time = true);
         right.enter(InPort { node: node.id, port: 0 });
         if let Some(late) = late {
             late(Stream::at(node.pipeline.clone(), OutPort { node: node.id, port: 1 }));
@@ -151,15 +169,26 @@ fn pairs_of(name: &str) -> String {
     format!("{name}/pairs")
 }
 
+impl<'n> Wanted<'n> {
+    fn new(name: &'n str, alone: (bool, bool)) -> Self {
+        Wanted { name, alone, once: false }
+    }
+}
+
+/// A setting by which results would come more than once.
+fn given_once(setting: &str) -> Problem {
+    let what = "a join gives what belongs together once, when that is known";
+    let help = match setting {
+        "emit" => "take `emit` out",
+        _ => "take it out, and let event time wait for late rows: a larger lateness where it begins",
+    };
+    Problem::at("", what).in_setting(setting).help(help)
+}
+
 impl<L: StateValue, R: StateValue> How<L, R> for Interval {
-    fn pairs<K: StateKey>(
-        self,
-        join: Join<K, L, R>,
-        name: &str,
-        alone: (bool, bool),
-        once: bool,
-    ) -> Stream<Pair<L, R>> {
-        join.held(name, self.to_string(), once, move |key| IntervalJoin::new(self, alone, key))
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, wanted: Wanted<'_>) -> Stream<Pair<L, R>> {
+        let alone = wanted.alone;
+        join.held(wanted, self.to_string(), move |key| IntervalJoin::new(self, alone, key))
     }
 }
 
@@ -169,18 +198,12 @@ where
     R: StateValue,
     F: Fn(&L) -> Timestamp + Clone + Send + Sync + 'static,
 {
-    fn pairs<K: StateKey>(
-        self,
-        join: Join<K, L, R>,
-        name: &str,
-        alone: (bool, bool),
-        once: bool,
-    ) -> Stream<Pair<L, R>> {
-        let detail = self.to_string();
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, wanted: Wanted<'_>) -> Stream<Pair<L, R>> {
+        join.wrong(wanted.name, self.emits().then(|| given_once("emit")));
+        let (detail, alone) = (self.to_string(), wanted.alone);
         let (interval, until) = self.into_parts();
         let until: Arc<dyn Fn(&L) -> Timestamp + Send + Sync> = Arc::new(until);
-        let make = move |key| IntervalJoin::new(interval, alone, key).until(Arc::clone(&until));
-        join.held(name, detail, once, make)
+        join.held(wanted, detail, move |key| IntervalJoin::new(interval, alone, key).until(Arc::clone(&until)))
     }
 }
 
@@ -190,54 +213,36 @@ where
     R: StateValue,
     F: Fn(&L) -> Timestamp + Clone + Send + Sync + 'static,
 {
-    fn pairs<K: StateKey>(
-        self,
-        join: Join<K, L, R>,
-        name: &str,
-        alone: (bool, bool),
-        once: bool,
-    ) -> Stream<Pair<L, R>> {
-        self.earlier(Duration::ZERO).pairs(join, name, alone, once)
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, wanted: Wanted<'_>) -> Stream<Pair<L, R>> {
+        self.earlier(Duration::ZERO).pairs(join, wanted)
     }
 }
 
 impl<L: StateValue, R: StateValue> How<L, R> for Unbounded {
-    fn pairs<K: StateKey>(self, join: Join<K, L, R>, name: &str, _: (bool, bool), once: bool) -> Stream<Pair<L, R>> {
+    fn pairs<K: StateKey>(self, join: Join<K, L, R>, wanted: Wanted<'_>) -> Stream<Pair<L, R>> {
+        join.wrong(wanted.name, self.problem());
         // Not for verbs that ask for rows without partner.
-        join.held(name, self.to_string(), once, move |key| IntervalJoin::unbounded(self, key))
+        join.held(wanted, self.to_string(), move |key| IntervalJoin::unbounded(self, key))
     }
-}
-
-fn windowed<K: StateKey, L: StateValue, R: StateValue>(
-    windows: impl Windows<Sided<L, R>>,
-    join: Join<K, L, R>,
-    name: &str,
-    once: bool,
-) -> Stream<Pair<L, R>> {
-    let detail = windows.to_string();
-    let make = move |key| windows.clone().operator(key, Arc::new(Gathered::default()));
-    let gathered = join.operator(name, "window_join", detail, make);
-    let of_window = move |window: Windowed<K, Both<L, R>>| {
-        let mut both = window.value;
-        if once {
-            both.right.truncate(1);
-        }
-        both.pairs()
-    };
-    gathered.flat_map(&format!("{name}/rows"), of_window).boxed()
 }
 
 macro_rules! in_windows {
     ($($windows:ty),*) => {$(impl<L: StateValue, R: StateValue> How<L, R> for $windows {
-        fn pairs<K: StateKey>(
-            self,
-            join: Join<K, L, R>,
-            name: &str,
-            _: (bool, bool),
-            once: bool,
-        ) -> Stream<Pair<L, R>> {
+        fn pairs<K: StateKey>(self, join: Join<K, L, R>, wanted: Wanted<'_>) -> Stream<Pair<L, R>> {
+            join.wrong(wanted.name, self.repeats().into_iter().map(given_once));
+            join.wrong(wanted.name, self.problems());
+            let (detail, once) = (self.to_string(), wanted.once);
+            let make = move |key| Windows::<Sided<L, R>>::operator(self, key, Arc::new(Gathered::default()));
+            let gathered = join.operator(wanted.name, "window_join", detail, make);
             // What is without partner in a window is told in any case, and picked or not.
-            windowed(self, join, name, once)
+            let of_window = move |window: Windowed<K, Both<L, R>>| {
+                let mut both = window.value;
+                if once {
+                    both.right.truncate(1);
+                }
+                both.pairs()
+            };
+            gathered.flat_map(&format!("{}/rows", wanted.name), of_window).boxed()
         }
     })*};
 }

@@ -27,7 +27,7 @@ pub use columns::{ColumnsFrom, ColumnsTo, IntoFrame, columns_from, columns_to};
 pub use ends::{Decoding, Discard, Encoding, IntoSink, IntoSource, ReadFrom, SinkNode, SourceNode, WriteTo};
 #[cfg(feature = "columnar")]
 pub use frame::{Best, ColumnWindows, Frame, JoinedFrame, KeyedFrame, LookupValues, WindowedFrame, best};
-pub use joined::{Bounded, How, Join};
+pub use joined::{Bounded, How, Join, Wanted};
 pub use keeping::Keeping;
 pub use keyed::KeyedStream;
 pub use lookup::{LookedUp, MakeTable, TableNode, TableOf};

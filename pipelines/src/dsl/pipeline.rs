@@ -1,7 +1,5 @@
 //! [`Pipeline`]: where a pipeline's declaration is gathered.
 
-#[cfg(feature = "columnar")]
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,7 +8,7 @@ use millstream_operators::{BuildError, PortType, Problem};
 
 use super::{IntoSource, SourceNode, Stream};
 #[cfg(feature = "columnar")]
-use crate::graph::{Edge, Subtask};
+use crate::graph::Edge;
 use crate::graph::{Graph, InPort, Node, NodeId, OutPort, Pass, Role, Route, Settings, check};
 
 /// A pipeline that is being declared. Clones are the same pipeline.
@@ -122,33 +120,6 @@ impl Pipeline {
         self.lock().graph.readers(port).last().cloned()
     }
 
-    /// Whether the rows of a port have an event time: whether some node that they have come by tells how far it has come.
-    #[cfg(feature = "columnar")]
-    pub(super) fn has_event_time(&self, port: OutPort) -> bool {
-        let graph = self.lock().graph.clone();
-        let (mut open, mut seen) = (vec![port.node], HashSet::new());
-        while let Some(id) = open.pop() {
-            if !seen.insert(id) {
-                continue;
-            }
-            if let Some(Node { name, role: Role::Operator(make), .. }) = graph.node(id) {
-                // What it does, only an operator can tell; who cannot be asked is believed.
-                let trial = Subtask {
-                    pipeline: "".into(),
-                    node: name.as_str().into(),
-                    index: 0,
-                    of: 1,
-                    resources: Default::default(),
-                };
-                if make(&trial).map_or(true, |operator| operator.makes_watermarks()) {
-                    return true;
-                }
-            }
-            open.extend(graph.edges.iter().filter(|edge| edge.to.node == id).map(|edge| edge.from.node));
-        }
-        false
-    }
-
     /// The node of this name, if there is one already.
     #[cfg(feature = "columnar")]
     pub(super) fn node_named(&self, name: &str) -> Option<NodeId> {
@@ -179,6 +150,15 @@ impl Pipeline {
     fn lock(&self) -> MutexGuard<'_, Building> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is wrong with something that a node was given, as problems of the node; `before` stands before the settings.
+pub(super) fn of_node(node: &str, before: &str, problems: Vec<Problem>) -> impl Iterator<Item = Problem> {
+    problems.into_iter().map(move |mut problem| {
+        node.clone_into(&mut problem.node);
+        problem.setting = problem.setting.map(|setting| format!("{before}{setting}"));
+        problem
+    })
 }
 
 impl fmt::Debug for Pipeline {

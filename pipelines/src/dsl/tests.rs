@@ -1,10 +1,15 @@
 //! What the DSL makes of chains of verbs, and what it says of mistakes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use millstream_operators::aggregate::count;
+use millstream_operators::join::unbounded;
 use millstream_operators::rows::{Group, Json};
-use millstream_operators::{Fault, Rejected, SizeLimit};
+use millstream_operators::watermarks::ascending;
+use millstream_operators::window::{Emit, session, sliding, tumbling, until};
+use millstream_operators::{Fault, Rejected, SizeLimit, Timestamp};
 
 use super::*;
 use crate::graph::{Make, Settings, Step, Touch, View, explain, plan};
@@ -158,4 +163,55 @@ fn what_may_lose_messages_needs_the_users_word() {
     };
     assert!(declare(false).unwrap_err().contains("promises at-least-once, but core NATS keeps nothing"));
     declare(true).unwrap();
+}
+
+/// The settings for which a join is refused that is bounded so.
+fn refused(how: impl How<i64, i64>) -> Vec<String> {
+    let pipeline = Pipeline::new("p");
+    let rows = |name: &str| {
+        let numbers = pipeline.source(name, numbers().ignore_rejected());
+        let time = |n: &i64| Timestamp::from_micros(*n);
+        let (rows, rejected) = numbers.event_time(&format!("{name}_time"), time, ascending());
+        rejected.discard(&format!("{name}_rejected"));
+        rows.key_by(|n| *n)
+    };
+    let pairs = rows("left").join(rows("right")).inner("pairs", how);
+    pairs.map("sum", |(left, right)| left + right).sink("out", out("out").stop_on_rejected());
+    let error = pipeline.build().unwrap_err();
+    assert!(error.problems().iter().all(|problem| problem.node == "pairs" && problem.help.is_some()), "{error}");
+    error.problems().iter().filter_map(|problem| problem.setting.clone()).collect()
+}
+
+#[test]
+fn a_join_that_would_give_results_again_or_never_is_refused_with_the_way_out() {
+    let minute = Duration::from_secs(60);
+    let again = tumbling(minute).emit(Emit::OnChange).allowed_lateness(minute);
+    assert_eq!(refused(again), ["emit", "allowed_lateness"]);
+    assert_eq!(refused(session(minute).allowed_lateness(minute)), ["allowed_lateness"]);
+    assert_eq!(refused(until(|n: &i64| Timestamp::from_micros(*n)).emit(Emit::OnChange)), ["emit"]);
+    assert_eq!(refused(session(Duration::ZERO)), ["session"]);
+    assert_eq!(refused(sliding(minute, minute * 2)), ["every"]);
+    assert_eq!(refused(unbounded(Duration::ZERO)), ["ttl"]);
+}
+
+#[test]
+fn a_join_needs_an_event_time_of_both_sides() {
+    let pipeline = Pipeline::new("p");
+    let rows = |name: &str| pipeline.source(name, numbers().ignore_rejected()).key_by(|n| *n);
+    let pairs = rows("left").join(rows("right")).inner("pairs", unbounded(Duration::from_secs(1)));
+    pairs.map("sum", |(left, right)| left + right).sink("out", out("out").stop_on_rejected());
+    let error = pipeline.build().unwrap_err();
+    let words: Vec<String> = error.problems().iter().map(ToString::to_string).collect();
+    let missing = |name| format!("pairs: it goes by event time, and the rows of `{name}` have none");
+    assert!(words.len() == 2 && words[0].starts_with(&missing("left")) && words[1].starts_with(&missing("right")));
+}
+
+#[test]
+fn windows_of_no_length_are_refused() {
+    let pipeline = Pipeline::new("p");
+    let rows = pipeline.source("in", numbers().ignore_rejected()).key_by(|n| *n);
+    let counts = rows.window(sliding(Duration::from_secs(1), Duration::ZERO)).aggregate("counts", count());
+    counts.map("count", |window| window.key).sink("out", out("out").stop_on_rejected());
+    let error = pipeline.build().unwrap_err().to_string();
+    assert!(error.starts_with("counts.every: windows would begin all the time"), "{error}");
 }

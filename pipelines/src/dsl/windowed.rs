@@ -7,6 +7,7 @@ use millstream_operators::aggregate::{Aggregate, TopRows, count, top_rows};
 use millstream_operators::window::{Windowed, Windows};
 use millstream_operators::{Rejected, StateKey, StateValue};
 
+use super::pipeline::of_node;
 use super::{KeyedStream, Stream};
 use crate::graph::{OutPort, Subtask};
 
@@ -38,6 +39,8 @@ impl<K: StateKey, T: Send + 'static, W: Windows<T>> WindowedStream<K, T, W> {
         let WindowedStream { keyed, windows, late } = self;
         let (key, aggregate) = (Arc::clone(&keyed.key), Arc::new(aggregate));
         let detail = windows.to_string();
+        let pipeline = keyed.stream.pipeline();
+        of_node(name, "", windows.problems()).for_each(|problem| pipeline.problem(problem));
         let make = move |_: &Subtask| Ok(windows.clone().operator(Arc::clone(&key), Arc::clone(&aggregate)));
         let node = keyed.rows().node(name, "window", make).detailed(detail);
         if let Some(late) = late {

@@ -2,6 +2,7 @@
 
 use millstream_operators::Problem;
 
+use super::timed::timed;
 use super::{Edge, Graph, Guarantee, InPort, Node, NodeId, OutPort, Role, Touch};
 
 /// How it begins what is said of an output that leads nowhere.
@@ -22,6 +23,7 @@ pub fn check(graph: &Graph) -> Vec<Problem> {
         outputs(graph, NodeId(index), node, &mut problems);
         inputs(graph, NodeId(index), node, &mut problems);
     }
+    timed(graph, &mut problems);
     cycles(graph, &mut problems);
     feedback(graph, &mut problems);
     promises(graph, &mut problems);

@@ -14,7 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use millstream_operators::{
     AnyBatch, AsyncOperator, Batch, Cause, Either, Emit, Epoch, Fault, FaultKind, Ledger, Marked, Operator, Origins,
-    Outbox, Outputs, Parts, Payload, Record, Rejected, Result, Retry, Sink, Source, StateVisitor, Timestamp, Turn,
+    Outbox, Outputs, Parts, Payload, Record, Rejected, Result, Retry, Sink, Source, StateVisitor, TimeKeeping,
+    Timestamp, Turn,
 };
 
 /// A future in a box.
@@ -29,7 +30,7 @@ pub trait DynOperator: Send {
     fn on_wake(&mut self, now: Timestamp, emit: &mut dyn Emit) -> Result<Turn>;
     fn on_end(&mut self, emit: &mut dyn Emit) -> Result<Turn>;
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result;
-    fn makes_watermarks(&self) -> bool;
+    fn time_keeping(&self) -> TimeKeeping;
     /// Rows in by step, for a pass that does the work of several nodes; empty for all others.
     fn counts(&self) -> Vec<u64> {
         Vec::new()
@@ -96,8 +97,8 @@ impl<O: Operator> DynOperator for Erased<O> {
         self.operator.state(visit)
     }
 
-    fn makes_watermarks(&self) -> bool {
-        self.operator.makes_watermarks()
+    fn time_keeping(&self) -> TimeKeeping {
+        self.operator.time_keeping()
     }
 
     fn counts(&self) -> Vec<u64> {

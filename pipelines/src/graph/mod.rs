@@ -8,6 +8,7 @@ mod erase;
 mod explain;
 mod once;
 mod plan;
+mod timed;
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
@@ -65,6 +66,8 @@ pub struct Node {
     pub outputs: Vec<PortType>,
     /// How many subtasks it has; `None` for as many as the pipeline's default.
     pub parallelism: Option<u32>,
+    /// Whether it goes by event time, which all rows that come to it must have, by whichever way.
+    pub by_event_time: bool,
     /// Subjects and streams that it reads or writes outside, so that a sink that feeds its own source is found.
     pub touches: Vec<Touch>,
     /// What it does with streams outside: what permissions and a look at the server are made of.
@@ -437,6 +440,7 @@ impl Node {
             inputs: Vec::new(),
             outputs: Vec::new(),
             parallelism: None,
+            by_event_time: false,
             touches: Vec::new(),
             access: Vec::new(),
             shared: false,

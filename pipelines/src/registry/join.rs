@@ -16,8 +16,8 @@ use super::{Ordered, RejectedWord, Span, Spec, Wiring};
 pub(super) struct Join {
     /// `{ with = "payments", on = { id = "order_id" }, within = { later = "1h" } }`.
     join: Keys,
-    /// What becomes of rows that come when what they could be joined with is gone; they are counted and dropped if not
-    /// given.
+    /// What becomes of rows that come when what they could be joined with is gone: behind the watermark, with `ttl` by more than
+    /// that, and with `window` when all windows are closed that they would be in. They are counted and dropped if not given.
     #[serde(default)]
     late: Option<RejectedWord>,
 }
@@ -42,11 +42,12 @@ struct Keys {
     /// `window_end`.
     #[serde(default)]
     window: Option<Windows>,
-    /// All rows of a key belong together; a row is forgotten when event time is so much past it.
+    /// All rows of a key belong together; a row is forgotten when event time is so much past it. Rows that are late by less
+    /// are joined, too; the time of what comes of them is that of the watermark.
     #[serde(default)]
     ttl: Option<Span>,
     /// The newest row of the right that is not later belongs to a row of the left: the right is a table, and its rows are
-    /// versions.
+    /// versions. One that comes late counts for the rows of the left that come after it.
     #[serde(default)]
     as_of: bool,
 }
@@ -64,9 +65,9 @@ enum Kind {
     Right,
     /// All rows of both sides, with their partners or none.
     Full,
-    /// The rows of the left that have a partner, each once.
+    /// The rows of the left that have a partner, each once; in sliding windows, once for each in which it has one.
     Semi,
-    /// The rows of the left that have no partner.
+    /// The rows of the left that have no partner; in sliding windows, once for each in which it has none.
     Anti,
 }
 
@@ -94,10 +95,10 @@ struct Windows {
     /// The length of windows that overlap.
     #[serde(default)]
     sliding: Option<Span>,
-    /// How long after each other sliding windows begin.
+    /// How long after each other sliding windows begin: no longer than they are, so that no row is between them.
     #[serde(default)]
     every: Option<Span>,
-    /// How long after midnight (UTC) windows begin.
+    /// How long after midnight (UTC) windows begin; sessions begin with their rows.
     #[serde(default)]
     offset: Option<Span>,
     /// Windows end where rows of a key, of either side, stay away for so long.
@@ -145,7 +146,13 @@ impl Windows {
         match (self.tumbling, self.sliding, self.every, self.session) {
             (Some(size), None, None, None) => Bound::windows(tumbling(size.0).offset(self.begin())),
             (None, Some(size), Some(every), None) => Bound::windows(sliding(size.0, every.0).offset(self.begin())),
-            (None, None, None, Some(gap)) if self.offset.is_none() => Bound::sessions(gap.0),
+            (None, None, None, Some(gap)) => {
+                if self.offset.is_some() {
+                    let what = "`session` windows have no `offset`: they begin with their rows";
+                    wrong.push(Problem::at("", what).in_setting("join.window.offset").help("take it out"));
+                }
+                Bound::sessions(gap.0)
+            }
             _ => {
                 let what = "windows are one of tumbling, sliding with `every`, and session";
                 let help =
@@ -269,25 +276,46 @@ mod tests {
         }
     }
 
+    fn source(name: &str, id: &str, is_timed: bool) -> String {
+        let time = if is_timed { "event_time = { column = \"at\", max_lateness = \"1s\" }\n" } else { "" };
+        format!(
+            "[sources.{name}]\nkind = \"nowhere\"\nformat = \"json\"\non_error = \"drop\"\n\
+             schema = {{ {id} = \"int64\", at = \"timestamp\" }}\n{time}"
+        )
+    }
+
+    const OUT: &str = "[sinks.out]\nkind = \"nowhere\"\nfrom = \"joined\"\non_error = \"drop\"\n";
+
+    fn loaded(parts: &[String]) -> Result<crate::config::Loaded, String> {
+        let registry = Registry::default().source::<From>().sink::<To>();
+        let text = format!("name = \"p\"\n{}{OUT}", parts.concat());
+        load("p.toml", &text, &Options::new(&registry)).map_err(|report| report.to_string())
+    }
+
+    #[test]
+    fn every_source_from_which_rows_come_to_a_join_must_give_them_a_time() {
+        let steps = "[[steps]]\nname = \"all\"\nfrom = [\"c\", \"d\"]\nmerge = true\n\
+                     [[steps]]\nname = \"joined\"\nfrom = [\"a\", \"b\"]\n\
+                     join = { with = \"all\", on = { id = \"of\" }, kind = \"semi\", ttl = \"1h\" }\n";
+        let of = |timed: [bool; 4]| {
+            let sources = [("a", "id"), ("b", "id"), ("c", "of"), ("d", "of")].into_iter().zip(timed);
+            let sources = sources.map(|((name, id), is_timed)| source(name, id, is_timed));
+            loaded(&sources.chain([steps.to_owned()]).collect::<Vec<_>>()).map(drop)
+        };
+        assert_eq!(of([true; 4]), Ok(()));
+        let report = of([true, false, true, false]).unwrap_err();
+        for name in ["b", "d"] {
+            assert!(report.contains(&format!("the rows of `{name}` have none")), "{report}");
+        }
+        assert!(report.ends_with("2 mistakes"), "{report}");
+    }
+
     #[test]
     fn rows_of_all_inputs_go_by_key_to_their_side() {
-        let source = |name: &str, id: &str| {
-            format!(
-                "[sources.{name}]\nkind = \"nowhere\"\nformat = \"json\"\non_error = \"drop\"\n\
-                 schema = {{ {id} = \"int64\", at = \"timestamp\" }}\n\
-                 event_time = {{ column = \"at\", max_lateness = \"1s\" }}\n"
-            )
-        };
-        let text = format!(
-            "name = \"p\"\n{}{}{}[[steps]]\nname = \"joined\"\nfrom = [\"a\", \"b\"]\n\
-             join = {{ with = \"c\", on = {{ id = \"of\" }}, kind = \"semi\", ttl = \"1h\" }}\n\
-             [sinks.out]\nkind = \"nowhere\"\nfrom = \"joined\"\non_error = \"drop\"\n",
-            source("a", "id"),
-            source("b", "id"),
-            source("c", "of"),
-        );
-        let registry = Registry::default().source::<From>().sink::<To>();
-        let loaded = load("p.toml", &text, &Options::new(&registry)).unwrap_or_else(|report| panic!("{report}"));
+        let step = "[[steps]]\nname = \"joined\"\nfrom = [\"a\", \"b\"]\n\
+                    join = { with = \"c\", on = { id = \"of\" }, kind = \"semi\", ttl = \"1h\" }\n";
+        let sources = [("a", "id"), ("b", "id"), ("c", "of")].map(|(name, id)| source(name, id, true));
+        let loaded = loaded(&[sources.concat(), step.to_owned()]).unwrap();
         let graph = loaded.graph;
         let joined = graph.nodes.iter().position(|node| node.name == "joined").unwrap();
         let mut into: Vec<(&str, usize, bool)> = graph

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::{
-    AnyBatch, Emit, Fault, FaultKind, Frozen, Result, Runs, Saved, Spill, StateVisitor, Timestamp, Turn, Watermark,
+    AnyBatch, Emit, Fault, FaultKind, Frozen, Result, Runs, Saved, Spill, StateVisitor, TimeKeeping, Timestamp, Turn,
+    Watermark,
 };
 use millstream_pipelines::graph::DynOperator;
 
@@ -148,7 +149,11 @@ impl Chain {
             (Turn::Again, None) => link.pending = Some(Pending::More),
             (Turn::Again, Some(item)) => link.pending = Some(Pending::Again(item)),
             (Turn::Done, Some(Item::Wake(_)) | None) => {}
-            (Turn::Done, Some(Item::Watermark(_))) if link.spec.operator.makes_watermarks() => {}
+            (Turn::Done, Some(Item::Watermark(watermark))) => {
+                if passes(link.spec.operator.time_keeping(), watermark) {
+                    self.push(at + 1, Item::Watermark(watermark));
+                }
+            }
             (Turn::Done, Some(item)) => self.push(at + 1, item),
         }
         Ok(true)
@@ -260,6 +265,16 @@ impl Link {
                 }
             }
         }
+    }
+}
+
+/// Whether a watermark goes on behind an operator, which may tell others by itself.
+fn passes(operator: TimeKeeping, watermark: Watermark) -> bool {
+    match operator {
+        TimeKeeping::Passes => true,
+        // What delays time has nothing of its own to say about silence.
+        TimeKeeping::Delays => watermark == Watermark::Idle,
+        TimeKeeping::Makes => false,
     }
 }
 
@@ -380,6 +395,23 @@ mod tests {
         let ones = vec!["[1]"; 4];
         let twos = vec!["[2]"; 4];
         assert_eq!(run(&mut chain), [ones, twos, vec!["watermark", "end"]].concat());
+    }
+
+    #[test]
+    fn a_join_that_holds_time_back_passes_silence_on() {
+        use millstream_operators::join::{IntervalJoin, Sided, within};
+        let near = within(Duration::ZERO, Duration::ZERO).allowed_lateness(Duration::from_micros(10));
+        let key = Sided::<u32, u32>::key_of(Arc::new(|row| *row), Arc::new(|row| *row));
+        let mut chain = Chain::new([link("join", IntervalJoin::new(near, (true, true), key))]);
+        let mut told = |watermark| {
+            chain.push(0, Item::Watermark(watermark));
+            while chain.step().unwrap() {}
+            let outputs = std::iter::from_fn(|| chain.next_output());
+            outputs.filter_map(|output| if let Output::Watermark(told) = output { Some(told) } else { None }).collect()
+        };
+        let at = |micros| Watermark::At(Timestamp::from_micros(micros));
+        let all: Vec<Vec<Watermark>> = vec![told(at(30)), told(Watermark::Idle), told(at(40))];
+        assert_eq!(all, [[at(20)], [Watermark::Idle], [at(30)]], "who reads it must not wait for a silent join");
     }
 
     /// Tables that take entries and give none back.

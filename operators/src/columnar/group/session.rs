@@ -23,14 +23,16 @@ use crate::columnar::rows::{compute_or_reject, rejected_port, rejected_rows};
 use crate::columnar::schema::{describe_type, timestamp};
 use crate::columnar::{Clock, ExprError, Expression, keep};
 use crate::suggest::did_you_mean;
-use crate::window::Emit;
-use crate::{Batch, Cause, Fault, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
+use crate::window::{Emit, no_gap};
+use crate::{Batch, Cause, Fault, Operator, Outbox, PortType, Problem, Result, StateVisitor, Timestamp, Turn};
 
 /// Windows that last as long as rows of a key say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnWindows {
     span: Span,
     allowed_lateness: Duration,
+    // It was said to be of no length.
+    no_gap: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,12 +45,18 @@ impl OwnWindows {
     /// Windows that last as long as rows follow each other within less than `gap`: from the first of them to `gap` after the
     /// last. See [`session`](crate::window::session).
     pub fn session(gap: Duration) -> Self {
-        OwnWindows { span: Span::Gap(gap.max(Duration::from_micros(1))), allowed_lateness: Duration::ZERO }
+        let span = Span::Gap(gap.max(Duration::from_micros(1)));
+        OwnWindows { span, allowed_lateness: Duration::ZERO, no_gap: gap.is_zero() }
     }
 
     /// Windows that last until the time in a column of timestamps, that time included; of several rows, until the latest.
     pub fn until(column: impl Into<String>) -> Self {
-        OwnWindows { span: Span::Until(column.into()), allowed_lateness: Duration::ZERO }
+        OwnWindows { span: Span::Until(column.into()), allowed_lateness: Duration::ZERO, no_gap: false }
+    }
+
+    /// What is wrong with them: each with the setting that is to blame, as pipeline files call it.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.no_gap.then(no_gap).into_iter().collect()
     }
 
     /// Whether rows with these columns say how long they last.

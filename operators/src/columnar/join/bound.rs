@@ -4,13 +4,17 @@ use std::fmt;
 use std::time::Duration;
 
 use super::keys::Both;
-use crate::window::TimeWindows;
+use crate::Problem;
+use crate::join::unbounded;
+use crate::window::{TimeWindows, no_gap};
 
 /// Which rows of the two sides belong together if their keys are the same, and so how long rows are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
     pub(super) how: How,
     pub(super) allowed_lateness: Duration,
+    // The gaps of sessions were said to have no length.
+    no_gap: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +64,7 @@ fn micros(span: Duration) -> i64 {
 
 impl Bound {
     fn new(how: How) -> Self {
-        Bound { how, allowed_lateness: Duration::ZERO }
+        Bound { how, allowed_lateness: Duration::ZERO, no_gap: false }
     }
 
     /// Rows of the right that are at most `earlier` earlier than a row of the left, or at most `later` later.
@@ -81,17 +85,19 @@ impl Bound {
 
     /// Rows that are in the same session: those of a key, from either side, that follow each other within less than `gap`.
     pub fn sessions(gap: Duration) -> Self {
-        Bound::new(How::Sessions { gap: micros(gap).max(1) })
+        Bound { no_gap: gap.is_zero(), ..Bound::new(How::Sessions { gap: micros(gap).max(1) }) }
     }
 
     /// All rows of a key, where a row is forgotten when event time is `ttl` past it. So that what comes of it does not
-    /// depend on how event time goes on, rows whose times are further apart than `ttl` do not belong together.
+    /// depend on how event time goes on, rows whose times are further apart than `ttl` do not belong together. The time of
+    /// a pair is the later of both, but not behind the watermark.
     pub fn unbounded(ttl: Duration) -> Self {
         Bound::new(How::Unbounded { ttl: micros(ttl) })
     }
 
     /// The newest row of the right that is not later than the row of the left: those of the right are versions of a table.
-    /// Of two of the same time the one that came last is valid.
+    /// Of two of the same time the one that came last is valid. A version behind the watermark counts for the rows to come,
+    /// if it is newer than the one that was valid so far; what was given stays as it is.
     pub fn as_of() -> Self {
         Bound::new(How::AsOf)
     }
@@ -102,6 +108,35 @@ impl Bound {
     pub fn allowed_lateness(mut self, span: Duration) -> Self {
         self.allowed_lateness = span;
         self
+    }
+
+    /// What is wrong with it: each with the setting that is to blame, as pipeline files call it.
+    pub fn problems(&self) -> Vec<Problem> {
+        let of_windows = match &self.how {
+            How::Windows(windows) => windows.problems(),
+            How::Sessions { .. } => self.no_gap.then(no_gap).into_iter().collect(),
+            How::Unbounded { ttl } => {
+                let ttl = Duration::from_micros(ttl.unsigned_abs());
+                return unbounded(ttl).problem().into_iter().collect();
+            }
+            How::Within { .. } | How::AsOf => Vec::new(),
+        };
+        let mut all: Vec<Problem> = of_windows;
+        for problem in &mut all {
+            problem.setting = problem.setting.take().map(|setting| format!("window.{setting}"));
+        }
+        all
+    }
+
+    /// The setting of a pipeline file that says it.
+    pub(super) fn word(&self) -> &'static str {
+        match &self.how {
+            How::Within { .. } => "within",
+            How::Unbounded { .. } => "ttl",
+            How::Windows(_) => "window",
+            How::Sessions { .. } => "session",
+            How::AsOf => "as_of",
+        }
     }
 
     /// Why a kind of join does not go with it, and the way out.

@@ -60,7 +60,23 @@ pub(super) struct Key {
     pub(super) lists: Both<List>,
     // When to come back to it: the earliest that was asked for.
     due: Option<i64>,
+    found: Option<Box<Found>>,
 }
+
+/// What was found out of the rows of a key, so that not all of them are looked through each time.
+#[derive(Default)]
+struct Found {
+    // The rows of the left that tell until when they may be joined: those that are gone first come first. Some have been
+    // joined since, and let go.
+    ends: BinaryHeap<Reverse<Ending>>,
+    // How many rows stand in the list of the left though they are gone: they are before all that may come.
+    gone: usize,
+    // Where the first session begins, and up to which time its rows are known to follow each other.
+    session: Option<(i64, i64)>,
+}
+
+/// A row by when it is gone, its time and its number; and the last time of its partners.
+type Ending = (i64, i64, u64, i64);
 
 /// All keys of which rows are held, by a number each.
 pub(super) struct Keys {
@@ -78,6 +94,52 @@ impl Held {
     }
 }
 
+impl Key {
+    /// Holds a row, which may tell by itself until when it can be joined.
+    pub(super) fn insert(&mut self, side: Side, held: Held, tells_its_end: bool) {
+        if tells_its_end {
+            let Held { time, last, number } = held;
+            self.found.get_or_insert_default().ends.push(Reverse((held.gone_at(), time, number, last)));
+        }
+        insert(self.lists.of_mut(side), held);
+    }
+
+    /// The rows of the left that tell their ends and are gone at `at`, as far as they `stay` until now; in the order of time.
+    pub(super) fn take_ended(&mut self, at: i64, mut stays: impl FnMut(u64) -> bool) -> Vec<Held> {
+        let Some(found) = &mut self.found else { return Vec::new() };
+        let mut ended = Vec::new();
+        while let Some(Reverse((_, time, number, last))) = found.ends.peek().copied().filter(|Reverse(end)| end.0 <= at)
+        {
+            found.ends.pop();
+            ended.extend(stays(number).then_some(Held { time, last, number }));
+        }
+        ended.sort_unstable_by_key(|held| (held.time, held.number));
+        // Each row is taken out of the list once, and the list gone through when half of it is gone.
+        found.gone += ended.len();
+        if found.gone * 2 >= self.lists.left.len() {
+            found.gone = 0;
+            self.lists.left.retain(|held| held.gone_at() > at);
+        }
+        ended
+    }
+
+    /// When the next of those is gone.
+    pub(super) fn next_end(&self) -> Option<i64> {
+        self.found.as_ref()?.ends.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    /// The time up to which the rows of the session that begins at `start` are known to follow each other: all that have
+    /// come since from then on belong to it as well.
+    pub(super) fn session_until(&self, start: i64) -> Option<i64> {
+        self.found.as_ref()?.session.filter(|(begun, _)| *begun == start).map(|(_, last)| last)
+    }
+
+    /// Notes that.
+    pub(super) fn follow_session(&mut self, start: i64, last: i64) {
+        self.found.get_or_insert_default().session = Some((start, last));
+    }
+}
+
 impl Default for Keys {
     fn default() -> Self {
         let numbers = HashMap::with_hasher(FixedState::with_seed(0));
@@ -91,7 +153,7 @@ impl Keys {
         if let Some(number) = self.numbers.get(bytes) {
             return *number;
         }
-        let key = Key { bytes: bytes.into(), is_null, lists: Both::default(), due: None };
+        let key = Key { bytes: bytes.into(), is_null, lists: Both::default(), due: None, found: None };
         let number = match self.free.pop() {
             Some(number) => {
                 if let Some(place) = self.keys.get_mut(number as usize) {
@@ -160,7 +222,7 @@ impl Keys {
 }
 
 /// Puts a row where its time says.
-pub(super) fn insert(list: &mut List, held: Held) {
+fn insert(list: &mut List, held: Held) {
     match list.back() {
         Some(last) if last.time > held.time => {
             let place = list.partition_point(|other| other.time <= held.time);

@@ -21,6 +21,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod together;
+mod width;
 
 pub use bound::{Bound, JoinKind};
 pub use operator::Join;

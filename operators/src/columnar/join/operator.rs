@@ -7,16 +7,17 @@ use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;
 
-use super::keys::{Both, Held, Keys, Side, insert};
+use super::keys::{Both, Held, Keys, Side};
 use super::plan::{JoinPlan, Pick};
 use super::saved;
 use super::store::{HELD, Store};
 use super::together::{Arriving, Product};
+use super::width::HEAVY;
 use crate::columnar::group::{KeyCodec, RowKeys};
 use crate::columnar::rows::rejected_rows;
 use crate::{
-    Batch, Cause, Code, Either, Fault, Operator, Outbox, Parts, PortType, Rejected, Result, StateVisitor, Timestamp,
-    Turn, Watermark,
+    Batch, Cause, Code, Either, Fault, Operator, Outbox, Parts, PortType, Rejected, Result, StateVisitor, TimeKeeping,
+    Timestamp, Turn, Watermark,
 };
 
 /// Puts rows of two streams together that have the same key, as a [`Bound`](super::Bound) says; what is given of them, a
@@ -30,11 +31,13 @@ use crate::{
 ///                               |-13
 /// ```
 ///
-/// - `within`, `until` and `unbounded` give a pair when the second of its rows comes; its time is the later of both. A row
-///   without a partner is given when the watermark says that none will come, with the last time at which one could have.
+/// - `within`, `until` and `unbounded` give a pair when the second of its rows comes; its time is the later of both, or that
+///   of the watermark if it lies behind that: `unbounded` takes rows behind the watermark, and what goes by time behind it
+///   must not find their pairs late. A row without a partner is given when the watermark says that none will come, with the last time at which one could have.
 /// - In windows and sessions all is given when they close, with their last moment as its time, and `as_of` when the
 ///   watermark has passed the row of the left, with the time of that.
-/// - Semi joins give a row of the left with its first partner, anti joins when it will have none.
+/// - Semi joins give a row of the left with its first partner, anti joins when it will have none. In windows that overlap
+///   each window is joined by itself: a row of the left comes once for each in which it has a partner, or has none.
 /// - A null in the key is equal to nothing, so a row with one has no partner.
 ///
 /// # State
@@ -46,7 +49,10 @@ use crate::{
 /// give, in the order of time and key.
 ///
 /// # Errors
-/// Rows that come when what they could be joined with is gone go to port 1, `late`, as JSON text. It may be left open.
+/// Rows that come when what they could be joined with is gone go to port 1, `late`, as JSON text. It may be left open. With
+/// `within` and `until` those are the rows behind the watermark (less the lateness that is allowed), with `unbounded` those
+/// that would be forgotten already, in windows those of closed ones; and as of a time the rows of the left behind the
+/// watermark, and versions of the right that are older than one that was valid already.
 pub struct Join {
     pub(super) plan: JoinPlan,
     codec: KeyCodec,
@@ -81,7 +87,7 @@ struct Found {
     until: Option<ArrayRef>,
 }
 
-/// Rows of a batch of results.
+/// Rows of a batch of results, which is no heavier than [`HEAVY`] either.
 const RESULTS: usize = 8 * 1024;
 
 impl Found {
@@ -128,25 +134,39 @@ impl Join {
         self.horizon.as_micros()
     }
 
-    /// Gives what was picked.
-    fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result {
-        for picks in self.picks.chunks(RESULTS) {
-            let rows = self.plan.rows(&self.stores, picks)?;
+    /// How many of what was picked make the next batch.
+    fn fitting(&self) -> usize {
+        let (most, Both { left, right }) = (self.picks.len().min(RESULTS), &self.stores);
+        if most.saturating_mul(left.widest() + right.widest()) <= HEAVY {
+            return most;
+        }
+        let mut bytes = 0;
+        let fits = |pick: &&Pick| {
+            bytes += pick.left.map_or(0, |number| left.width(number));
+            bytes += pick.right.map_or(0, |number| right.width(number));
+            bytes <= HEAVY
+        };
+        self.picks.iter().take(most).take_while(fits).count().max(1)
+    }
+
+    /// Gives what was picked as far as there is room, but some in any case; whether that was all.
+    fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<bool> {
+        while !self.picks.is_empty() {
+            let picks: Vec<Pick> = self.picks.drain(..self.fitting()).collect();
+            let rows = self.plan.rows(&self.stores, &picks)?;
             let times = picks.iter().map(|pick| Timestamp::from_micros(pick.time)).collect();
             let weight = rows.get_array_memory_size();
             out.send(Batch::new(times, rows)?.weighing(weight));
+            if !self.picks.is_empty() && !out.has_room() {
+                return Ok(false);
+            }
         }
-        self.picks.clear();
-        Ok(())
+        Ok(true)
     }
 
     /// Gives what was picked if that is much; whether there is room for more.
     fn give_much(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<bool> {
-        if self.picks.len() < RESULTS {
-            return Ok(true);
-        }
-        self.give(out)?;
-        Ok(out.has_room())
+        Ok(self.picks.len() < RESULTS || self.give(out)? && out.has_room())
     }
 
     fn tidy(&mut self) -> Result {
@@ -172,8 +192,9 @@ impl Join {
                     let arriving = found.row(row, *time, *number);
                     let Some((last, due)) = self.lasts(side, &arriving) else { continue };
                     let key = self.keys.number(arriving.key, arriving.is_null);
+                    let held = Held { time: *time, last, number: *number };
                     if let Some(key) = self.keys.get_mut(key) {
-                        insert(key.lists.of_mut(side), Held { time: *time, last, number: *number });
+                        key.insert(side, held, self.plan.tells_its_end(side));
                     }
                     self.keys.come_back(key, due);
                 }
@@ -183,10 +204,10 @@ impl Join {
         Ok(())
     }
 
-    fn refuse(rest: &Rest, horizon: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result {
+    fn refuse(rest: &Rest, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result {
         let Parts { times, rows, origins, .. } = &rest.parts;
         let cause = |row: &usize| {
-            let behind = times.get(*row).map_or_else(Default::default, |time| horizon.since(*time));
+            let behind = times.get(*row).map_or_else(Default::default, |time| now.since(*time));
             let words =
                 format!("it is late: {behind:?} behind the watermark, and what it could be joined with is gone");
             (*row, Cause::new(Code::Late, words))
@@ -219,21 +240,26 @@ impl Operator for Join {
 
     fn on_more(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         let Some(mut rest) = self.rest.take() else { return Ok(Turn::Done) };
-        while let Some(time) = rest.parts.times.get(rest.next) {
+        loop {
+            if !self.give_much(out)? {
+                self.rest = Some(rest);
+                return Ok(Turn::Again);
+            }
+            let Some(time) = rest.parts.times.get(rest.next) else { break };
             let row = rest.next;
             rest.next += 1;
             let arriving = rest.found.row(row, time.as_micros(), rest.first + row as u64);
             if !self.take_in(rest.side, &arriving) {
                 rest.late.push(row);
             }
-            if !self.give_much(out)? {
-                self.rest = Some(rest);
-                return Ok(Turn::Again);
-            }
         }
-        self.give(out)?;
+        if !self.give(out)? {
+            self.rest = Some(rest);
+            return Ok(Turn::Again);
+        }
         if !rest.late.is_empty() {
-            Join::refuse(&rest, self.horizon, out)?;
+            let now = self.horizon.saturating_add(self.plan.bound.allowed_lateness);
+            Join::refuse(&rest, now, out)?;
         }
         self.tidy()?;
         Ok(Turn::Done)
@@ -245,13 +271,14 @@ impl Operator for Join {
             now => now.saturating_sub(self.plan.bound.allowed_lateness).max(self.horizon),
         };
         loop {
-            while let Some(product) = self.products.last_mut() {
+            if !self.give_much(out)? {
+                return Ok(Turn::Again);
+            }
+            if let Some(product) = self.products.last_mut() {
                 if product.picked(&mut self.picks, RESULTS) {
                     self.products.pop();
                 }
-                if !self.give_much(out)? {
-                    return Ok(Turn::Again);
-                }
+                continue;
             }
             match self.firing.1.pop() {
                 Some(key) => self.fire(self.firing.0, key),
@@ -260,14 +287,13 @@ impl Operator for Join {
                     None => break,
                 },
             }
-            if !self.give_much(out)? {
-                return Ok(Turn::Again);
-            }
         }
-        self.give(out)?;
+        if !self.give(out)? {
+            return Ok(Turn::Again);
+        }
         self.tidy()?;
         self.horizon = horizon;
-        if self.makes_watermarks() {
+        if self.time_keeping() == TimeKeeping::Delays {
             out.watermark(Watermark::At(horizon));
         }
         Ok(Turn::Done)
@@ -288,8 +314,11 @@ impl Operator for Join {
         if left || right { self.index() } else { Ok(()) }
     }
 
-    fn makes_watermarks(&self) -> bool {
-        !self.plan.bound.allowed_lateness.is_zero()
+    fn time_keeping(&self) -> TimeKeeping {
+        match self.plan.bound.allowed_lateness.is_zero() {
+            true => TimeKeeping::Passes,
+            false => TimeKeeping::Delays,
+        }
     }
 
     fn sides(&self) -> Vec<PortType> {

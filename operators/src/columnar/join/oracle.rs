@@ -51,7 +51,7 @@ pub(super) fn definition(dice: &mut Dice) -> (JoinKind, Bound, Definition) {
     match dice.below(6) {
         0 => (any, Bound::within(span(a), span(b)), Definition::Near { earlier: a, later: Some(b) }),
         1 => (any, Bound::until(span(a), "until"), Definition::Near { earlier: a, later: None }),
-        2 => (ttl, Bound::unbounded(span(a)), Definition::Near { earlier: a, later: Some(a) }),
+        2 => (ttl, Bound::unbounded(span(a + 1)), Definition::Near { earlier: a + 1, later: Some(a + 1) }),
         3 => {
             let (size, every) = (a + 1, if dice.below(2) == 0 { a + 1 } else { b + 1 });
             (any, Bound::windows(sliding(span(size), span(every))), Definition::Windows { size, every })

@@ -1,6 +1,6 @@
 //! [`JoinPlan`]: which columns a join looks at and keeps of either side, and what its results are made of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::bound::{Bound, How, JoinKind, Latest};
-use super::keys::Both;
+use super::keys::{Both, Side};
 use super::store::Store;
 use crate::columnar::schema::{UTC, describe_type, timestamp};
 use crate::columnar::{ExprError, KeyColumns};
@@ -49,6 +49,9 @@ enum Source {
     Start,
     End,
 }
+
+/// What is kept of rows depends on the kind of join and on what bounds it: with this they say what that was.
+pub(super) const HOW: &str = "join";
 
 /// A row to give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,8 +144,9 @@ impl JoinPlan {
             Some([left_keys, right_keys]) => {
                 let all = |schema: &SchemaRef| (0..schema.fields().len()).collect();
                 let kept = if kind.gives_right() { all(right) } else { places(&right_keys) };
-                let left = SideColumns::new(left, left_keys, all(left));
-                let sides = Both { left, right: SideColumns::new(right, right_keys, kept) };
+                let how = format!("{kind} {}", bound.word());
+                let left = SideColumns::new(left, left_keys, all(left), &how);
+                let sides = Both { left, right: SideColumns::new(right, right_keys, kept, &how) };
                 Ok(JoinPlan { kind, bound, sides, until, schema, sources })
             }
             None => Err(JoinMistakes { all: wrong, schema: known.then_some(schema) }),
@@ -157,6 +161,11 @@ impl JoinPlan {
     /// The columns of the key on the left and on the right, by which rows are shared out.
     pub fn keys(&self) -> [&KeyColumns; 2] {
         [&self.sides.left.keys, &self.sides.right.keys]
+    }
+
+    /// Whether each row of a side tells by itself until when it may be joined.
+    pub(super) fn tells_its_end(&self, side: Side) -> bool {
+        self.until.is_some() && side == Side::Left
     }
 
     /// The rows that were picked.
@@ -213,10 +222,11 @@ fn unfit(error: arrow::error::ArrowError) -> Fault {
 }
 
 impl SideColumns {
-    fn new(input: &SchemaRef, keys: KeyColumns, kept: Vec<usize>) -> Self {
+    fn new(input: &SchemaRef, keys: KeyColumns, kept: Vec<usize>, how: &str) -> Self {
         let fields = kept.iter().map(|place| input.field(*place).clone());
         let times = std::iter::once(Field::new("", DataType::Int64, false));
-        let stored = Arc::new(Schema::new(times.chain(fields).collect::<Vec<_>>()));
+        let stored = Schema::new(times.chain(fields).collect::<Vec<_>>());
+        let stored = Arc::new(stored.with_metadata(HashMap::from([(HOW.to_owned(), how.to_owned())])));
         let place = |key: &usize| kept.iter().position(|place| place == key).map(|place| place + 1);
         let stored_keys = keys.places().iter().filter_map(place).collect();
         SideColumns { keys, kept, stored, stored_keys }
@@ -309,12 +319,16 @@ fn bounded(kind: JoinKind, bound: &Bound, wrong: &mut Wrong) {
         let what = format!("it cannot be `{kind}`: {why}");
         wrong.push(("kind".to_owned(), ExprError::new(what).help(help.to_owned())));
     }
-    let late = match &bound.how {
+    let repeats = match &bound.how {
         How::Within { .. } => return,
-        How::Windows(windows) => bound.allowed_lateness.max(windows.allowed_lateness_span()),
-        _ => bound.allowed_lateness,
+        How::Windows(windows) => windows.repeats(),
+        _ => Vec::new(),
     };
-    if !late.is_zero() {
+    if repeats.contains(&"emit") {
+        let what = "a join gives what belongs together in a window once, when that closes: there are no early results";
+        wrong.push(("emit".to_owned(), ExprError::new(what).help("take `emit` out".to_owned())));
+    }
+    if !bound.allowed_lateness.is_zero() || repeats.contains(&"allowed_lateness") {
         let what = "`allowed_lateness` goes with a join of rows `within` a time only: others give what they give once";
         let help = "let event time wait for late rows: `max_lateness` where it begins";
         wrong.push(("allowed_lateness".to_owned(), ExprError::new(what).help(help.to_owned())));

@@ -11,7 +11,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 
-use super::plan::SideColumns;
+use super::plan::{HOW, SideColumns};
 use super::store::Store;
 use crate::columnar::group::hashes;
 use crate::{Fault, FaultKind, Result, Retry, StateVisitor};
@@ -101,6 +101,16 @@ fn read(bytes: &[u8], side: &SideColumns, to: &mut Vec<RecordBatch>) -> Result {
         let rows = rows.map_err(cannot_restore)?;
         if columns(&rows.schema()) != columns(&side.stored) {
             let words = "its state has rows of other columns than the pipeline: keep them, or give the step another name, which begins without state";
+            return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
+        }
+        let how = |schema: &Schema| schema.metadata().get(HOW).cloned();
+        // State of a program that did not note it says nothing.
+        if let (Some(before), Some(now)) = (how(&rows.schema()), how(&side.stored))
+            && before != now
+        {
+            let words = format!(
+                "its state is of a join that was `{before}`, and it is `{now}` now, for which other rows would have been kept: say again what it was, or give the step another name, which begins without state"
+            );
             return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
         }
         // Whether a column may be null is what the pipeline says now.

@@ -12,6 +12,7 @@ use arrow::compute::{concat_batches, filter_record_batch, interleave, take};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
+use super::width::{HEAVY, weight, widest, width};
 use crate::{Fault, Result};
 
 /// The rows of a side.
@@ -32,6 +33,9 @@ pub(super) struct Chunk {
     pub(super) marks: Arc<Vec<u8>>,
     numbers: Vec<u64>,
     held: usize,
+    // The bytes of all rows, and of the widest at most.
+    weight: usize,
+    widest: usize,
     /// Whether rows, and marks, are as the last snapshot saw them.
     pub(super) saved: (bool, bool),
 }
@@ -51,7 +55,8 @@ const FEW: usize = 32;
 impl Chunk {
     fn new(rows: RecordBatch, numbers: Vec<u64>, marks: Vec<u8>) -> Self {
         let held = marks.iter().filter(|marks| **marks & HELD != 0).count();
-        Chunk { rows, marks: Arc::new(marks), numbers, held, saved: (false, false) }
+        let (weight, widest) = (weight(&rows), widest(&rows));
+        Chunk { rows, marks: Arc::new(marks), numbers, held, weight, widest, saved: (false, false) }
     }
 
     /// Where in the chunk that begins at `start` the row is that has a number.
@@ -139,6 +144,22 @@ impl Store {
         self.find(number).is_some_and(|(_, chunk, row)| chunk.mark(row, |marks| marks | PAIRED) & PAIRED != 0)
     }
 
+    /// Whether a row may still be joined.
+    pub(super) fn is_held(&mut self, number: u64) -> bool {
+        self.find(number).is_some_and(|(_, chunk, row)| chunk.marks.get(row).is_some_and(|marks| marks & HELD != 0))
+    }
+
+    /// The bytes that no row has more of.
+    pub(super) fn widest(&self) -> usize {
+        self.chunks.values().map(|chunk| chunk.widest).max().unwrap_or_default()
+    }
+
+    /// The bytes of a row.
+    pub(super) fn width(&self, number: u64) -> usize {
+        let found = self.chunks.range(..=number).next_back();
+        found.and_then(|(start, chunk)| Some(width(&chunk.rows, chunk.row(*start, number)?))).unwrap_or_default()
+    }
+
     /// Whether a row has been joined.
     pub(super) fn is_paired(&mut self, number: u64) -> bool {
         self.find(number).is_some_and(|(_, chunk, row)| chunk.marks.get(row).is_some_and(|marks| marks & PAIRED != 0))
@@ -193,13 +214,14 @@ impl Store {
     fn tidied(&mut self) -> Result<(), ArrowError> {
         for start in std::mem::take(&mut self.touched) {
             let Some(chunk) = self.chunks.get(&start) else { continue };
-            let (held, rows) = (chunk.held, chunk.marks.len());
+            let (held, rows, weight) = (chunk.held, chunk.marks.len(), chunk.weight);
             if held == 0 {
                 self.chunks.remove(&start);
             } else if held * 2 < rows && rows > FEW {
                 // What is left of two neighbours may stand together from now on.
                 let before = self.chunks.range(..start).next_back();
-                let before = before.filter(|(_, before)| before.held + held < LARGE).map(|(before, _)| *before);
+                let fits = |before: &Chunk| before.held + held < LARGE && before.weight + weight < HEAVY;
+                let before = before.filter(|(_, before)| fits(before)).map(|(before, _)| *before);
                 self.merge(before.unwrap_or(start)..=start)?;
             }
         }
@@ -207,7 +229,12 @@ impl Store {
             // The last ones, as far as none is larger than the last.
             let size = |chunk: &Chunk| (chunk.marks.len().max(1)).ilog2() / FAN.ilog2();
             let Some(last) = self.chunks.values().next_back().map(size) else { return Ok(()) };
-            let small = |chunk: &Chunk| size(chunk) <= last && chunk.marks.len() < LARGE;
+            let mut weight = 0;
+            let mut small = |chunk: &Chunk| {
+                weight += chunk.weight;
+                let is_light = chunk.weight < HEAVY && weight < FAN * HEAVY;
+                size(chunk) <= last && chunk.marks.len() < LARGE && is_light
+            };
             let run = self.chunks.iter().rev().take_while(|(_, chunk)| small(chunk)).map(|(start, _)| *start);
             let run: Vec<u64> = run.collect();
             match run.last().filter(|_| run.len() >= FAN) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 use bytes::Bytes;
 
@@ -156,7 +156,11 @@ fn what_is_not_bounded_is_forgotten_when_event_time_is_far_past_it() {
     bench.batch(batch(&[left(0, 1)]));
     bench.watermark(at(9));
     bench.batch(batch(&[right(9, 2), right(3, 3)]));
-    assert_eq!(numbers(&mut bench), [(9, 1, 2), (3, 1, 3)], "a row that is older than the watermark is not late yet");
+    assert_eq!(
+        numbers(&mut bench),
+        [(9, 1, 2), (9, 1, 3)],
+        "a row behind the watermark is not late, and its pair not behind"
+    );
     bench.watermark(at(14));
     assert_eq!((bench.operator().stores.left.len(), bench.operator().stores.right.len()), (0, 1));
     bench.batch(batch(&[right(3, 4)]));
@@ -174,6 +178,54 @@ fn rows_get_the_version_that_was_valid_at_their_time() {
     let mut bench = Bench::restored(join(JoinKind::Left, Bound::as_of()), &bench.save());
     bench.end();
     assert_eq!(numbers(&mut bench), [(20, 6, 4)]);
+}
+
+#[test]
+fn a_version_that_comes_late_counts_for_the_rows_that_still_need_it() {
+    let make = || join(JoinKind::Inner, Bound::as_of());
+    let mut bench = Bench::new(make());
+    bench.batch(batch(&[right(5, 1)]));
+    bench.batch(batch(&[left(9, 2)]));
+    bench.watermark(at(10));
+    assert_eq!(numbers(&mut bench), [(9, 2, 1)]);
+    bench.batch(batch(&[right(8, 3), right(4, 4)]));
+    bench.batch(batch(&[left(9, 5), left(12, 6)]));
+    assert_eq!(bench.take_side::<Rejected<Bytes>>(1).len(), 2, "one is older than the version at 8");
+    let mut bench = Bench::restored(make(), &bench.save());
+    bench.batch(batch(&[right(7, 7)]));
+    assert_eq!(bench.take_side::<Rejected<Bytes>>(1).len(), 1);
+    bench.watermark(at(11));
+    assert_eq!(bench.operator().stores.right.len(), 1, "that at 5 is needed no more");
+    bench.end();
+    assert_eq!(numbers(&mut bench), [(12, 6, 3)], "what was given stays");
+}
+
+/// A row with a text of so many bytes and its number.
+fn wide(number: i64, bytes: usize) -> RecordBatch {
+    let text = StringArray::from(vec!["x".repeat(bytes)]);
+    let (key, number) = (Int64Array::from(vec![1]), Int64Array::from(vec![number]));
+    RecordBatch::try_from_iter([("id", Arc::new(key) as ArrayRef), ("n", Arc::new(number)), ("text", Arc::new(text))])
+        .unwrap()
+}
+
+#[test]
+fn results_of_wide_rows_come_in_batches_that_are_not_too_heavy() {
+    const MEGABYTE: usize = 1 << 20;
+    let (left, right) = (wide(0, 0).schema(), batch(&[right(0, 0)]).into_parts().rows);
+    let Either::Right(right) = right else { unreachable!("they are of the right") };
+    let same = [("id".to_owned(), "id".to_owned())];
+    let bound = Bound::within(span(9), span(9));
+    let plan = JoinPlan::new((&left, &right.schema()), &same, JoinKind::Inner, "", bound).unwrap();
+    let mut bench = Bench::new(Join::new(plan).unwrap());
+    bench.room_for(0);
+    for number in 0..12 {
+        bench.batch(Batch::new(vec![at(0)], Either::Left(wide(number, MEGABYTE))).unwrap());
+    }
+    assert!(bench.operator().stores.left.chunks().all(|(numbers, ..)| numbers.len() <= 8), "chunks are bounded, too");
+    bench.batch(batch(&(0..5).map(|n| self::right(0, n)).collect::<Vec<_>>()));
+    let sizes: Vec<usize> = bench.take_batches().iter().map(Batch::len).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), 60);
+    assert!(sizes.iter().all(|rows| (1..=8).contains(rows)), "{sizes:?}");
 }
 
 #[test]
@@ -354,6 +406,44 @@ fn a_snapshot_has_what_has_changed_since_the_last() {
     operator.state(&mut StateVisitor::restore(&saved)).unwrap();
     let (changed, whole) = (encoded(&mut operator, false), encoded(&mut operator, true));
     assert!(changed == 0 && whole > 50_000, "{changed} of {whole} bytes");
+}
+
+#[test]
+fn state_of_another_kind_of_join_is_refused_and_not_misread() {
+    let bound = || Bound::within(span(5), span(5));
+    let mut bench = Bench::new(join(JoinKind::Inner, bound()));
+    bench.batch(batch(&[left(3, 1)]));
+    bench.batch(batch(&[right(3, 2)]));
+    let saved = bench.save();
+    let restored = |kind, bound| join(kind, bound).state(&mut StateVisitor::restore(&saved));
+    let fault = restored(JoinKind::Left, bound()).unwrap_err().to_string();
+    assert!(fault.contains("was `inner within`, and it is `left within` now"), "{fault}");
+    assert!(restored(JoinKind::Inner, Bound::unbounded(span(5))).is_err());
+    assert!(restored(JoinKind::Inner, Bound::within(span(1), span(9))).is_ok(), "how near may change");
+}
+
+/// Very many rows of one key, each with a watermark behind it: to be timed from outside.
+fn hot_key(bound: Bound) {
+    const ROWS: i64 = 20_000;
+    let mut bench = Bench::new(join(JoinKind::Left, bound));
+    for time in 0..ROWS {
+        bench.batch(batch(&[Row { until: Some(time + ROWS / 2), ..left(time, time) }]));
+        bench.watermark(at(time));
+    }
+    bench.end();
+    assert_eq!(bench.take_batches().iter().map(Batch::len).sum::<usize>(), ROWS as usize);
+}
+
+#[test]
+#[ignore = "it is there to be timed"]
+fn a_hot_key_until_a_time() {
+    hot_key(Bound::until(span(0), "until"));
+}
+
+#[test]
+#[ignore = "it is there to be timed"]
+fn a_hot_key_in_sessions() {
+    hot_key(Bound::sessions(span(2)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which rows belong together: what a row finds when it comes, and what a key gives when event time has come so far.
 
 use super::bound::{How, JoinKind, Latest};
-use super::keys::{Both, Held, Key, List, Side, between, insert};
+use super::keys::{Both, Held, Key, List, Side, between};
 use super::operator::Join;
 use super::plan::Pick;
 
@@ -39,20 +39,12 @@ impl Product {
     }
 }
 
-/// Takes the rows out of a list that can be joined no more.
-fn take_gone(list: &mut List, at: i64, ordered: bool) -> Vec<Held> {
+/// Takes the rows out of a list that can be joined no more, where those that are first are the first to go.
+fn take_gone(list: &mut List, at: i64) -> Vec<Held> {
     let mut gone = Vec::new();
-    if ordered {
-        while let Some(held) = list.front().filter(|held| held.gone_at() <= at) {
-            gone.push(*held);
-            list.pop_front();
-        }
-    } else {
-        list.retain(|held| {
-            let is_gone = held.gone_at() <= at;
-            gone.extend(is_gone.then_some(*held));
-            !is_gone
-        });
+    while let Some(held) = list.front().filter(|held| held.gone_at() <= at) {
+        gone.push(*held);
+        list.pop_front();
     }
     gone
 }
@@ -85,7 +77,8 @@ impl Join {
         let is_late = match &self.plan.bound.how {
             How::Unbounded { .. } | How::Windows(_) => last < horizon,
             How::Sessions { gap } => due <= horizon && (row.is_null || !self.goes_on(row, *gap)),
-            How::Within { .. } | How::AsOf => time < horizon,
+            How::Within { .. } => time < horizon,
+            How::AsOf => time < horizon && !(side == Side::Right && self.is_needed(row)),
         };
         if is_late {
             return false;
@@ -115,7 +108,7 @@ impl Join {
             store.pair(row.number);
         }
         if let Some(key) = self.keys.get_mut(key) {
-            insert(key.lists.of_mut(side), held);
+            key.insert(side, held, self.plan.tells_its_end(side));
         }
         self.keys.come_back(key, due);
         true
@@ -130,6 +123,8 @@ impl Join {
             _ => return false,
         };
         let (kind, alone) = (self.plan.kind, self.plan.kind.alone());
+        // What has gone out as a watermark holds for pairs as well.
+        let horizon = self.horizon();
         let Some(Key { lists, .. }) = self.keys.get_mut(key) else { return false };
         let near = match side {
             Side::Left => between(&lists.right, row.time.saturating_sub(earlier), row.last),
@@ -141,7 +136,7 @@ impl Join {
         let pick = |left: Held, right: Option<Held>, time: i64| Pick {
             left: Some(left.number),
             right: right.map(|right| right.number),
-            time,
+            time: time.max(horizon),
             start: 0,
         };
         match (side, kind.gives_right()) {
@@ -200,6 +195,17 @@ impl Join {
         }
     }
 
+    /// Whether a row behind the watermark is a version that rows of the left may still need: until now there is no newer one
+    /// that is valid.
+    fn is_needed(&mut self, row: &Arriving<'_>) -> bool {
+        let horizon = self.horizon();
+        let number = self.keys.number(row.key, row.is_null);
+        let Some(key) = self.keys.get_mut(number) else { return false };
+        let is_needed = !row.is_null && between(&key.lists.right, row.time.saturating_add(1), horizon).is_empty();
+        self.keys.release(number);
+        is_needed
+    }
+
     /// Whether a row belongs to a session that is still open.
     fn goes_on(&mut self, row: &Arriving<'_>, gap: i64) -> bool {
         let number = self.keys.number(row.key, row.is_null);
@@ -229,13 +235,16 @@ impl Join {
         let alone = self.plan.kind.alone();
         let mut due = None::<i64>;
         for side in [Side::Left, Side::Right] {
-            let ordered = self.plan.until.is_none() || side == Side::Right;
             let Some(key) = self.keys.get_mut(number) else { return };
-            let list = key.lists.of_mut(side);
-            let gone = take_gone(list, at, ordered);
-            let next = if ordered { list.front().map(Held::gone_at) } else { list.iter().map(Held::gone_at).min() };
-            due = due.into_iter().chain(next).min();
             let store = self.stores.of_mut(side);
+            let (gone, next) = match self.plan.tells_its_end(side) {
+                true => (key.take_ended(at, |number| store.is_held(number)), key.next_end()),
+                false => {
+                    let list = key.lists.of_mut(side);
+                    (take_gone(list, at), list.front().map(Held::gone_at))
+                }
+            };
+            due = due.into_iter().chain(next).min();
             for held in gone {
                 if *alone.of(side) && !store.is_paired(held.number) {
                     self.picks.push(by_itself(side, held, held.last.max(held.time)));
@@ -254,7 +263,7 @@ impl Join {
             |list: &List| list.range(between(list, start, at.saturating_sub(1))).map(|held| held.number).collect();
         let rows = Both { left: in_window(&key.lists.left), right: in_window(&key.lists.right) };
         let is_null = key.is_null;
-        let gone = [Side::Left, Side::Right].map(|side| (side, take_gone(key.lists.of_mut(side), at, true)));
+        let gone = [Side::Left, Side::Right].map(|side| (side, take_gone(key.lists.of_mut(side), at)));
         let firsts = [&key.lists.left, &key.lists.right].map(|list| list.front().map(|held| held.time));
         let next = firsts.into_iter().flatten().map(|time| windows.first_end(time, at)).min();
         for (side, gone) in gone {
@@ -267,14 +276,15 @@ impl Join {
     fn fire_sessions(&mut self, at: i64, number: u32, gap: i64) {
         let Some(key) = self.keys.get_mut(number) else { return };
         let is_null = key.is_null;
-        let Both { left, right } = &mut key.lists;
         let mut next = None;
         let mut closed = Vec::new();
         loop {
             let first = |list: &List, from: usize| list.get(from).map(|held| held.time);
-            let (mut lefts, mut rights) = (0, 0);
+            let Both { left, right } = &key.lists;
             let Some(start) = first(left, 0).into_iter().chain(first(right, 0)).min() else { break };
-            let mut last = start;
+            let followed = key.session_until(start).filter(|_| !is_null);
+            let upto = |list: &List| followed.map_or(0, |last| list.partition_point(|held| held.time <= last));
+            let (mut last, mut lefts, mut rights) = (followed.unwrap_or(start), upto(left), upto(right));
             // Rows of both sides in the order of time, as long as they follow each other; one without a key is alone.
             while let Some(time) = first(left, lefts).into_iter().chain(first(right, rights)).min()
                 && time.saturating_sub(last) < gap
@@ -286,9 +296,11 @@ impl Join {
             }
             let end = last.saturating_add(gap);
             if end > at {
+                key.follow_session(start, last);
                 next = Some(end);
                 break;
             }
+            let Both { left, right } = &mut key.lists;
             let rows: Both<Vec<Held>> =
                 Both { left: left.drain(..lefts).collect(), right: right.drain(..rights).collect() };
             closed.push((start, end, rows));

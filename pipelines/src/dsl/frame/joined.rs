@@ -9,6 +9,7 @@ use millstream_operators::{Operator, PortType, Problem, Rejected};
 
 use super::node::{frame_port, routed};
 use super::{Frame, KeyedFrame};
+use crate::dsl::pipeline::of_node;
 use crate::dsl::{OnRejected, Stream};
 use crate::graph::{DynOperator, InPort, Make, Node, OutPort, Role, Subtask, erase_join};
 
@@ -107,14 +108,7 @@ impl JoinedFrame {
                 format!("the left has {} columns of the key, and the right {}", columns.0.len(), columns.1.len());
             mistakes.push(Problem::at(name, what).in_setting("join.on").help("name the same number on both sides"));
         }
-        for side in [&left, &right].iter().filter(|side| !side.pipeline().has_event_time(side.port)) {
-            let of = side.pipeline().name_of(side.port.node);
-            let of = of.split('/').next().unwrap_or_default();
-            let what = format!("it goes by event time, and the rows of `{of}` have none");
-            let help =
-                "say `event_time = { column = \"…\", max_lateness = \"5s\" }` where they begin, or in a step before";
-            mistakes.push(Problem::at(name, what).in_setting("join").help(help));
-        }
+        mistakes.extend(of_node(name, "join.", bound.problems()));
         let detail = {
             let same = on.iter().map(|(left, right)| format!("{left} = {right}")).collect::<Vec<_>>().join(" and ");
             format!("{kind}, {same}, {bound}")
@@ -150,6 +144,7 @@ impl JoinedFrame {
         let make: Make<dyn DynOperator> = Arc::new(move |_: &Subtask| Join::new(plan.clone()).map(erase_join));
         let mut node = Node::new(name, "join", Role::Operator(make));
         node.detail = detail;
+        node.by_event_time = true;
         node.inputs = ["left", "right"].map(PortType::of::<RecordBatch>).to_vec();
         node.outputs = std::iter::once(frame_port(&schema)).chain(sides).collect();
         let id = left.pipeline().add(node);
@@ -169,5 +164,6 @@ impl JoinedFrame {
 fn stand_in(name: &str, left: &Frame, right: &Frame, schema: &arrow::datatypes::SchemaRef) -> Frame {
     let made = left.stand_in(name, "join", []);
     right.pipeline().connect(right.port, InPort { node: made.id, port: 0 }, right.route.clone());
+    left.pipeline().change(made.id, |node| node.by_event_time = true);
     made.main(left, Arc::clone(schema))
 }

@@ -68,7 +68,7 @@ impl Frame {
 
     /// The rows as they are, behind a node that stands in for one that something is wrong with: what is behind that can
     /// be looked at as well. The pipeline is not built.
-    pub(super) fn unchanged(&self, name: &str, kind: &'static str) -> Frame {
+    pub(crate) fn unchanged(&self, name: &str, kind: &'static str) -> Frame {
         self.stand_in(name, kind, []).main(self, Arc::clone(&self.schema))
     }
 

@@ -9,6 +9,7 @@ use millstream_operators::watermarks::Watermarks;
 
 use super::node::{built, idle, routed};
 use super::{ColumnWindows, Frame, WindowedFrame};
+use crate::dsl::pipeline::of_node;
 
 /// Rows of columns that are grouped by some of them: rows of one key meet in one subtask of the next node.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ impl Frame {
     #[must_use]
     pub fn event_time(self, name: &str, column: &str, watermarks: Watermarks) -> Frame {
         let make = |frame: &Frame| {
+            let wrong = of_node(name, "event_time.", watermarks.problem().into_iter().collect());
+            wrong.for_each(|problem| frame.pipeline.problem(problem));
             let (input, column) = (Arc::clone(&frame.schema), column.to_owned());
             let detail = format!("{column}, {watermarks}");
             let make = move |_: Clock| EventTime::new(&input, &column, watermarks);

@@ -394,7 +394,7 @@ impl Frame {
         Frame { broken: true, ..self.clone() }
     }
 
-    pub(super) fn then(self, add: impl FnOnce(&Frame) -> Option<Frame>) -> Frame {
+    pub(crate) fn then(self, add: impl FnOnce(&Frame) -> Option<Frame>) -> Frame {
         if self.broken {
             return self;
         }

@@ -15,6 +15,7 @@ use millstream_operators::{Operator, Problem, Rejected};
 
 use super::node::{Made, built, idle};
 use super::{Frame, KeyedFrame};
+use crate::dsl::pipeline::of_node;
 use crate::dsl::{OnRejected, Stream};
 use crate::graph::OutPort;
 
@@ -159,6 +160,7 @@ impl WindowedFrame {
             };
             let windows = windows.map_err(|error| frame.wrong(name, "window.until", error));
             self.check_emit(frame, name);
+            self.check_spans(frame, name);
             let ((keys, routed), computed) = (routed?, computed?);
             windows.ok()?;
             let by = match self.keyed.columns() {
@@ -228,6 +230,19 @@ impl WindowedFrame {
                 let port = OutPort { node: node.id, port: 2 };
                 late.end(Stream::<Rejected<Bytes>>::at(frame.pipeline.clone(), port), name);
             }
+        }
+    }
+
+    /// Spans of no length, and gaps between windows.
+    fn check_spans(&self, frame: &Frame, name: &str) {
+        let of_windows = match &self.windows {
+            ColumnWindows::Time(windows) => windows.problems(),
+            ColumnWindows::Own(windows) => windows.problems(),
+            _ => Vec::new(),
+        };
+        let of_emit = self.emit.and_then(Emit::problem).into_iter().collect();
+        for problem in of_node(name, "window.", of_windows).chain(of_node(name, "", of_emit)) {
+            frame.pipeline.problem(problem);
         }
     }
 

@@ -44,7 +44,7 @@ struct Windows {
     /// The length of windows that overlap.
     #[serde(default)]
     sliding: Option<Span>,
-    /// How long after each other sliding windows begin.
+    /// How long after each other sliding windows begin: no longer than they are, so that no row is between them.
     #[serde(default)]
     every: Option<Span>,
     /// Windows end when no row of the key has come for so long.
