@@ -5,19 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use foldhash::fast::FixedState;
 
 use super::KeyColumns;
-use super::codec::{KeyBytes, KeyCodec, RowKeys, with_number, without_number};
-use super::groups::{Arriving, Groups};
-use super::kept::{Computed, Kept, Note};
+use super::codec::{KeyBytes, RowKeys, with_number, without_number};
+use super::grouped::Grouped;
+use super::kept::{Computed, Note};
 use super::pane::Pane;
-use super::results::{Bounds, Given, Results};
 use super::window::RESULTS;
-use crate::columnar::rows::{compute_or_reject, rejected_port};
-use crate::columnar::{Clock, ExprError, Expression};
-use crate::{Batch, Fault, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
+use crate::columnar::rows::rejected_port;
+use crate::columnar::{Clock, ExprError};
+use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
 /// Takes rows by key into windows of so many rows, in the order in which they come; at the end of the input the last window of
 /// each key gives what it has: see [`CountWindowed`](crate::window::CountWindowed).
@@ -35,15 +34,10 @@ use crate::{Batch, Fault, Operator, Outbox, PortType, Result, StateVisitor, Time
 /// What is kept of each key until its window is full, by key group; what has changed is saved again.
 pub struct CountAggregate {
     rows: i64,
-    keys: KeyColumns,
-    inputs: Vec<Expression>,
-    clock: Clock,
-    kept: Kept,
-    codec: Arc<KeyCodec>,
+    grouped: Grouped,
     /// Of each key with an open window, the number of that and how many rows it has.
     open: HashMap<KeyBytes, (i64, i64), FixedState>,
     pane: Pane,
-    results: Results,
     // What is left to give at the end.
     ending: Option<VecDeque<KeyBytes>>,
 }
@@ -65,28 +59,20 @@ impl CountAggregate {
         computed: impl Into<Computed>,
         clock: Clock,
     ) -> Result<Self, ExprError> {
-        let kept = Kept::new(computed.into(), &[Note::Lowest, Note::Highest, Note::Highest])?;
-        let results = Results::new(input, &keys, kept.computed())?;
-        let named = [results.keys(), &[Field::new("number", DataType::Int64, false)]].concat();
-        let codec = KeyCodec::new(&named, kept.state_fields()).map(|codec| codec.grouped_by(results.keys().len()));
-        let codec = Arc::new(codec.map_err(|fault| ExprError::new(fault.chain()))?);
+        let notes = [Note::Lowest, Note::Highest, Note::Highest];
+        let grouped = Grouped::new(input, (keys, Some("number")), computed.into(), &notes, clock)?;
         Ok(CountAggregate {
             rows: i64::try_from(rows).unwrap_or(i64::MAX).max(1),
-            keys,
-            inputs: kept.inputs(),
-            clock,
             open: HashMap::with_hasher(FixedState::with_seed(0)),
-            pane: Pane::new(&codec),
-            kept,
-            codec,
-            results,
+            pane: Pane::new(&grouped.codec),
+            grouped,
             ending: None,
         })
     }
 
     /// The columns of the results.
     pub fn schema(&self) -> &SchemaRef {
-        self.results.schema()
+        self.grouped.schema()
     }
 
     /// Of each row the number of its window and which row of that it is; and the windows that are full then, in that order.
@@ -118,15 +104,11 @@ impl CountAggregate {
 
     /// The results of some windows, in their order.
     fn results_of(&mut self, names: &[KeyBytes]) -> Result<Batch<RecordBatch>> {
-        let mut groups = Groups::new(&self.kept)?;
-        self.pane.add_to(&mut groups, Some(names))?;
-        let (keys, mut values) = groups.results()?;
-        let notes = self.kept.take_notes(&mut values)?;
-        let note = |number: usize| notes.get(number).cloned().ok_or_else(|| Fault::bug("a note is missing"));
-        let given = Given { keys, values, bounds: Bounds::Each(note(START)?, note(END)?) };
+        let together = self.grouped.of_names(&mut self.pane, names)?;
+        let (starts, ends) = (together.note(START)?, together.note(END)?);
         let place: BTreeMap<&KeyBytes, usize> = names.iter().zip(0..).collect();
-        let given = given.ordered(|key, _| place.get(key).copied())?;
-        self.results.rows(&self.kept, &self.codec, given, Timestamp::MIN, (self.clock)())
+        let given = together.between(starts, ends).ordered(|key, _| place.get(key).copied())?;
+        self.grouped.rows(given, Timestamp::MIN)
     }
 }
 
@@ -135,19 +117,13 @@ impl Operator for CountAggregate {
     type Out = RecordBatch;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let (batch, columns) = compute_or_reject(&self.inputs, batch, (self.clock)(), out, 1)?;
-        let rows = batch.rows().columns();
-        let key_columns: Vec<ArrayRef> =
-            self.keys.places().iter().filter_map(|place| rows.get(*place).cloned()).collect();
-        let keys = self.results.key_bytes(&key_columns)?;
-        let (numbers, places, full) = self.counted(&keys, batch.len());
-        let named: Vec<ArrayRef> = key_columns.into_iter().chain([Arc::new(numbers) as ArrayRef]).collect();
-        let names = self.codec.keys(&named)?;
-        let times: Int64Array = batch.times().iter().map(|time| time.as_micros()).collect();
+        let ready = self.grouped.ready(batch, out)?;
+        let keys = self.grouped.results.key_bytes(&ready.keys)?;
+        let (numbers, places, full) = self.counted(&keys, ready.batch.len());
+        let names: Vec<ArrayRef> = ready.keys.iter().cloned().chain([Arc::new(numbers) as ArrayRef]).collect();
+        let times: Int64Array = ready.batch.times().iter().map(|time| time.as_micros()).collect();
         let ends = times.values().iter().map(|time| time.saturating_add(1)).collect();
-        let columns = self.kept.arranged(columns, rows, batch.times(), vec![times, ends, places])?;
-        let all: Vec<u32> = (0..u32::try_from(batch.len()).unwrap_or(u32::MAX)).collect();
-        self.pane.take_in(&self.kept, &Arriving { keys: &names, rows: &all, columns: &columns, all: true })?;
+        self.grouped.take_all(&mut self.pane, ready, &names, vec![times, ends, places])?;
         if !full.is_empty() {
             let results = self.results_of(&full)?;
             out.send(results);
@@ -185,9 +161,9 @@ impl Operator for CountAggregate {
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         let pane = &mut self.pane;
         let Some(runs) = visit.snapshot("windows", || pane.freeze())? else { return Ok(()) };
-        self.pane = Pane::replayed(&self.codec, &runs)?;
+        self.pane = Pane::replayed(&self.grouped.codec, &runs)?;
         self.open.clear();
-        for (name, rows) in self.pane.noted(&self.kept, ROWS)? {
+        for (name, rows) in self.pane.noted(&self.grouped.kept, ROWS)? {
             let (key, number) = without_number(&name);
             self.open.insert(key.into(), (number, rows.as_micros()));
         }
@@ -195,7 +171,7 @@ impl Operator for CountAggregate {
     }
 
     fn sides(&self) -> Vec<PortType> {
-        vec![rejected_port(1, self.inputs.iter().any(Expression::can_fail))]
+        vec![rejected_port(1, self.grouped.can_reject())]
     }
 }
 

@@ -2,23 +2,21 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 
 use super::KeyColumns;
-use super::codec::{KeyBytes, KeyCodec};
+use super::codec::KeyBytes;
 use super::early::Early;
-use super::groups::{Arriving, Groups};
-use super::kept::{Computed, Kept, Note};
+use super::grouped::Grouped;
+use super::kept::{Computed, Note};
 use super::pane::Pane;
-use super::results::{Bounds, Given, Results};
 use super::window::RESULTS;
-use crate::columnar::rows::{compute_or_reject, rejected_port};
-use crate::columnar::{Clock, ExprError, Expression};
+use crate::columnar::rows::rejected_port;
+use crate::columnar::{Clock, ExprError};
 use crate::window::Emit;
-use crate::{Batch, Fault, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
+use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
 /// Takes all rows of a key into one window, which gives its result at the end of the input, and on the way as [`Emit`] says:
 /// see [`GlobalWindowed`](crate::window::GlobalWindowed). The last result of a key is the one that counts.
@@ -38,13 +36,8 @@ use crate::{Batch, Fault, Operator, Outbox, PortType, Result, StateVisitor, Time
 /// What is kept of each key, for ever, by key group; what has changed is saved again.
 pub struct GlobalAggregate {
     early: Early<KeyBytes>,
-    keys: KeyColumns,
-    inputs: Vec<Expression>,
-    clock: Clock,
-    kept: Kept,
-    codec: Arc<KeyCodec>,
+    grouped: Grouped,
     pane: Pane,
-    results: Results,
     now: Timestamp,
     // The keys that are left to give a result early, or at the end.
     giving: VecDeque<KeyBytes>,
@@ -70,19 +63,12 @@ impl GlobalAggregate {
     ) -> Result<Self, ExprError> {
         let early = Early::new(emit);
         let notes = [Note::Lowest, Note::Highest, Note::Highest];
-        let kept = Kept::new(computed.into(), notes.get(..if early.is_noted() { 3 } else { 2 }).unwrap_or_default())?;
-        let results = Results::new(input, &keys, kept.computed())?;
-        let codec = KeyCodec::new(results.keys(), kept.state_fields());
-        let codec = Arc::new(codec.map_err(|fault| ExprError::new(fault.chain()))?);
+        let notes = notes.get(..if early.is_noted() { 3 } else { 2 }).unwrap_or_default();
+        let grouped = Grouped::new(input, (keys, None), computed.into(), notes, clock)?;
         Ok(GlobalAggregate {
             early,
-            keys,
-            inputs: kept.inputs(),
-            clock,
-            pane: Pane::new(&codec),
-            kept,
-            codec,
-            results,
+            pane: Pane::new(&grouped.codec),
+            grouped,
             now: Timestamp::MIN,
             giving: VecDeque::new(),
             ending: false,
@@ -91,19 +77,15 @@ impl GlobalAggregate {
 
     /// The columns of the results.
     pub fn schema(&self) -> &SchemaRef {
-        self.results.schema()
+        self.grouped.schema()
     }
 
     /// The results of some keys as they are now, given at the time of their latest rows, or at `at` if that is later.
     fn results_of(&mut self, keys: &[KeyBytes], at: Timestamp) -> Result<Batch<RecordBatch>> {
-        let mut groups = Groups::new(&self.kept)?;
-        self.pane.add_to(&mut groups, Some(keys))?;
-        let (keys, mut values) = groups.results()?;
-        let notes = self.kept.take_notes(&mut values)?;
-        let note = |number: usize| notes.get(number).cloned().ok_or_else(|| Fault::bug("a note is missing"));
-        let ends = note(LATEST)?.values().iter().map(|latest| latest.saturating_add(1)).collect();
-        let given = Given { keys, values, bounds: Bounds::Each(note(START)?, ends) };
-        self.results.rows(&self.kept, &self.codec, given, at, (self.clock)())
+        let together = self.grouped.of_names(&mut self.pane, keys)?;
+        let ends = together.note(LATEST)?.values().iter().map(|latest| latest.saturating_add(1)).collect();
+        let starts = together.note(START)?;
+        self.grouped.rows(together.between(starts, ends), at)
     }
 
     /// Gives the results of the keys that are left.
@@ -125,21 +107,16 @@ impl Operator for GlobalAggregate {
     type Out = RecordBatch;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let (batch, columns) = compute_or_reject(&self.inputs, batch, (self.clock)(), out, 1)?;
-        let rows = batch.rows().columns();
-        let key_columns: Vec<ArrayRef> =
-            self.keys.places().iter().filter_map(|place| rows.get(*place).cloned()).collect();
-        let keys = self.codec.keys(&key_columns)?;
-        let times: Int64Array = batch.times().iter().map(|time| time.as_micros()).collect();
+        let ready = self.grouped.ready(batch, out)?;
+        let (keys, rows) = (ready.keys.clone(), ready.batch.len());
+        let times: Int64Array = ready.batch.times().iter().map(|time| time.as_micros()).collect();
         let mut notes = vec![times.clone(), times];
         if self.early.is_noted() {
-            notes.push(Int64Array::from_value(self.now.as_micros(), batch.len()));
+            notes.push(Int64Array::from_value(self.now.as_micros(), rows));
         }
-        let columns = self.kept.arranged(columns, rows, batch.times(), notes)?;
-        let all: Vec<u32> = (0..u32::try_from(batch.len()).unwrap_or(u32::MAX)).collect();
-        self.pane.take_in(&self.kept, &Arriving { keys: &keys, rows: &all, columns: &columns, all: true })?;
+        let keys = self.grouped.take_all(&mut self.pane, ready, &keys, notes)?;
         if self.early.emit() != Emit::OnClose {
-            let changed: BTreeSet<&[u8]> = all.iter().map(|row| keys.get(*row as usize)).collect();
+            let changed: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
             self.giving = self.early.note(changed.into_iter().map(KeyBytes::from)).into();
         }
         self.on_more(out)
@@ -179,9 +156,9 @@ impl Operator for GlobalAggregate {
         self.early.state(visit)?;
         let pane = &mut self.pane;
         let Some(runs) = visit.snapshot("keys", || pane.freeze())? else { return Ok(()) };
-        self.pane = Pane::replayed(&self.codec, &runs)?;
+        self.pane = Pane::replayed(&self.grouped.codec, &runs)?;
         if self.early.is_noted() {
-            for (key, at) in self.pane.noted(&self.kept, CHANGED)? {
+            for (key, at) in self.pane.noted(&self.grouped.kept, CHANGED)? {
                 self.early.restore(key, at);
             }
         }
@@ -189,7 +166,7 @@ impl Operator for GlobalAggregate {
     }
 
     fn sides(&self) -> Vec<PortType> {
-        vec![rejected_port(1, self.inputs.iter().any(Expression::can_fail))]
+        vec![rejected_port(1, self.grouped.can_reject())]
     }
 }
 

@@ -6,6 +6,7 @@ mod count;
 mod dedup;
 mod early;
 mod global;
+mod grouped;
 mod groups;
 mod kept;
 mod keys;

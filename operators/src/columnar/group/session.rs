@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::compute::is_not_null;
-use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{Int64Type, SchemaRef, TimestampMicrosecondType};
 
-use super::codec::{KeyBytes, KeyCodec};
+use super::codec::KeyBytes;
 use super::early::Early;
-use super::groups::{Arriving, Groups};
-use super::kept::{Computed, Kept, Note};
+use super::grouped::{Grouped, Ready};
+use super::groups::Arriving;
+use super::kept::{Computed, Note};
 use super::late::refuse_late;
 use super::pane::Pane;
-use super::results::{Bounds, Given, Results};
 use super::spans::{Changes, Spans, Window};
 use super::window::RESULTS;
 use super::{KeyColumns, late};
-use crate::columnar::rows::{compute_or_reject, rejected_port, rejected_rows};
+use crate::columnar::rows::{rejected_port, rejected_rows};
 use crate::columnar::schema::{describe_type, timestamp};
-use crate::columnar::{Clock, ExprError, Expression, keep};
+use crate::columnar::{Clock, ExprError, keep};
 use crate::suggest::did_you_mean;
 use crate::window::{Emit, no_gap};
 use crate::{Batch, Cause, Fault, Operator, Outbox, PortType, Problem, Result, StateVisitor, Timestamp, Turn};
@@ -114,14 +114,9 @@ pub struct SessionAggregate {
     windows: OwnWindows,
     until: Option<usize>,
     early: Early<KeyBytes>,
-    keys: KeyColumns,
-    inputs: Vec<Expression>,
-    clock: Clock,
-    kept: Kept,
-    codec: Arc<KeyCodec>,
+    grouped: Grouped,
     spans: Spans,
     pane: Pane,
-    results: Results,
     now: Timestamp,
     // The last window that has given its result, while some do.
     closed: (i64, KeyBytes),
@@ -153,26 +148,16 @@ impl SessionAggregate {
         };
         let early = Early::new(emit);
         let notes: &[Note] = if early.is_noted() { &[Note::Highest, Note::Highest] } else { &[Note::Highest] };
-        let kept = Kept::new(computed.into(), notes)?;
-        let results = Results::new(input, &keys, kept.computed())?;
-        let named = [results.keys(), &[Field::new("start", DataType::Int64, false)]].concat();
-        let codec = KeyCodec::new(&named, kept.state_fields()).map(|codec| codec.grouped_by(results.keys().len()));
-        let codec = Arc::new(codec.map_err(|fault| ExprError::new(fault.chain()))?);
-        let inputs = kept.inputs();
+        let grouped = Grouped::new(input, (keys, Some("start")), computed.into(), notes, clock)?;
         let may_be_null = until.is_some_and(|until| input.field(until).is_nullable());
-        let can_reject = may_be_null || inputs.iter().any(Expression::can_fail);
+        let can_reject = may_be_null || grouped.can_reject();
         Ok(SessionAggregate {
             spans: Spans::new(micros(windows.allowed_lateness)),
             windows,
             until,
             early,
-            keys,
-            inputs,
-            clock,
-            pane: Pane::new(&codec),
-            kept,
-            codec,
-            results,
+            pane: Pane::new(&grouped.codec),
+            grouped,
             now: Timestamp::MIN,
             closed: (i64::MIN, KeyBytes::default()),
             giving: VecDeque::new(),
@@ -182,7 +167,7 @@ impl SessionAggregate {
 
     /// The columns of the results.
     pub fn schema(&self) -> &SchemaRef {
-        self.results.schema()
+        self.grouped.schema()
     }
 
     /// Where the windows of rows end, by themselves.
@@ -202,38 +187,28 @@ impl SessionAggregate {
 
     /// The results of some windows as they are now, in order.
     fn results_of(&mut self, names: &[KeyBytes]) -> Result<Batch<RecordBatch>> {
-        let mut groups = Groups::new(&self.kept)?;
-        self.pane.add_to(&mut groups, Some(names))?;
-        let (keys, mut values) = groups.results()?;
-        let ends = self.kept.take_notes(&mut values)?.into_iter().next();
-        let starts =
-            self.codec.columns(&keys)?.pop().and_then(|starts| starts.as_primitive_opt::<Int64Type>().cloned());
-        let bounds = starts.zip(ends).map(|(starts, ends)| Bounds::Each(starts, ends));
-        let bounds = bounds.ok_or_else(|| Fault::bug("a window has no beginning or no end"))?;
-        let given = Given { keys, values, bounds }.by_end()?;
-        self.results.rows(&self.kept, &self.codec, given, Timestamp::MIN, (self.clock)())
+        let together = self.grouped.of_names(&mut self.pane, names)?;
+        let starts = self.grouped.codec.columns(&together.names)?.pop();
+        let starts = starts.and_then(|starts| starts.as_primitive_opt::<Int64Type>().cloned());
+        let starts = starts.ok_or_else(|| Fault::bug("a window has no beginning"))?;
+        let ends = together.note(END)?;
+        self.grouped.rows(together.between(starts, ends).by_end()?, Timestamp::MIN)
     }
 
     /// Takes rows into their windows, which `changes` tells.
-    fn take_in(
-        &mut self,
-        batch: &Batch<RecordBatch>,
-        key_columns: Vec<ArrayRef>,
-        columns: Vec<ArrayRef>,
-        ends: Int64Array,
-        changes: &Changes,
-    ) -> Result {
+    fn take_in(&mut self, mut ready: Ready, ends: Int64Array, changes: &Changes) -> Result {
+        let count = ready.batch.len();
         let rows: Vec<u32> = (0..).zip(&changes.of_row).filter(|(_, of)| of.is_some()).map(|(row, _)| row).collect();
-        let starts: Int64Array = (0..batch.len()).map(|row| Some(changes.start_of(row).unwrap_or_default())).collect();
-        let named: Vec<ArrayRef> = key_columns.into_iter().chain([Arc::new(starts) as ArrayRef]).collect();
-        let names = self.codec.keys(&named)?;
+        let starts: Int64Array = (0..count).map(|row| Some(changes.start_of(row).unwrap_or_default())).collect();
+        let named: Vec<ArrayRef> = ready.keys.iter().cloned().chain([Arc::new(starts) as ArrayRef]).collect();
+        let names = self.grouped.codec.keys(&named)?;
         let mut notes = vec![ends];
         if self.early.is_noted() {
-            notes.push(Int64Array::from_value(self.now.as_micros(), batch.len()));
+            notes.push(Int64Array::from_value(self.now.as_micros(), count));
         }
-        let columns = self.kept.arranged(columns, batch.rows().columns(), batch.times(), notes)?;
-        let arriving = Arriving { keys: &names, rows: &rows, columns: &columns, all: rows.len() == batch.len() };
-        self.pane.take_in(&self.kept, &arriving)
+        let columns = self.grouped.columns(&mut ready, notes)?;
+        let arriving = Arriving { keys: &names, rows: &rows, columns: &columns, all: rows.len() == count };
+        self.pane.take_in(&self.grouped.kept, &arriving)
     }
 
     /// Which of the windows that have changed give their results at once: those that are closed, and others if that was asked
@@ -295,20 +270,17 @@ impl Operator for SessionAggregate {
             Some(until) => with_times(batch, until, out)?,
             None => batch,
         };
-        let (batch, columns) = compute_or_reject(&self.inputs, batch, (self.clock)(), out, 1)?;
-        let rows = batch.rows().columns();
-        let key_columns: Vec<ArrayRef> =
-            self.keys.places().iter().filter_map(|place| rows.get(*place).cloned()).collect();
-        let keys = self.results.key_bytes(&key_columns)?;
-        let (ends, mut changes, now) = (self.ends(&batch), Changes::default(), self.now.as_micros());
-        for (row, (time, end)) in batch.times().iter().zip(ends.values()).enumerate() {
+        let ready = self.grouped.ready(batch, out)?;
+        let keys = self.grouped.results.key_bytes(&ready.keys)?;
+        let (ends, mut changes, now) = (self.ends(&ready.batch), Changes::default(), self.now.as_micros());
+        for (row, (time, end)) in ready.batch.times().iter().zip(ends.values()).enumerate() {
             self.spans.take(keys.get(row), (time.as_micros(), *end), now, &mut changes);
         }
         let late = changes.of_row.iter().enumerate().filter(|(_, of)| of.is_none()).map(|(row, _)| row).collect();
-        refuse_late(&batch, late, self.now, out)?;
+        refuse_late(&ready.batch, late, self.now, out)?;
         let changed: Vec<Window> = self.spans.settle(&changes).into_iter().flatten().collect();
-        self.pane.rename(&self.kept, changed.iter().map(|window| (&window.name, window.made_of.as_slice())))?;
-        self.take_in(&batch, key_columns, columns, ends, &changes)?;
+        self.pane.rename(&self.grouped.kept, changed.iter().map(|window| (&window.name, window.made_of.as_slice())))?;
+        self.take_in(ready, ends, &changes)?;
         let at_once = self.at_once(changed);
         self.give_in_order(at_once);
         self.give(out)
@@ -362,13 +334,13 @@ impl Operator for SessionAggregate {
         self.early.state(visit)?;
         let pane = &mut self.pane;
         let Some(runs) = visit.snapshot("windows", || pane.freeze())? else { return Ok(()) };
-        self.pane = Pane::replayed(&self.codec, &runs)?;
+        self.pane = Pane::replayed(&self.grouped.codec, &runs)?;
         self.spans = Spans::new(micros(self.windows.allowed_lateness));
-        for (name, end) in self.pane.noted(&self.kept, END)? {
+        for (name, end) in self.pane.noted(&self.grouped.kept, END)? {
             self.spans.restore(&name, end.as_micros());
         }
         if self.early.is_noted() {
-            for (name, at) in self.pane.noted(&self.kept, CHANGED)? {
+            for (name, at) in self.pane.noted(&self.grouped.kept, CHANGED)? {
                 self.early.restore(name, at);
             }
         }

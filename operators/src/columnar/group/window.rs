@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 
-use super::codec::{KeyBytes, KeyCodec, RowKeys};
+use super::codec::{KeyBytes, RowKeys};
 use super::early::Early;
+use super::grouped::Grouped;
 use super::groups::Arriving;
-use super::kept::{Computed, Kept, Note};
+use super::kept::{Computed, Note};
 use super::late::refuse_late;
 use super::pane::Panes;
 use super::results::Results;
 use super::{KeyColumns, late};
-use crate::columnar::rows::{compute_or_reject, rejected_port};
-use crate::columnar::{Clock, ExprError, Expression};
+use crate::columnar::rows::rejected_port;
+use crate::columnar::{Clock, ExprError};
 use crate::window::{Emit, TimeWindows};
 use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
@@ -32,13 +33,8 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 pub struct WindowAggregate {
     windows: TimeWindows,
     early: Early<(i64, KeyBytes)>,
-    keys: KeyColumns,
-    inputs: Vec<Expression>,
-    clock: Clock,
-    kept: Kept,
-    codec: Arc<KeyCodec>,
+    grouped: Grouped,
     panes: Panes,
-    results: Results,
     now: Timestamp,
     closed: i64,
     // What is left to give.
@@ -62,20 +58,12 @@ impl WindowAggregate {
     ) -> Result<Self, ExprError> {
         let early = Early::new(windows.emits());
         let notes: &[Note] = if early.is_noted() { &[Note::Highest] } else { &[] };
-        let kept = Kept::new(computed.into(), notes)?;
-        let results = Results::new(input, &keys, kept.computed())?;
-        let codec = KeyCodec::new(results.keys(), kept.state_fields());
-        let codec = Arc::new(codec.map_err(|fault| ExprError::new(fault.chain()))?);
+        let grouped = Grouped::new(input, (keys, None), computed.into(), notes, clock)?;
         Ok(WindowAggregate {
             windows,
             early,
-            keys,
-            inputs: kept.inputs(),
-            clock,
-            kept,
-            panes: Panes::new(Arc::clone(&codec)),
-            codec,
-            results,
+            panes: Panes::new(Arc::clone(&grouped.codec)),
+            grouped,
             now: Timestamp::MIN,
             closed: i64::MIN,
             giving: VecDeque::new(),
@@ -84,7 +72,7 @@ impl WindowAggregate {
 
     /// The columns of the results.
     pub fn schema(&self) -> &SchemaRef {
-        self.results.schema()
+        self.grouped.schema()
     }
 
     /// The results of the window that ends at `end`; of these keys only, if they are told.
@@ -94,10 +82,10 @@ impl WindowAggregate {
         let needed = only.is_some()
             || self.windows.gone_at(end) > Timestamp::from_micros(end)
             || self.windows.pane() != self.windows.size();
-        let groups = self.panes.together(&self.kept, (start, end), only, needed)?;
+        let groups = self.panes.together(&self.grouped.kept, (start, end), only, needed)?;
         let mut given = Results::alike(groups, start, end)?;
-        self.kept.take_notes(&mut given.values)?;
-        self.results.rows(&self.kept, &self.codec, given, Timestamp::MIN, (self.clock)())
+        self.grouped.kept.take_notes(&mut given.values)?;
+        self.grouped.rows(given, Timestamp::MIN)
     }
 
     /// The results of some keys of some windows, in order.
@@ -189,22 +177,20 @@ impl Operator for WindowAggregate {
     type Out = RecordBatch;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let (batch, columns) = compute_or_reject(&self.inputs, batch, (self.clock)(), out, 1)?;
-        let (of_pane, late) = self.sorted_out(batch.times());
-        refuse_late(&batch, late, self.now, out)?;
-        let rows = batch.rows().columns();
-        let key_columns: Vec<ArrayRef> =
-            self.keys.places().iter().filter_map(|place| rows.get(*place).cloned()).collect();
-        let keys = self.codec.keys(&key_columns)?;
+        let mut ready = self.grouped.ready(batch, out)?;
+        let (of_pane, late) = self.sorted_out(ready.batch.times());
+        refuse_late(&ready.batch, late, self.now, out)?;
+        let keys = self.grouped.codec.keys(&ready.keys)?;
         let changed = self.changed(&keys, &of_pane);
+        let count = ready.batch.len();
         let notes = match self.early.is_noted() {
-            true => vec![Int64Array::from_value(self.now.as_micros(), batch.len())],
+            true => vec![Int64Array::from_value(self.now.as_micros(), count)],
             false => Vec::new(),
         };
-        let columns = self.kept.arranged(columns, rows, batch.times(), notes)?;
+        let columns = self.grouped.columns(&mut ready, notes)?;
         for (pane, rows) in &of_pane {
-            let arriving = Arriving { keys: &keys, rows, columns: &columns, all: rows.len() == batch.len() };
-            self.panes.at(*pane).take_in(&self.kept, &arriving)?;
+            let arriving = Arriving { keys: &keys, rows, columns: &columns, all: rows.len() == count };
+            self.panes.at(*pane).take_in(&self.grouped.kept, &arriving)?;
         }
         for results in self.results_of(changed)? {
             out.send(results);
@@ -254,7 +240,7 @@ impl Operator for WindowAggregate {
             return Ok(());
         }
         for start in self.panes.starts() {
-            for (key, at) in self.panes.at(start).noted(&self.kept, 0)? {
+            for (key, at) in self.panes.at(start).noted(&self.grouped.kept, 0)? {
                 let mut end = self.windows.first_end(start, self.now.as_micros());
                 while end <= self.windows.last_end(start) {
                     self.early.restore((end, key.clone()), at);
@@ -266,7 +252,7 @@ impl Operator for WindowAggregate {
     }
 
     fn sides(&self) -> Vec<PortType> {
-        vec![rejected_port(1, self.inputs.iter().any(Expression::can_fail)), late::port()]
+        vec![rejected_port(1, self.grouped.can_reject()), late::port()]
     }
 }
 
