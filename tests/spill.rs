@@ -186,3 +186,45 @@ async fn a_process_that_is_killed_again_and_again_counts_more_keys_than_fit_with
     assert!(most <= budget + BASE, "{:.1} MiB resident", mb(most));
     assert!(kills > 0);
 }
+
+/// A small disk, which only root can have; gone with the value.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn at(folder: &Path, size: &str) -> Option<Disk> {
+        std::fs::create_dir_all(folder).unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder)
+            .output();
+        mount.is_ok_and(|said| said.status.success()).then(|| Disk(folder.to_owned()))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_is_a_fault_that_names_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = folder.path().join("spill");
+    let Some(_disk) = Disk::at(&spill, "12m") else {
+        println!("not seen: only root can have a small disk");
+        return;
+    };
+    let path = folder.path().display().to_string();
+    let arguments = [&path, "400000", "3", "8388608"];
+    let mut process = Pump::start_with(SPILLED, &arguments);
+    let (words, until) =
+        (["restarting from the last checkpoint", "is its disk full"], Instant::now() + Duration::from_secs(120));
+    while !words.iter().all(|words| process.said().contains(words)) {
+        assert!(process.ended().is_none() && Instant::now() < until, "{}", process.said());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(process.said().contains(&spill.display().to_string()), "{}", process.said());
+    println!("{}", process.said().lines().find(|line| line.contains("is its disk full")).unwrap());
+    process.kill_9();
+}

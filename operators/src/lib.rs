@@ -55,8 +55,8 @@ pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
 pub use size_limit::SizeLimit;
 pub use state::{
-    Expiry, Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable,
-    SpillView, StateKey, StateValue, StateVisitor, Timers, Unsplittable, Versions,
+    Expiry, Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillGauge, SpillStore,
+    SpillTable, SpillView, StateKey, StateValue, StateVisitor, Timers, Unsplittable, Versions,
 };
 pub use table::Table;
 pub use template::{InvalidTemplate, Template, check_subject, check_token};

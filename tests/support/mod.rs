@@ -151,6 +151,11 @@ impl Pump {
         }
     }
 
+    /// What it has logged so far.
+    pub fn said(&self) -> String {
+        self.log.so_far()
+    }
+
     /// The status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Kept;
+use super::silence::Silence;
 use crate::{
-    Batch, Expiry, Keyed, Operator, Outbox, Parts, Result, StateKey, StateValue, StateVisitor, Timestamp, Turn,
-    Versions,
+    Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateValue, StateVisitor, Timestamp, Turn, Versions,
 };
 
 /// Keeps a value for each key; every row changes that of its key, and the key with its new value goes on.
@@ -18,7 +18,7 @@ pub struct Fold<T, K, S, KF, F> {
     first: S,
     change: Arc<F>,
     values: Keyed<K, S>,
-    expiry: Option<Expiry<K>>,
+    silence: Option<Silence<K>>,
     versions: Versions<S>,
     rows: std::marker::PhantomData<fn(T)>,
 }
@@ -31,13 +31,13 @@ where
     /// The operator that starts each key at `first` and lets `change` take in each row.
     pub fn new(key: Arc<KF>, first: S, change: Arc<F>) -> Self {
         let (values, versions) = (Keyed::default(), Versions::default());
-        Fold { key, first, change, values, expiry: None, versions, rows: std::marker::PhantomData }
+        Fold { key, first, change, values, silence: None, versions, rows: std::marker::PhantomData }
     }
 
     /// The same operator, which keeps its values as `kept` says.
     #[must_use]
     pub fn kept(mut self, kept: Kept<S>) -> Self {
-        self.expiry = kept.ttl.map(Expiry::new);
+        self.silence = kept.silence();
         self.versions = kept.versions;
         self
     }
@@ -56,11 +56,14 @@ where
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let Parts { times, rows, origins, weight } = batch.into_parts();
-        let Fold { key, first, change, values, expiry, .. } = self;
+        let Fold { key, first, change, values, silence, .. } = self;
+        if let Some(silence) = silence.as_mut() {
+            silence.begin(out);
+        }
         let rows = rows.into_iter().zip(&times).map(|(row, time)| {
             let key = key(&row);
-            if let Some(expiry) = expiry.as_mut()
-                && expiry.touch(&key, *time)
+            if let Some(silence) = silence.as_mut()
+                && silence.touch(&key, *time)
             {
                 values.remove(&key);
             }
@@ -74,17 +77,22 @@ where
     }
 
     fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
-        if let Some(expiry) = &mut self.expiry {
-            while let Some(key) = expiry.next_gone(now) {
-                self.values.remove(&key);
-            }
+        if let Some(silence) = &mut self.silence {
+            silence.on_watermark(now, |key| drop(self.values.remove(&key)));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_wake(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        if let Some(silence) = &mut self.silence {
+            silence.on_wake(now, out, |key| drop(self.values.remove(&key)));
         }
         Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.keyed_as("values", &mut self.values, &self.versions)?;
-        self.expiry.as_mut().map_or(Ok(()), |expiry| expiry.state(visit))
+        self.silence.as_mut().map_or(Ok(()), |silence| silence.state(visit))
     }
 }
 
@@ -96,6 +104,7 @@ impl<T, K, S, KF, F> fmt::Debug for Fold<T, K, S, KF, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -136,9 +145,32 @@ mod tests {
         bench.watermark(at(18));
         assert_eq!(bench.operator().values.len(), 2);
         bench.watermark(at(19));
-        assert_eq!((bench.operator().values.len(), bench.operator().expiry.as_ref().unwrap().len()), (1, 1));
+        assert_eq!((bench.operator().values.len(), bench.operator().silence.as_ref().unwrap().len()), (1, 1));
         bench.watermark(at(20));
         assert!(bench.operator().values.is_empty());
+    }
+
+    #[test]
+    fn by_the_clock_a_key_begins_anew_behind_a_silence_and_is_let_go_when_the_operator_is_woken() {
+        let now = Arc::new(AtomicI64::new(0));
+        let clock = Arc::clone(&now);
+        let count = Fold::new(Arc::new(|key: &u8| *key), 0_u32, Arc::new(|count: &mut u32, _: u8| *count += 1));
+        let clock = Arc::new(move || Timestamp::from_micros(clock.load(Ordering::Relaxed)));
+        let span = Duration::from_micros(10);
+        let mut bench = Bench::new(count.kept(kept().ttl_by_clock(span).on_clock(clock)));
+        let at = |micros| now.store(micros, Ordering::Relaxed);
+        bench.rows([1, 2]);
+        at(10);
+        bench.rows([1]);
+        bench.watermark(Timestamp::from_micros(1_000));
+        at(15);
+        bench.rows([2, 1]);
+        assert_eq!(bench.take(), [(1, 1), (2, 1), (1, 2), (2, 1), (1, 3)], "the times of rows say nothing");
+        bench.advance(span);
+        bench.advance(span);
+        assert_eq!(bench.operator().values.len(), 2);
+        bench.advance(span);
+        assert_eq!((bench.operator().values.len(), bench.operator().silence.as_ref().unwrap().len()), (0, 0));
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod process;
 mod repeats;
 mod route;
 mod sample;
+mod silence;
 mod throttle_drop;
 mod try_map;
 

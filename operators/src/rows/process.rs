@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Kept;
+use super::silence::Silence;
 use crate::window::KeyOf;
 use crate::{
-    Batch, Expiry, Keyed, Operator, Outbox, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp, Turn,
-    Versions,
+    Batch, Keyed, Operator, Outbox, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp, Turn, Versions,
 };
 
 /// What a closure of [`Process`] sees and may do: the key it is about, its state, timers, and the way out.
@@ -70,7 +70,7 @@ pub struct Process<T, K, S, R, W> {
     on_timer: Arc<W>,
     state: Keyed<K, S>,
     timers: Timers<K>,
-    expiry: Option<Expiry<K>>,
+    silence: Option<Silence<K>>,
     versions: Versions<S>,
 }
 
@@ -78,15 +78,21 @@ impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
     /// The operator that finds keys with `key`.
     pub fn new(key: KeyOf<T, K>, on_row: Arc<R>, on_timer: Arc<W>) -> Self {
         let (state, timers, versions) = (Keyed::default(), Timers::default(), Versions::default());
-        Process { key, on_row, on_timer, state, timers, expiry: None, versions }
+        Process { key, on_row, on_timer, state, timers, silence: None, versions }
     }
 
     /// The same operator, which keeps its state as `kept` says. A timer counts as something that comes for its key, too.
     #[must_use]
     pub fn kept(mut self, kept: Kept<S>) -> Self {
-        self.expiry = kept.ttl.map(Expiry::new);
+        self.silence = kept.silence();
         self.versions = kept.versions;
         self
+    }
+
+    fn begin<U: Send + 'static>(&mut self, out: &mut Outbox<'_, Vec<U>>) {
+        if let Some(silence) = &mut self.silence {
+            silence.begin(out);
+        }
     }
 
     fn visit<U: Send + 'static>(
@@ -96,8 +102,8 @@ impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
         out: &mut Outbox<'_, Vec<U>>,
         call: impl FnOnce(&mut Visit<'_, '_, K, S, U>),
     ) {
-        if let Some(expiry) = &mut self.expiry
-            && expiry.touch(&key, time)
+        if let Some(silence) = &mut self.silence
+            && silence.touch(&key, time)
         {
             self.state.remove(&key);
         }
@@ -140,6 +146,7 @@ where
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
         let on_row = Arc::clone(&self.0.on_row);
+        self.0.begin(out);
         for (time, row) in batch {
             let key = (self.0.key)(&row);
             self.0.visit(key, time, out, |visit| on_row(visit, row));
@@ -149,6 +156,7 @@ where
 
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
         let on_timer = Arc::clone(&self.0.on_timer);
+        self.0.begin(out);
         while let Some((at, key)) = self.0.timers.next_due(now) {
             self.0.visit(key, at, out, |visit| on_timer(visit));
             if !out.has_room() {
@@ -156,10 +164,17 @@ where
             }
         }
         // Behind the timers, each of which may have been set before the end of what its key had.
-        if let Some(expiry) = &mut self.0.expiry {
-            while let Some(key) = expiry.next_gone(now) {
-                self.0.state.remove(&key);
-            }
+        let Process { silence, state, .. } = &mut self.0;
+        if let Some(silence) = silence {
+            silence.on_watermark(now, |key| drop(state.remove(&key)));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_wake(&mut self, now: Timestamp, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
+        let Process { silence, state, .. } = &mut self.0;
+        if let Some(silence) = silence {
+            silence.on_wake(now, out, |key| drop(state.remove(&key)));
         }
         Ok(Turn::Done)
     }
@@ -167,7 +182,7 @@ where
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.timers("timers", &mut self.0.timers)?;
         visit.keyed_as("state", &mut self.0.state, &self.0.versions)?;
-        self.0.expiry.as_mut().map_or(Ok(()), |expiry| expiry.state(visit))
+        self.0.silence.as_mut().map_or(Ok(()), |silence| silence.state(visit))
     }
 }
 

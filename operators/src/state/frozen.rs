@@ -22,13 +22,13 @@ pub trait Snapshot: Send {
     /// A checkpoint fault when an entry cannot be encoded.
     fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run>;
 
-    /// As [`encode`](Snapshot::encode), and gives it in parts where it may be more than fits in memory: runs that say the same
-    /// when they are played one behind the other. Either all of them are whole or none is.
+    /// As [`encode`](Snapshot::encode), and gives it in parts of some MB: runs that say the same when they are played one behind
+    /// the other. Either all of them are whole or none is.
     ///
     /// # Errors
     /// As [`encode`](Snapshot::encode), or what `give` says.
     fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
-        give(self.encode(key_groups, whole)?)
+        self.encode(key_groups, whole)?.in_parts(give)
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::away::{Away, Codec, FrozenAway};
-use super::run::{Parts, Replay, RunWriter};
+use super::run::{Parts, Replay};
 use super::shards::{Shard, Shards, hash_of, place};
 use super::versions::ReadValue;
 use super::{Run, Snapshot, Spill};
@@ -168,17 +168,21 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenKeyed<K, S> {
         self.0.iter().map(|shard| shard.entries.len()).sum()
     }
 
-    /// In an order that depends on keys alone: what is saved is the same bytes whoever held it.
     fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
+        joined(self, key_groups, whole)
+    }
+
+    /// In an order that depends on keys alone: what is saved is the same bytes whoever held it.
+    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         let whole = whole || self.0.iter().any(|shard| shard.touched.is_lost());
-        let (mut run, mut put) = (RunWriter::default(), Vec::new());
+        let (mut parts, mut put) = (Parts::new(whole, give), Vec::new());
         // Shared with the operator no longer than needed: a shard that is let go of need not be copied.
         for Shard { entries, mut touched } in self.0 {
             if whole {
                 put.extend(entries.iter().map(|(key, value)| (key.clone(), value.clone())));
             } else if !touched.is_empty() {
                 for key in touched.gone() {
-                    run.gone(KeyGroup::of(key, key_groups).0, key)?;
+                    parts.encode_gone(KeyGroup::of(key, key_groups).0, key)?;
                 }
                 let is_touched = touched.finder();
                 let changed = entries.iter().filter(|(key, _)| is_touched(hash_of(*key)));
@@ -187,10 +191,20 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenKeyed<K, S> {
         }
         put.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         for entry in put {
-            run.put(KeyGroup::of(&entry.0, key_groups).0, &entry)?;
+            parts.encode(KeyGroup::of(&entry.0, key_groups).0, &entry)?;
         }
-        Ok(run.done(whole))
+        parts.done()
     }
+}
+
+/// The parts of a snapshot as one run.
+fn joined(snapshot: Box<impl Snapshot>, key_groups: u32, whole: bool) -> Result<Run> {
+    let mut parts = Vec::new();
+    snapshot.encode_in_parts(key_groups, whole, &mut |part| {
+        parts.push(part);
+        Ok(())
+    })?;
+    Ok(Run::joined(parts))
 }
 
 /// Keyed state of which some was not in memory.
@@ -202,16 +216,11 @@ struct FrozenSpilled<K, S> {
 
 impl<K: StateKey, S: StateValue> Snapshot for FrozenSpilled<K, S> {
     fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.entries.len()).sum::<usize>() + self.away.entries
+        self.shards.iter().map(|shard| shard.entries.len()).sum::<usize>() + self.away.len()
     }
 
     fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        let mut parts = Vec::new();
-        self.encode_in_parts(key_groups, whole, &mut |part| {
-            parts.push(part);
-            Ok(())
-        })?;
-        Ok(Run::joined(parts))
+        joined(self, key_groups, whole)
     }
 
     /// Which entries were in memory is seen in their order, and in that alone.

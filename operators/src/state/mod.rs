@@ -2,11 +2,16 @@
 
 mod away;
 mod encoder;
+mod entries;
 mod expiry;
 mod far;
 mod fetched;
 mod frozen;
 mod keyed;
+mod long_keys;
+mod notes;
+mod ordered;
+mod restoring;
 mod run;
 mod saved;
 mod shards;
@@ -14,16 +19,28 @@ mod spill;
 #[cfg(test)]
 mod spill_tests;
 mod timers;
+#[cfg(test)]
+mod timers_tests;
 mod touched;
 mod versions;
 mod visitor;
+#[cfg(test)]
+mod visitor_tests;
+
+#[cfg(feature = "columnar")]
+pub(crate) use entries::{AwayEntries, FrozenEntries, key_of};
+#[cfg(all(test, feature = "columnar"))]
+pub(crate) use spill_tests::MemoryTables;
 
 pub use expiry::Expiry;
 pub use frozen::{Frozen, Pieces, Snapshot};
 pub use keyed::{Keyed, StateKey, StateValue};
+#[cfg(feature = "columnar")]
+pub(crate) use restoring::Piece;
+pub use restoring::Runs;
 pub use run::Run;
 pub use saved::{Saved, Unsplittable};
-pub use spill::{Scan, Spill, SpillStore, SpillTable, SpillView};
+pub use spill::{Scan, Spill, SpillGauge, SpillStore, SpillTable, SpillView};
 pub use timers::Timers;
 pub use versions::Versions;
-pub use visitor::{PaneGroups, Runs, StateVisitor};
+pub use visitor::{PaneGroups, StateVisitor};

@@ -69,16 +69,31 @@ impl Run {
         self.groups.values().map(|entries| &entries.put)
     }
 
+    /// Gives it in parts, each of some key groups: where one of them has many bytes, so has its part.
+    pub(crate) fn in_parts(self, give: &mut dyn FnMut(Run) -> Result) -> Result {
+        let (whole, mut part) = (self.whole, Run { whole: self.whole, ..Run::default() });
+        let (mut is_first, mut weight) = (true, 0);
+        for (group, entries) in self.groups {
+            weight += entries.gone.len() + entries.put.len();
+            part.groups.insert(group, entries);
+            if weight >= PART {
+                (is_first, weight) = (false, 0);
+                give(std::mem::replace(&mut part, Run { whole, ..Run::default() }))?;
+            }
+        }
+        if is_first || !part.is_empty() { give(part) } else { Ok(()) }
+    }
+
     /// The parts of one run as one.
-    pub(super) fn joined(parts: Vec<Run>) -> Run {
-        let mut joined: BTreeMap<u32, (Vec<u8>, Vec<u8>)> = BTreeMap::new();
+    pub(crate) fn joined(parts: Vec<Run>) -> Run {
+        let mut joined = RunWriter::default();
         let whole = parts.iter().any(|part| part.whole);
         for (group, Entries { gone, put }) in parts.into_iter().flat_map(|part| part.groups) {
-            let (all_gone, all_put) = joined.entry(group).or_default();
+            let (all_gone, all_put) = joined.groups.entry(group).or_default();
             all_gone.extend_from_slice(&gone);
             all_put.extend_from_slice(&put);
         }
-        RunWriter { groups: joined }.done(whole)
+        joined.done(whole)
     }
 
     /// The part of it in some key groups.
@@ -211,14 +226,6 @@ impl<'a> Parts<'a> {
 }
 
 impl RunWriter {
-    pub(super) fn gone(&mut self, group: u32, gone: &impl Serialize) -> Result {
-        write(&mut self.groups.entry(group).or_default().0, gone)
-    }
-
-    pub(super) fn put(&mut self, group: u32, put: &impl Serialize) -> Result {
-        write(&mut self.groups.entry(group).or_default().1, put)
-    }
-
     pub(super) fn done(self, whole: bool) -> Run {
         let entries = |(gone, put): (Vec<u8>, Vec<u8>)| Entries { gone: gone.into(), put: put.into() };
         Run { whole, groups: self.groups.into_iter().map(|(group, both)| (group, entries(both))).collect() }

@@ -72,54 +72,31 @@ pub trait SpillView: Send {
     /// It cannot be read.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// Gives keys and values to `take`, in the order of keys, few of them at a time in memory, until it says that it wants
-    /// no more.
+    /// Gives keys that are not before `from` and their values to `take`, in the order of keys, few of them at a time in memory,
+    /// until it says that it wants no more.
     ///
     /// # Errors
     /// They cannot be read, or what `take` says.
-    fn scan_while(&self, take: &mut Scan<'_>) -> Result;
+    fn scan_while(&self, from: &[u8], take: &mut Scan<'_>) -> Result;
 
     /// Gives all of them.
     ///
     /// # Errors
     /// As [`scan_while`](SpillView::scan_while).
     fn scan(&self, take: &mut dyn FnMut(&[u8], &[u8]) -> Result) -> Result {
-        self.scan_while(&mut |key, value| take(key, value).map(|()| true))
+        self.scan_while(&[], &mut |key, value| take(key, value).map(|()| true))
     }
 }
 
-/// The memory that the state of a pipeline may use, and the store for the rest.
-pub struct Spill {
-    store: Arc<dyn SpillStore>,
-    key_groups: u32,
+/// How much memory the state of a pipeline may use, and uses.
+#[derive(Debug, Default)]
+pub struct SpillGauge {
     budget: usize,
     held: AtomicUsize,
     away: AtomicUsize,
-    failed: AtomicBool,
-    fault: Mutex<Option<Fault>>,
 }
 
-impl Spill {
-    /// Lets entries that take more than `budget` bytes together go to `store`; of a pipeline with so many key groups.
-    pub fn new(store: Arc<dyn SpillStore>, key_groups: u32, budget: usize) -> Self {
-        let (held, away) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Spill { store, key_groups, budget, held, away, failed: AtomicBool::new(false), fault: Mutex::new(None) }
-    }
-
-    /// Fails if the store has: what was read since may be wrong.
-    ///
-    /// # Errors
-    /// What the store said.
-    pub fn check(&self) -> Result {
-        if !self.failed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let words = "state that does not fit in memory cannot be kept outside of it";
-        let first = Fault::new(FaultKind::Operator, words);
-        Err(fault.map_or(first, |fault| Fault::new(FaultKind::Operator, words).because(fault)))
-    }
-
+impl SpillGauge {
     /// The bytes of memory that entries may use.
     pub fn budget(&self) -> usize {
         self.budget
@@ -133,6 +110,60 @@ impl Spill {
     /// How many entries are in the store.
     pub fn away(&self) -> usize {
         self.away.load(Ordering::Relaxed)
+    }
+}
+
+/// The memory that the state of a pipeline may use, and the store for the rest.
+pub struct Spill {
+    store: Arc<dyn SpillStore>,
+    key_groups: u32,
+    gauge: Arc<SpillGauge>,
+    failed: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+}
+
+impl Spill {
+    /// Lets entries that take more than `budget` bytes together go to `store`; of a pipeline with so many key groups.
+    pub fn new(store: Arc<dyn SpillStore>, key_groups: u32, budget: usize) -> Self {
+        let gauge = Arc::new(SpillGauge { budget, ..SpillGauge::default() });
+        Spill { store, key_groups, gauge, failed: AtomicBool::new(false), fault: Mutex::new(None) }
+    }
+
+    /// Fails if the store has: what was read since may be wrong.
+    ///
+    /// # Errors
+    /// What the store said.
+    pub fn check(&self) -> Result {
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let words = "state that does not fit in memory cannot be kept outside of it";
+        let first = Fault::new(FaultKind::Operator, words);
+        Err(fault.map_or(first, |fault| {
+            let retry = fault.retry();
+            Fault::new(FaultKind::Operator, words).because(fault).retry_with(retry)
+        }))
+    }
+
+    /// What there is to be seen of it, also when it is gone.
+    pub fn gauge(&self) -> Arc<SpillGauge> {
+        Arc::clone(&self.gauge)
+    }
+
+    /// The bytes of memory that entries may use.
+    pub fn budget(&self) -> usize {
+        self.gauge.budget()
+    }
+
+    /// About how many bytes of memory entries use.
+    pub fn held(&self) -> usize {
+        self.gauge.held()
+    }
+
+    /// How many entries are in the store.
+    pub fn away(&self) -> usize {
+        self.gauge.away()
     }
 
     pub(super) fn key_groups(&self) -> u32 {
@@ -157,24 +188,24 @@ impl Spill {
 
     /// A map that held `before` bytes holds `now`.
     pub(super) fn holds(&self, before: usize, now: usize) {
-        self.held.fetch_add(now, Ordering::Relaxed);
-        self.held.fetch_sub(before, Ordering::Relaxed);
+        self.gauge.held.fetch_add(now, Ordering::Relaxed);
+        self.gauge.held.fetch_sub(before, Ordering::Relaxed);
     }
 
     /// A map that had `before` entries in the store has `now`.
     pub(super) fn stores(&self, before: usize, now: usize) {
-        self.away.fetch_add(now, Ordering::Relaxed);
-        self.away.fetch_sub(before, Ordering::Relaxed);
+        self.gauge.away.fetch_add(now, Ordering::Relaxed);
+        self.gauge.away.fetch_sub(before, Ordering::Relaxed);
     }
 
     /// How many of its `own` bytes a map should let go of.
     pub(super) fn excess(&self, own: usize) -> usize {
         let held = self.held();
-        if held <= self.budget {
+        if held <= self.budget() {
             return 0;
         }
         // Somewhat more than needed, so that many go at once.
-        let over = held - self.budget / 8 * 7;
+        let over = held - self.budget() / 8 * 7;
         let share = over as u128 * own as u128 / held.max(1) as u128;
         usize::try_from(share).unwrap_or(own).min(own)
     }
@@ -186,7 +217,7 @@ impl fmt::Debug for Spill {
             f,
             "Spill({} of {} bytes in memory, {} entries in {:?})",
             self.held(),
-            self.budget,
+            self.budget(),
             self.away(),
             self.store
         )

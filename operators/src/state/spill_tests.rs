@@ -1,7 +1,7 @@
 //! Keyed state against a model, in memory and with budgets that most of it does not fit in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
@@ -13,14 +13,16 @@ use crate::{Fault, FaultKind, Result, Timestamp};
 
 /// Tables in memory; fails when it is told to.
 #[derive(Clone, Debug, Default)]
-struct MemoryTables {
+pub(crate) struct MemoryTables {
     fails: Arc<AtomicBool>,
     tables: Arc<Mutex<usize>>,
+    pub(super) scanned: Arc<AtomicUsize>,
 }
 
 struct MemoryTable {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
     fails: Arc<AtomicBool>,
+    scanned: Arc<AtomicUsize>,
 }
 
 impl MemoryTable {
@@ -35,13 +37,15 @@ impl MemoryTable {
 impl SpillStore for MemoryTables {
     fn table(&self) -> Result<Box<dyn SpillTable>> {
         *self.tables.lock().unwrap() += 1;
-        Ok(Box::new(MemoryTable { entries: BTreeMap::new(), fails: Arc::clone(&self.fails) }))
+        let (fails, scanned) = (Arc::clone(&self.fails), Arc::clone(&self.scanned));
+        Ok(Box::new(MemoryTable { entries: BTreeMap::new(), fails, scanned }))
     }
 }
 
 impl SpillTable for MemoryTable {
     fn put(&mut self, entries: Vec<(Vec<u8>, Vec<u8>)>) -> Result {
         self.works()?;
+        assert!(entries.iter().all(|(key, _)| key.len() < 1 << 16), "a table takes no long keys");
         self.entries.extend(entries);
         Ok(())
     }
@@ -54,7 +58,8 @@ impl SpillTable for MemoryTable {
 
     fn view(&self) -> Result<Box<dyn SpillView>> {
         self.works()?;
-        Ok(Box::new(MemoryTable { entries: self.entries.clone(), fails: Arc::clone(&self.fails) }))
+        let (fails, scanned) = (Arc::clone(&self.fails), Arc::clone(&self.scanned));
+        Ok(Box::new(MemoryTable { entries: self.entries.clone(), fails, scanned }))
     }
 }
 
@@ -64,9 +69,10 @@ impl SpillView for MemoryTable {
         Ok(self.entries.get(key).cloned())
     }
 
-    fn scan_while(&self, take: &mut Scan<'_>) -> Result {
+    fn scan_while(&self, from: &[u8], take: &mut Scan<'_>) -> Result {
         self.works()?;
-        for (key, value) in &self.entries {
+        for (key, value) in self.entries.range(from.to_vec()..) {
+            self.scanned.fetch_add(1, Ordering::Relaxed);
             if !take(key, value)? {
                 break;
             }
@@ -75,7 +81,7 @@ impl SpillView for MemoryTable {
     }
 }
 
-const KEY_GROUPS: u32 = 16;
+pub(super) const KEY_GROUPS: u32 = 16;
 
 fn spill(budget: usize) -> Arc<Spill> {
     Arc::new(Spill::new(Arc::new(MemoryTables::default()), KEY_GROUPS, budget))
@@ -144,7 +150,7 @@ fn snapshot(keyed: &mut Keyed<u16, u32>) -> Box<dyn Snapshot> {
     pieces.remove(0).1
 }
 
-fn parts(snapshot: Box<dyn Snapshot>, whole: bool) -> Vec<Run> {
+pub(super) fn parts(snapshot: Box<dyn Snapshot>, whole: bool) -> Vec<Run> {
     let mut parts = Vec::new();
     let give = &mut |part| {
         parts.push(part);
@@ -393,4 +399,48 @@ fn an_error_of_the_store_is_a_fault_behind_the_call() {
     let fault = spill.check().unwrap_err();
     assert!(fault.chain().contains("the disk is gone"), "{fault}");
     assert!(spill.check().is_err(), "and so is every later call");
+}
+
+#[test]
+fn keys_that_are_too_long_for_a_table_are_kept_there_too() {
+    let spill = spill(0);
+    let key = |n: usize| format!("{}{n}", "k".repeat(n * 40_000));
+    let mut keyed: Keyed<String, u32> = (0..4).map(|n| (key(n), 0)).collect();
+    let fit = |keyed: &mut Keyed<String, u32>| {
+        StateVisitor::fit(&spill, &mut Vec::new()).keyed("k", keyed).unwrap();
+    };
+    let freeze = |keyed: &mut Keyed<String, u32>| {
+        let mut frozen = Frozen::default();
+        StateVisitor::freeze(&mut frozen).keyed("k", keyed).unwrap();
+        frozen.into_parts().1.remove(0).1
+    };
+    (0..2).for_each(|_| fit(&mut keyed));
+    assert_eq!((spill.away(), keyed.get(&key(3))), (4, Some(&0)));
+    let mut runs = parts(freeze(&mut keyed), true);
+    *keyed.get_mut(&key(2)).unwrap() = 2;
+    keyed.remove(&key(1));
+    fit(&mut keyed);
+    runs.extend(parts(freeze(&mut keyed), false));
+    let saved = Saved::default().with_runs([("k".to_owned(), runs)].into());
+    let mut restored = Keyed::<String, u32>::default();
+    StateVisitor::restore(&saved).keyed("k", &mut restored).unwrap();
+    for keyed in [keyed, restored] {
+        let values = (0..4).map(|n| keyed.get(&key(n)).copied()).collect::<Vec<_>>();
+        assert_eq!(values, [Some(0), None, Some(2), Some(0)]);
+    }
+    spill.check().unwrap();
+}
+
+#[test]
+fn state_in_memory_is_saved_in_parts_too() {
+    let mut keyed: Keyed<u16, u32> = Keyed::default();
+    let mut large: Keyed<u64, Vec<u8>> = (0..100_000).map(|key| (key, vec![7; 100])).collect();
+    let mut frozen = Frozen::default();
+    let visit = &mut StateVisitor::freeze(&mut frozen);
+    visit.keyed("large", &mut large).unwrap();
+    visit.keyed("empty", &mut keyed).unwrap();
+    let (_, pieces) = frozen.into_parts();
+    let parts: Vec<Vec<Run>> = pieces.into_iter().map(|(_, snapshot)| parts(snapshot, true)).collect();
+    assert!(parts[0].len() >= 3 && parts[0].iter().all(|run| run.whole && run.weight() < 5 << 20));
+    assert_eq!(parts[1].len(), 1);
 }

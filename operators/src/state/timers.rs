@@ -31,19 +31,15 @@ type Timer<K> = (Timestamp, K);
 pub struct Timers<K> {
     // One behind the other, none of them empty; each shared with the last snapshot until it changes.
     leaves: VecDeque<Arc<BTreeSet<Timer<K>>>>,
-    changes: Changes<K>,
+    // The timers that were set or taken out since the last snapshot, some of them several times; `None` if only a whole run tells.
+    changes: Option<Vec<Timer<K>>>,
     // Those that are due later than any of the leaves, where there is a place for them.
     far: Option<Far<K>>,
+    // How far time has come: what is due stays until it is taken out.
+    now: Timestamp,
     // How many were set since it was last looked at how many there are.
     grown: usize,
 }
-
-/// What has changed since the last snapshot; `None` if only a whole run can tell.
-#[derive(Clone)]
-struct Changes<K>(Option<Log<K>>);
-
-/// The timers that were set and those that were taken out; some of them several times.
-type Log<K> = (Vec<Timer<K>>, Vec<Timer<K>>);
 
 /// A leaf with more timers becomes two.
 const MOST: usize = 1_024;
@@ -51,11 +47,13 @@ const MOST: usize = 1_024;
 const FEW: usize = 32;
 /// So many timers may be set before it is looked whether they fit.
 const OFTEN: usize = 256;
+/// So many changes are in memory before they are noted where those are that are far.
+const MANY: usize = 4_096;
 
 impl<K> Default for Timers<K> {
     fn default() -> Self {
         // Nobody has asked for changes yet.
-        Timers { leaves: VecDeque::new(), changes: Changes(None), far: None, grown: 0 }
+        Timers { leaves: VecDeque::new(), changes: None, far: None, now: Timestamp::MIN, grown: 0 }
     }
 }
 
@@ -63,14 +61,14 @@ impl<K: Key + Ord> Timers<K> {
     /// Comes back to `key` at `at`.
     pub fn set(&mut self, at: Timestamp, key: K) {
         let timer = (at, key);
-        self.changes.note(self.len_if_told(), |(set, _)| set.push(timer.clone()));
+        self.note(&timer);
         if self.far.is_some() {
             self.grown += 1;
             if self.grown >= OFTEN {
                 self.fit_far();
             }
-            if let Some(far) = self.far.as_mut().filter(|far| far.is_far(at)) {
-                far.set(at, &timer.1);
+            if self.is_far(&timer) {
+                self.far.iter_mut().for_each(|far| far.set(at, &timer.1));
                 return;
             }
         }
@@ -92,27 +90,24 @@ impl<K: Key + Ord> Timers<K> {
     /// Forgets a timer.
     pub fn clear(&mut self, at: Timestamp, key: K) {
         let timer = (at, key);
-        if let Some(far) = self.far.as_mut().filter(|far| far.is_far(at)) {
-            if far.clear(at, &timer.1) {
-                self.changes.note(self.len_if_told(), |(_, gone)| gone.push(timer));
-            }
-            return;
-        }
-        let place = self.place(&timer);
-        if self.leaves.get(place).is_some_and(|leaf| leaf.contains(&timer)) {
-            self.take(place, |timers| timers.remove(&timer));
-            self.changes.note(self.len_if_told(), |(_, gone)| gone.push(timer));
+        let there = match self.is_near(&timer) {
+            true => self.take(self.place(&timer), |timers| timers.remove(&timer)).unwrap_or(false),
+            false => self.is_far(&timer) && self.far.as_mut().is_some_and(|far| far.clear(at, &timer.1)),
+        };
+        if there {
+            self.note(&timer);
         }
     }
 
     /// Takes the next timer out whose time is not after `now`.
     pub fn next_due(&mut self, now: Timestamp) -> Option<(Timestamp, K)> {
-        if self.leaves.is_empty() && self.far.as_ref().is_some_and(|far| far.is_far(now)) {
+        self.now = now;
+        if self.leaves.is_empty() && self.far.as_ref().and_then(Far::from).is_some_and(|first| first <= now) {
             self.come_near();
         }
         self.leaves.front()?.first().filter(|(at, _)| *at <= now)?;
         let due = self.take(0, BTreeSet::pop_first)??;
-        self.changes.note(self.len_if_told(), |(_, gone)| gone.push(due.clone()));
+        self.note(&due);
         Some(due)
     }
 
@@ -130,13 +125,21 @@ impl<K: Key + Ord> Timers<K> {
         self.leaves.is_empty() && self.far.as_ref().is_none_or(|far| far.len() == 0)
     }
 
+    fn is_far(&self, timer: &Timer<K>) -> bool {
+        let Some(far) = &self.far else { return false };
+        // Those of the time from which on they are far may be on either side.
+        far.from().is_some_and(|first| first <= timer.0) && !self.is_near(timer) && far.is_far(timer.0, &timer.1)
+    }
+
+    fn is_near(&self, timer: &Timer<K>) -> bool {
+        self.leaves.get(self.place(timer)).is_some_and(|leaf| leaf.contains(timer))
+    }
+
     /// The first of those that are far are the only ones in memory.
     fn come_near(&mut self) {
         let Some(far) = &mut self.far else { return };
-        let mut next = far.next();
-        // In the table those of one time are in the order of encoded keys.
-        next.sort_unstable();
-        self.leaves = next.chunks(MOST).map(|leaf| Arc::new(leaf.iter().cloned().collect())).collect();
+        let next = BTreeSet::from_iter(far.next());
+        self.leaves = if next.is_empty() { VecDeque::new() } else { VecDeque::from([Arc::new(next)]) };
     }
 
     /// Lets those go that are due last, while there are more in memory than may be.
@@ -145,26 +148,13 @@ impl<K: Key + Ord> Timers<K> {
         let here = self.here();
         let Some(far) = &mut self.far else { return };
         let mut excess = far.excess(here);
-        while excess > 0
-            && let Some(last) = self.leaves.pop_back()
-        {
-            let Some((horizon, _)) = last.first() else { continue };
-            // Those of one time stay together.
-            let mut going = vec![last.clone()];
-            while let Some(leaf) = self.leaves.back_mut()
-                && leaf.last().is_some_and(|(at, _)| at == horizon)
-            {
-                let stays = leaf.iter().filter(|(at, _)| at != horizon).cloned().collect::<BTreeSet<_>>();
-                let is_empty = stays.is_empty();
-                going.push(std::mem::replace(leaf, Arc::new(stays)));
-                if is_empty {
-                    self.leaves.pop_back();
-                }
-            }
-            for leaf in &going {
-                far.take(*horizon, leaf.iter().filter(|(at, _)| at >= horizon));
-                excess = excess.saturating_sub(leaf.len());
-            }
+        // Those that are being taken out would come back at once.
+        let first = self.leaves.front().and_then(|leaf| leaf.first());
+        let stay = usize::from(first.is_some_and(|(at, _)| *at <= self.now));
+        while excess > 0 && self.leaves.len() > stay {
+            let Some(last) = self.leaves.pop_back() else { break };
+            far.take(last.iter());
+            excess = excess.saturating_sub(last.len());
         }
         let here = self.leaves.iter().map(|leaf| leaf.len()).sum();
         far.excess(here);
@@ -184,18 +174,14 @@ impl<K: Key + Ord> Timers<K> {
         Some(taken)
     }
 
-    /// About how many there are, if it matters.
-    fn len_if_told(&self) -> usize {
-        if self.changes.0.is_some() { self.leaves.len() * MOST / 2 } else { 0 }
-    }
-}
-
-impl<K> Changes<K> {
-    fn note(&mut self, len: usize, note: impl FnOnce(&mut Log<K>)) {
-        let Some(log) = &mut self.0 else { return };
-        note(log);
-        if log.0.len() + log.1.len() > len + FEW {
-            self.0 = None;
+    /// Notes a change, if changes are told.
+    fn note(&mut self, timer: &Timer<K>) {
+        let Some(changes) = &mut self.changes else { return };
+        changes.push(timer.clone());
+        match &mut self.far {
+            Some(far) if changes.len() > MANY => changes.drain(..).for_each(|(at, key)| far.note(at, &key)),
+            None if changes.len() > self.leaves.len() * MOST / 2 + FEW => self.changes = None,
+            _ => {}
         }
     }
 }
@@ -203,7 +189,7 @@ impl<K> Changes<K> {
 impl<K: StateKey> Timers<K> {
     /// All of them as they are now, and what has changed since the last snapshot.
     pub(super) fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
-        let changes = self.changes.0.replace((Vec::new(), Vec::new()));
+        let changes = self.changes.replace(Vec::new());
         let far = self.far.as_mut().map(Far::freeze).transpose()?;
         Ok(Box::new(FrozenTimers { leaves: self.leaves.clone(), changes, far }))
     }
@@ -223,7 +209,7 @@ impl<K: StateKey> Timers<K> {
 
     /// All runs were played: nothing counts as changed.
     pub(super) fn settle(&mut self) {
-        self.changes = Changes(Some((Vec::new(), Vec::new())));
+        self.changes = Some(Vec::new());
     }
 }
 
@@ -239,7 +225,7 @@ impl<K: Key + Ord> Replay<(K, Timestamp), (K, Timestamp)> for Timers<K> {
 
 struct FrozenTimers<K> {
     leaves: VecDeque<Arc<BTreeSet<Timer<K>>>>,
-    changes: Option<Log<K>>,
+    changes: Option<Vec<Timer<K>>>,
     far: Option<FrozenFar<K>>,
 }
 
@@ -277,18 +263,17 @@ impl<K: StateKey> Snapshot for FrozenTimers<K> {
         let changes = self.changes.take().filter(|_| !whole);
         let mut parts = Parts::new(changes.is_none(), give);
         match changes {
-            Some((mut set, gone)) => {
-                set.sort_unstable();
-                set.dedup();
-                for timer in &gone {
-                    parts.encode_gone(group(timer), &(&timer.1, timer.0))?;
+            Some(mut changed) => {
+                let mut tell = |timer: &Timer<K>| match self.is_set(timer)? {
+                    true => parts.encode(group(timer), &(&timer.1, timer.0)),
+                    false => parts.encode_gone(group(timer), &(&timer.1, timer.0)),
+                };
+                if let Some(far) = &self.far {
+                    far.each_noted(|at, key| tell(&(at, key)))?;
                 }
-                // Those that were taken out again are not put in.
-                for timer in set {
-                    if self.is_set(&timer)? {
-                        parts.encode(group(&timer), &(&timer.1, timer.0))?;
-                    }
-                }
+                changed.sort_unstable();
+                changed.dedup();
+                changed.iter().try_for_each(&mut tell)?;
             }
             None => {
                 for timer in self.leaves.iter().flat_map(|leaf| leaf.iter()) {
@@ -313,7 +298,8 @@ impl<K: Key + Ord> FromIterator<(Timestamp, K)> for Timers<K> {
 
 impl<K> fmt::Debug for Timers<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Timers({})", self.leaves.iter().map(|leaf| leaf.len()).sum::<usize>())
+        let here = self.leaves.iter().map(|leaf| leaf.len()).sum::<usize>();
+        write!(f, "Timers({})", here + self.far.as_ref().map_or(0, Far::len))
     }
 }
 

@@ -11,8 +11,10 @@ use serde::de::DeserializeOwned;
 #[cfg(feature = "columnar")]
 use super::Snapshot;
 use super::encoder::Encoder;
+#[cfg(feature = "columnar")]
+use super::restoring::Piece;
+use super::restoring::{Restore, Runs};
 use super::run::{decoded, encoded};
-use super::versions::Read;
 use super::{Frozen, Keyed, Run, Saved, Spill, StateKey, StateValue, Timers, Versions};
 use crate::{Result, Timestamp};
 
@@ -44,104 +46,11 @@ pub struct StateVisitor<'a>(Mode<'a>);
 /// What was saved of panes, by pane.
 pub type PaneGroups = Vec<(i64, Vec<Bytes>)>;
 
-/// The runs that were saved of panes, by pane.
-#[cfg(feature = "columnar")]
-type PaneRuns = Vec<(i64, Vec<Run>)>;
-
 enum Mode<'a> {
     Freeze(&'a mut Frozen),
     Restore(Restore<'a>),
     Fit(&'a Arc<Spill>, &'a mut Vec<String>),
     List(&'a mut Vec<String>),
-}
-
-/// The runs of keyed state that is restored, read one at a time: all of them may not fit in memory.
-pub trait Runs {
-    /// The names of the pieces that there are.
-    fn names(&self) -> Vec<String>;
-
-    /// Gives the runs of a piece to `play`, one behind the other.
-    ///
-    /// # Errors
-    /// One cannot be read, or what `play` says.
-    fn each(&mut self, name: &str, play: &mut dyn FnMut(&Run) -> Result) -> Result;
-}
-
-struct Restore<'a> {
-    saved: &'a Saved,
-    // In place of those that are in `saved`, and where what does not fit goes.
-    streamed: Option<(&'a mut dyn Runs, &'a Arc<Spill>)>,
-}
-
-impl Restore<'_> {
-    fn names(&self) -> Vec<String> {
-        match &self.streamed {
-            Some((runs, _)) => runs.names(),
-            None => self.saved.runs.keys().cloned().collect(),
-        }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        match &self.streamed {
-            Some((runs, _)) => runs.names().iter().any(|other| other == name),
-            None => self.saved.runs.contains_key(name),
-        }
-    }
-
-    fn each(&mut self, name: &str, mut play: impl FnMut(&Run) -> Result) -> Result {
-        match &mut self.streamed {
-            Some((runs, _)) => runs.each(name, &mut play),
-            None => self.saved.runs.get(name).into_iter().flatten().try_for_each(play),
-        }
-    }
-
-    fn keyed<K: StateKey, S: StateValue>(&mut self, name: &str, versions: &Versions<S>) -> Result<Keyed<K, S>> {
-        let read: Option<Read<S>> = versions.reader(name, self.version(name))?;
-        let mut keyed = Keyed::default();
-        if let Some((_, spill)) = &self.streamed {
-            keyed.fit(spill);
-        }
-        self.each(name, |run| keyed.play(name, run, read.as_deref()))?;
-        keyed.settle();
-        if read.is_some() {
-            // Values of two versions must not meet in one checkpoint.
-            keyed.tell_all();
-        }
-        Ok(keyed)
-    }
-
-    fn version(&self, name: &str) -> u32 {
-        self.saved.versions.get(name).copied().unwrap_or(1)
-    }
-
-    fn timers<K: StateKey>(&mut self, name: &str) -> Result<Timers<K>> {
-        let mut timers = Timers::default();
-        if let Some((_, spill)) = &self.streamed {
-            timers.fit(spill);
-        }
-        self.each(name, |run| timers.play(name, run))?;
-        timers.settle();
-        Ok(timers)
-    }
-
-    #[cfg(feature = "columnar")]
-    fn runs(&mut self, name: &str) -> Result<Vec<Run>> {
-        let mut all = Vec::new();
-        self.each(name, |run| {
-            all.push(run.clone());
-            Ok(())
-        })?;
-        Ok(all)
-    }
-
-    fn bytes(&mut self, name: &str) -> Result<Vec<Bytes>> {
-        let mut all = Vec::new();
-        self.each(name, |run| {
-            all.extend(run.put().cloned());
-            Ok(())
-        })?;
-        Ok(all)
-    }
 }
 
 impl<'a> StateVisitor<'a> {
@@ -347,35 +256,62 @@ impl<'a> StateVisitor<'a> {
         }
     }
 
-    /// As `snapshot`, of each of some panes, which come and go: `name/<pane>` in what is saved.
+    /// Visits keyed state of an operator's own kind; `new` begins it anew, to be restored. True if it was.
     #[cfg(feature = "columnar")]
-    pub(crate) fn pane_snapshots(
+    pub(crate) fn piece<P: Piece>(&mut self, name: &str, piece: &mut P, new: impl Fn() -> P) -> Result<bool> {
+        match &mut self.0 {
+            Mode::Freeze(frozen) => frozen.keyed.push((name.to_owned(), piece.freeze()?)),
+            Mode::Restore(restore) if restore.has(name) => {
+                *piece = restore.piece(name, new)?;
+                return Ok(true);
+            }
+            Mode::Restore(_) => {}
+            Mode::Fit(spill, stays) => {
+                if !piece.fit(spill)? {
+                    stays.push(name.to_owned());
+                }
+            }
+            Mode::List(names) => names.push(name.to_owned()),
+        }
+        Ok(false)
+    }
+
+    /// As `piece`, of each of some panes, which come and go: `name/<pane>` in what is saved.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn pane_pieces<P: Piece>(
         &mut self,
         name: &str,
-        panes: impl IntoIterator<Item = i64>,
-        mut freeze: impl FnMut(i64) -> Result<Box<dyn Snapshot>>,
-    ) -> Result<Option<PaneRuns>> {
+        panes: &mut BTreeMap<i64, P>,
+        new: impl Fn() -> P,
+    ) -> Result<bool> {
         match &mut self.0 {
             Mode::Freeze(frozen) => {
-                for pane in panes {
-                    frozen.keyed.push((format!("{name}/{pane}"), freeze(pane)?));
+                for (pane, piece) in panes {
+                    frozen.keyed.push((format!("{name}/{pane}"), piece.freeze()?));
                 }
-                Ok(None)
             }
             Mode::Restore(restore) => {
-                let mut panes = Vec::new();
+                panes.clear();
                 for whole_name in restore.names() {
                     if let Some(pane) = pane_of(name, &whole_name) {
-                        panes.push((pane, restore.runs(&whole_name)?));
+                        panes.insert(pane, restore.piece(&whole_name, &new)?);
                     }
                 }
-                Ok(Some(panes))
+                return Ok(true);
             }
-            Mode::Fit(_, stays) | Mode::List(stays) => {
-                stays.push(name.to_owned());
-                Ok(None)
+            Mode::Fit(spill, stays) => {
+                // Whether there is a place for such is seen before there are any.
+                let mut all = new().fit(spill)?;
+                for piece in panes.values_mut() {
+                    all &= piece.fit(spill)?;
+                }
+                if !all {
+                    stays.push(name.to_owned());
+                }
             }
+            Mode::List(names) => names.push(name.to_owned()),
         }
+        Ok(false)
     }
 
     /// As [`groups`](StateVisitor::groups), of each of some panes, which come and go: `name/<pane>` in what is saved.
@@ -452,47 +388,5 @@ impl fmt::Debug for StateVisitor<'_> {
             Mode::Fit(..) => "StateVisitor(fit)",
             Mode::List(_) => "StateVisitor(list)",
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::FaultKind;
-
-    #[test]
-    fn what_was_not_saved_is_left_as_it_is() {
-        let mut value = 5u8;
-        StateVisitor::restore(&Saved::default()).value("n", &mut value).unwrap();
-        assert_eq!(value, 5);
-    }
-
-    #[test]
-    fn a_list_names_pieces_that_hold_nothing_yet_and_changes_none() {
-        let (mut names, mut value, mut panes) = (Vec::new(), 7u8, BTreeMap::<i64, Keyed<u64, u64>>::new());
-        let mut visit = StateVisitor::list(&mut names);
-        visit.value("n", &mut value).unwrap();
-        visit.panes("panes", &mut panes).unwrap();
-        visit.times("times", &mut BTreeMap::new()).unwrap();
-        assert_eq!((names, value), (["n", "panes", "times"].map(str::to_owned).to_vec(), 7));
-    }
-
-    #[test]
-    fn a_value_of_another_type_is_a_fault_that_names_it() {
-        let mut frozen = Frozen::default();
-        StateVisitor::freeze(&mut frozen).value("n", &mut String::from("seven")).unwrap();
-        let saved = frozen.encode(128).unwrap();
-        let fault = StateVisitor::restore(&saved).value("n", &mut 0u64).unwrap_err();
-        assert_eq!((fault.kind(), fault.to_string().contains("`n`")), (FaultKind::Checkpoint, true));
-    }
-
-    #[test]
-    fn keyed_state_of_another_type_is_a_fault_that_names_it() {
-        let mut frozen = Frozen::default();
-        let mut words: Keyed<u64, String> = [(1, "one".to_owned())].into_iter().collect();
-        StateVisitor::freeze(&mut frozen).keyed("words", &mut words).unwrap();
-        let saved = frozen.encode(128).unwrap();
-        let fault = StateVisitor::restore(&saved).keyed("words", &mut Keyed::<u64, u64>::default()).unwrap_err();
-        assert!(fault.to_string().contains("`words`"), "{fault}");
     }
 }

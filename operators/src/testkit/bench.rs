@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    AnyBatch, Batch, Emit, Fault, Frozen, KeyGroup, Operator, Outbox, Result, Saved, StateVisitor, Timestamp, Turn,
-    Watermark,
+    AnyBatch, Batch, Emit, Fault, Frozen, KeyGroup, Operator, Outbox, Result, Runs, Saved, Spill, StateVisitor,
+    Timestamp, Turn, Watermark,
 };
 
 /// Drives one operator as the engine would: batches, watermarks, wakes, the end, a restart; and shows what it gave.
@@ -72,6 +73,21 @@ impl<O: Operator> Bench<O> {
     pub fn restored(mut operator: O, saved: &Saved) -> Self {
         unwrap(operator.state(&mut StateVisitor::restore(saved)));
         Bench::new(operator)
+    }
+
+    /// The same, whose keyed state comes in runs and keeps to a budget.
+    pub fn restored_within(mut operator: O, saved: &Saved, runs: &mut dyn Runs, spill: &Arc<Spill>) -> Self {
+        unwrap(operator.state(&mut StateVisitor::restore_within(saved, runs, spill)));
+        unwrap(spill.check());
+        Bench::new(operator)
+    }
+
+    /// Lets its state keep to a budget; what of it stays in memory however much it is.
+    pub fn fit(&mut self, spill: &Arc<Spill>) -> Vec<String> {
+        let mut stays = Vec::new();
+        unwrap(self.operator.state(&mut StateVisitor::fit(spill, &mut stays)));
+        unwrap(spill.check());
+        stays
     }
 
     /// Pretends that so many batches fill what is downstream.

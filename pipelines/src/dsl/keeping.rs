@@ -7,7 +7,7 @@ use millstream_operators::rows::{Fold, Kept, Process, Visit};
 use millstream_operators::{StateKey, StateValue};
 
 use super::{KeyedStream, Stream};
-use crate::graph::Subtask;
+use crate::graph::{Now, Subtask};
 
 /// Keyed rows, and how the state of the next node is kept; see [`KeyedStream::keeping`].
 pub struct Keeping<K, T, S> {
@@ -28,10 +28,10 @@ impl<K: StateKey, T: Send + 'static, S: StateValue> Keeping<K, T, S> {
     {
         let Keeping { stream, kept } = self;
         let (key, change, detail) = (Arc::clone(&stream.key), Arc::new(change), kept.to_string());
-        let make = move |_: &Subtask| {
+        let make = move |subtask: &Subtask| {
             let key = Arc::clone(&key);
             let fold = Fold::new(Arc::new(move |row: &T| key(row)), first.clone(), Arc::clone(&change));
-            Ok(fold.kept(kept.clone()))
+            Ok(fold.kept(on_clock(&kept, subtask)))
         };
         stream.rows().node(name, "fold", make).detailed(detail).main()
     }
@@ -46,11 +46,19 @@ impl<K: StateKey, T: Send + 'static, S: StateValue> Keeping<K, T, S> {
         let Keeping { stream, kept } = self;
         let (key, on_row, on_timer) = (Arc::clone(&stream.key), Arc::new(on_row), Arc::new(on_timer));
         let detail = kept.to_string();
-        let make = move |_: &Subtask| {
+        let make = move |subtask: &Subtask| {
             let process = Process::new(Arc::clone(&key), Arc::clone(&on_row), Arc::clone(&on_timer));
-            Ok(process.kept(kept.clone()).operator())
+            Ok(process.kept(on_clock(&kept, subtask)).operator())
         };
         stream.rows().node(name, "process", make).detailed(detail).main()
+    }
+}
+
+/// The same, by the clock of the engine where it goes by one.
+fn on_clock<S>(kept: &Kept<S>, subtask: &Subtask) -> Kept<S> {
+    match subtask.resources.get::<Now>() {
+        Some(now) => kept.clone().on_clock(Arc::clone(&now.0)),
+        None => kept.clone(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Graph, NodeId, Resources, Role, Stage, plan, protocol};
+use super::{Graph, NodeId, Resources, Role, Stage, plan, protocol, stays_in_memory};
 
 /// How a graph is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +87,9 @@ fn text(graph: &Graph) -> String {
     if let Some(bytes) = graph.settings.state_memory {
         let _ =
             writeln!(out, "state: {bytes} bytes of memory for all subtasks together, the rest in a local directory");
+        for (node, pieces) in stays_in_memory(graph, &Resources::default()) {
+            let _ = writeln!(out, "  {node}: stays in memory, however much it is ({})", pieces.join(", "));
+        }
     }
     out.push_str("stages\n");
     let place = |stage: &Stage| order.iter().position(|id| stage.nodes.first() == Some(id));

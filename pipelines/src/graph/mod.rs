@@ -6,6 +6,7 @@
 mod check;
 mod erase;
 mod explain;
+mod memory;
 mod once;
 mod plan;
 mod timed;
@@ -27,6 +28,7 @@ pub use erase::{
     erase_join, erase_sink, erase_source,
 };
 pub use explain::{View, explain};
+pub use memory::stays_in_memory;
 pub use once::{Protocol, protocol};
 pub use plan::{Output, Plan, PlannedEdge, Stage, Step, plan};
 

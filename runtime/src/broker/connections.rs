@@ -99,6 +99,12 @@ impl Connections {
         Ok(connection)
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.open().len()
+    }
+
     /// Nothing that is done under this lock can stop half-way.
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)

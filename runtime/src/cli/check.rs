@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use millstream_pipelines::graph::{Graph, Guarantee, Protocol, Resources, Role, protocol};
+use millstream_pipelines::graph::{Graph, Guarantee, Protocol, Resources, Role, protocol, stays_in_memory};
 
 use super::args::Check;
 use super::file::Ends;
@@ -12,7 +12,10 @@ pub(super) fn check(program: &Program, args: &Check) -> Result<ExitCode, Failure
     let (mut mistakes, mut wrong) = (0, 0);
     for path in &args.files {
         match program.load(path, &Ends::default()) {
-            Ok(file) => output::print(&format!("ok  {}: {}", path.display(), summary(&file.graph))),
+            Ok(file) => {
+                output::print(&format!("ok  {}: {}", path.display(), summary(&file.graph)));
+                beyond_the_budget(&file.graph).into_iter().for_each(|line| output::print(&line));
+            }
             Err(report) => {
                 mistakes += report.mistakes;
                 wrong += 1;
@@ -29,6 +32,20 @@ pub(super) fn check(program: &Program, args: &Check) -> Result<ExitCode, Failure
 
 pub(super) fn plural(number: usize, word: &str) -> String {
     if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") }
+}
+
+/// What a budget of memory for state does not count.
+fn beyond_the_budget(graph: &Graph) -> Vec<String> {
+    if graph.settings.state_memory.is_none() {
+        return Vec::new();
+    }
+    let line = |(node, pieces): (String, Vec<String>)| {
+        format!(
+            "    note: the state of `{node}` ({}) stays in memory, whatever `[state] memory` says",
+            pieces.join(", ")
+        )
+    };
+    stays_in_memory(graph, &Resources::default()).into_iter().map(line).collect()
 }
 
 /// A pipeline in one line.

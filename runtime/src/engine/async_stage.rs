@@ -14,6 +14,7 @@ use super::inbox::{Event, Inbox};
 use super::metrics::NodeMetrics;
 use super::report::{Line, Part};
 use super::router::{Router, Stopped};
+use super::snapshots::All;
 
 /// One subtask of an async operator.
 pub(crate) struct AsyncTask {
@@ -112,7 +113,7 @@ impl AsyncTask {
             Event::Watermark(watermark) => self.router.control(|| Message::Watermark(watermark)).await?,
             Event::Barrier(barrier) => {
                 self.router.control(|| Message::Barrier(barrier)).await?;
-                self.line.passed(barrier.epoch, Part::State(Vec::new())).await;
+                self.line.passed(barrier.epoch, Part::State(All::none())).await;
                 if barrier.then != Then::GoOn {
                     self.router.control(|| Message::End).await?;
                     return Ok(true);

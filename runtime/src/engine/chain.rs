@@ -440,7 +440,7 @@ mod tests {
         fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>> {
             Err(Fault::operator("the disk is gone"))
         }
-        fn scan_while(&self, _: &mut Scan<'_>) -> Result {
+        fn scan_while(&self, _: &[u8], _: &mut Scan<'_>) -> Result {
             Err(Fault::operator("the disk is gone"))
         }
     }

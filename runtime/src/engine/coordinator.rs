@@ -196,6 +196,9 @@ impl Coordinator {
         sinks: BTreeMap<String, Vec<OutputLog>>,
         started: Instant,
     ) -> Result {
+        if let Some(refused) = round.refused {
+            return Err(refused);
+        }
         let at = self.clock.now();
         let Round { barrier, sources, operators, blobs, .. } = round;
         let manifest = Manifest {

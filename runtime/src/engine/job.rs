@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::async_stage::AsyncTask;
+use super::beside::Beside;
 use super::chain::{Chain, LinkSpec};
 use super::channel::{Capacity, Receiver};
 use super::coordinator::{Coordinator, Ended};
@@ -55,17 +56,20 @@ impl Job<'_> {
     pub(crate) async fn run(self, stop: watch::Receiver<Stop>) -> (Manifest, Result<Ended>) {
         let before = self.from.manifest.clone();
         let mut tasks = JoinSet::new();
-        let mut coordinator = match self.start(&mut tasks, stop.clone()) {
+        let (beside, mut left) = Beside::here();
+        let mut coordinator = match self.start(&mut tasks, &beside, stop.clone()) {
             Ok(coordinator) => coordinator,
             Err(fault) => return (before, Err(fault)),
         };
+        drop(beside);
         let ended = oversee(&mut coordinator, &mut tasks, stop).await;
         // Before another run starts, nothing of this one may be left: not even a task that is about to write.
         tasks.shutdown().await;
+        left.none().await;
         (coordinator.manifest, ended)
     }
 
-    fn start(&self, tasks: &mut JoinSet<Result>, stop: watch::Receiver<Stop>) -> Result<Coordinator> {
+    fn start(&self, tasks: &mut JoinSet<Result>, beside: &Beside, stop: watch::Receiver<Stop>) -> Result<Coordinator> {
         let Environment { store, clock, metrics, workers, nudge, .. } = self.environment;
         let settings = &self.graph.settings;
         // Nodes that are made last may look at something that is not there yet.
@@ -115,7 +119,8 @@ impl Job<'_> {
                 let line = Line { task, reports: reports.clone() };
                 let inlet = inlets.remove(&(index, subtask));
                 let (Some(router), Some(Inlet { receiver, ports })) = (routers.next(), inlet) else { continue };
-                let seat = Seat { stage, subtask, line, router, inbox: Inbox::new(receiver, ports) };
+                let seat =
+                    Seat { stage, subtask, line, router, inbox: Inbox::new(receiver, ports), beside: beside.clone() };
                 self.seat(seat, &mut coordinator, workers, tasks)?;
             }
         }
@@ -180,7 +185,7 @@ impl Job<'_> {
         workers: &super::workers::Workers,
         tasks: &mut JoinSet<Result>,
     ) -> Result {
-        let Seat { stage, subtask, line, router, inbox } = seat;
+        let Seat { stage, subtask, line, router, inbox, beside } = seat;
         let task = line.task;
         let Some((id, node)) = stage.nodes.first().and_then(|id| Some((*id, self.graph.node(*id)?))) else {
             return Ok(());
@@ -249,7 +254,7 @@ impl Job<'_> {
             Role::Operator(_) => {
                 let mut chain = self.chain(stage, subtask)?.within(self.spill.clone());
                 self.may_keep_state(&mut chain)?;
-                let mut snapshots = Snapshots::new(self.graph.settings.key_groups);
+                let mut snapshots = Snapshots::new(self.graph.settings.key_groups, beside.clone());
                 let (mut restore, mut blocks) = (None, false);
                 match &self.spill {
                     None => self.restore(&mut chain, &snapshots, stage, subtask)?,
@@ -261,7 +266,7 @@ impl Job<'_> {
                             pipeline: self.graph.name.as_str().into(),
                             settled: coordinator.retention.lock(),
                         });
-                        restore = Some(self.restored_within(spill, &snapshots, stage, subtask)?);
+                        restore = Some(self.restored_within((spill, &beside), &snapshots, stage, subtask)?);
                     }
                 }
                 let timers = BinaryHeap::new();
@@ -371,6 +376,7 @@ struct Seat<'a> {
     line: Line,
     router: Router,
     inbox: Inbox,
+    beside: Beside,
 }
 
 pub(super) fn rescaled(node: &str, was: u32, is: u32) -> Fault {

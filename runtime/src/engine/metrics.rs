@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use hdrhistogram::Histogram;
-use millstream_operators::Spill;
+use millstream_operators::SpillGauge;
 use millstream_pipelines::graph::Graph;
 
 use super::channel::Budget;
@@ -22,7 +22,7 @@ struct Registry {
     queues: DashMap<String, Vec<Budget>>,
     checkpoint: CheckpointMetrics,
     restarts: AtomicU64,
-    state: Mutex<Option<Arc<Spill>>>,
+    state: Mutex<Option<Arc<SpillGauge>>>,
 }
 
 /// What a node counts, over all its subtasks and since the process started.
@@ -128,14 +128,14 @@ impl Metrics {
         self.0.queues.clear();
     }
 
-    pub(crate) fn watch_state(&self, spill: Option<Arc<Spill>>) {
-        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = spill;
+    pub(crate) fn watch_state(&self, state: Option<Arc<SpillGauge>>) {
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// How much memory state uses, of a pipeline with a budget for it.
     pub fn state(&self) -> Option<StateSnapshot> {
         let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.as_ref().map(|spill| StateSnapshot { budget: spill.budget(), held: spill.held(), spilled: spill.away() })
+        state.as_ref().map(|state| StateSnapshot { budget: state.budget(), held: state.held(), spilled: state.away() })
     }
 
     pub(crate) fn count_restart(&self) {

@@ -7,6 +7,7 @@
 
 mod alignment;
 mod async_stage;
+mod beside;
 mod chain;
 mod channel;
 mod clock;
@@ -17,6 +18,8 @@ mod frontier;
 mod inbox;
 mod job;
 mod latch;
+#[cfg(feature = "spill")]
+mod lsm;
 mod marking;
 mod metrics;
 mod ownership;
@@ -27,6 +30,8 @@ mod router;
 mod run;
 mod snapshots;
 mod spill;
+#[cfg(all(test, feature = "spill"))]
+mod spill_tests;
 mod stage;
 mod start;
 mod stop;

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_operators::{Fault, FaultKind, KeyGroup, Result, Run, Runs, Saved, Spill};
+use millstream_operators::{Fault, KeyGroup, Result, Run, Runs, Saved, Spill};
 use millstream_pipelines::graph::Stage;
-use tokio::runtime::Handle;
 
+use super::beside::{Beside, Wanted};
 use super::chain::Chain;
 use super::job::{Job, link_name, rescaled};
 use super::snapshots::Snapshots;
@@ -19,6 +19,7 @@ pub(crate) struct Restore {
     pipeline: Arc<str>,
     spill: Arc<Spill>,
     nodes: BTreeMap<String, NodeShare>,
+    beside: Beside,
 }
 
 /// What a subtask restores of a node.
@@ -42,17 +43,15 @@ impl Restore {
         if self.nodes.is_empty() {
             return Ok(chain);
         }
-        let handle = Handle::current();
-        let restored = tokio::task::spawn_blocking(move || {
+        let beside = self.beside.clone();
+        let restore = move |wanted: &Wanted| {
             for (node, share) in &self.nodes {
-                let mut runs = Streamed { of: &self, node, share, handle: &handle };
+                let mut runs = Streamed { of: &self, node, share, wanted };
                 chain.restore_within(node, &share.small, &mut runs, &self.spill)?;
             }
             Ok(chain)
-        });
-        restored.await.unwrap_or_else(|error| {
-            Err(Fault::new(FaultKind::Panic, "state could not be restored from a checkpoint").because(error))
-        })
+        };
+        beside.work("state could not be restored from a checkpoint", restore).await
     }
 }
 
@@ -63,7 +62,7 @@ impl Job<'_> {
     /// State that belongs to a subtask as a whole, of another number of subtasks.
     pub(super) fn restored_within(
         &self,
-        spill: &Arc<Spill>,
+        (spill, beside): (&Arc<Spill>, &Beside),
         snapshots: &Snapshots,
         stage: &Stage,
         subtask: u32,
@@ -92,7 +91,7 @@ impl Job<'_> {
             nodes.insert(node, share);
         }
         let (store, pipeline) = (Arc::clone(&self.environment.store), self.graph.name.as_str().into());
-        Ok(Restore { store, pipeline, spill: Arc::clone(spill), nodes })
+        Ok(Restore { store, pipeline, spill: Arc::clone(spill), nodes, beside: beside.clone() })
     }
 
     /// A budget that cannot be kept is told where it is broken.
@@ -109,23 +108,27 @@ struct Streamed<'a> {
     of: &'a Restore,
     node: &'a str,
     share: &'a NodeShare,
-    handle: &'a Handle,
+    wanted: &'a Wanted,
 }
 
 impl Streamed<'_> {
     fn read(&self, segment: &Segment) -> Result<Run> {
         let Restore { store, pipeline, .. } = self.of;
-        loop {
-            match self.handle.block_on(read_run(&**store, pipeline, self.node, segment)) {
-                Ok(run) => return Ok(run),
-                Err(StoreError::Failed(fault)) => return Err(fault),
-                Err(StoreError::Fenced) => return Err(Fault::bug("a read was fenced")),
-                Err(StoreError::Unknown(fault)) => {
-                    tracing::warn!(%pipeline, "state cannot be read yet, looking again in {PAUSE:?}: {}", fault.chain());
-                    self.handle.block_on(tokio::time::sleep(PAUSE));
+        let (store, pipeline, node) = (Arc::clone(store), Arc::clone(pipeline), self.node.to_owned());
+        let segment = segment.clone();
+        self.wanted.wait(async move {
+            loop {
+                match read_run(&*store, &pipeline, &node, &segment).await {
+                    Ok(run) => return Ok(run),
+                    Err(StoreError::Failed(fault)) => return Err(fault),
+                    Err(StoreError::Fenced) => return Err(Fault::bug("a read was fenced")),
+                    Err(StoreError::Unknown(fault)) => {
+                        tracing::warn!(%pipeline, "state cannot be read yet, looking again in {PAUSE:?}: {}", fault.chain());
+                        tokio::time::sleep(PAUSE).await;
+                    }
                 }
             }
-        }
+        })?
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millstream_operators::{Barrier, Fault, Record, Result};
 
 use super::report::{Part, TaskId};
-use super::snapshots::Snapshot;
+use super::snapshots::{All, Snapshot};
 use crate::checkpoint::{BlobId, NodeState, OutputLog, SourcePosition};
 
 /// Which subtask of how many a task is, and of which node if it is a source or a sink.
@@ -34,6 +34,8 @@ pub(crate) struct Round {
     pub(crate) records: Vec<(u32, Arc<[Record]>)>,
     /// What segments hold, where that may not be stored yet.
     pub(crate) blobs: BTreeMap<BlobId, Bytes>,
+    /// Why there is no checkpoint of it: the store did not take some state.
+    pub(crate) refused: Option<Fault>,
 }
 
 impl Round {
@@ -49,6 +51,7 @@ impl Round {
             rows: 0,
             records: Vec::new(),
             blobs: BTreeMap::new(),
+            refused: None,
         }
     }
 
@@ -65,7 +68,8 @@ impl Round {
                 self.rows += rows;
                 self.position(member, &position)?;
             }
-            Part::State(all) => {
+            Part::State(All::Refused(fault)) => self.refused = Some(fault),
+            Part::State(All::Taken(all)) => {
                 for (node, snapshot) in all {
                     self.state(member, &node, snapshot);
                 }

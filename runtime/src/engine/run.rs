@@ -224,7 +224,7 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let ownership = Arc::new(Ownership::new(store, pipeline, runs, revision));
         before = Some(Arc::clone(&ownership));
         let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
-        environment.metrics.watch_state(spill.clone());
+        environment.metrics.watch_state(spill.as_ref().map(|spill| spill.gauge()));
         let stateless = stateless.clone();
         let job = Job { graph, plan: &plan, environment, from, revision, ownership, stateless, spill };
         let (reached, ended) = job.run(stop.clone()).await;

@@ -1,14 +1,14 @@
 //! [`Snapshots`]: the state of a stage's operators as segments, made while the operators go on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind, Frozen, Result, Saved};
-use tokio::runtime::Handle;
+use millstream_operators::{Fault, Frozen, Result, Saved};
 use tokio::sync::RwLock;
 
+use super::beside::{Beside, Wanted};
 use crate::checkpoint::{BlobId, NodeState, Segment, Store, StoreError};
 
 /// What an operator held at a barrier, as a checkpoint keeps it.
@@ -21,7 +21,20 @@ pub(crate) struct Snapshot {
 }
 
 /// Those of a stage, by node.
-pub(crate) type All = Vec<(Arc<str>, Snapshot)>;
+#[derive(Debug)]
+pub(crate) enum All {
+    /// They are to be in the checkpoint.
+    Taken(Vec<(Arc<str>, Snapshot)>),
+    /// The store does not take them: then there is no checkpoint.
+    Refused(Fault),
+}
+
+impl All {
+    /// Of a task without state.
+    pub(crate) fn none() -> Self {
+        All::Taken(Vec::new())
+    }
+}
 
 /// What is kept of the snapshots of a subtask: the segments that the next ones go on from.
 #[derive(Clone, Debug)]
@@ -29,6 +42,7 @@ pub(crate) struct Snapshots {
     key_groups: u32,
     runs: Arc<Mutex<Runs>>,
     uploads: Option<Uploads>,
+    beside: Beside,
 }
 
 /// Where segments are stored as they are made, where all of them together may be more than fits in memory.
@@ -51,8 +65,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 impl Snapshots {
     /// Of a subtask that begins without state, in so many key groups.
-    pub(crate) fn new(key_groups: u32) -> Self {
-        Snapshots { key_groups, runs: Arc::default(), uploads: None }
+    pub(crate) fn new(key_groups: u32, beside: Beside) -> Self {
+        Snapshots { key_groups, runs: Arc::default(), uploads: None, beside }
     }
 
     /// The same, where segments are stored as they are made.
@@ -74,34 +88,43 @@ impl Snapshots {
     /// What cannot be encoded.
     pub(crate) async fn take(&self, frozen: Vec<(Arc<str>, Frozen)>) -> Result<All> {
         let entries: usize = frozen.iter().map(|(_, frozen)| frozen.len()).sum();
-        let alive = Arc::new(());
         if entries < FEW && self.uploads.is_none() {
-            return self.encode(frozen, &Arc::downgrade(&alive));
+            return self.encode(frozen, None);
         }
-        let (this, wanted) = (self.clone(), Arc::downgrade(&alive));
-        let encoded = tokio::task::spawn_blocking(move || this.encode(frozen, &wanted)).await;
-        encoded.unwrap_or_else(|error| {
-            Err(Fault::new(FaultKind::Panic, "state could not be encoded for a checkpoint").because(error))
-        })
+        let this = self.clone();
+        let what = "state could not be encoded for a checkpoint";
+        self.beside.work(what, move |wanted| this.encode(frozen, Some(wanted))).await
     }
 
-    fn encode(&self, frozen: Vec<(Arc<str>, Frozen)>, wanted: &Weak<()>) -> Result<All> {
+    fn encode(&self, frozen: Vec<(Arc<str>, Frozen)>, wanted: Option<&Wanted>) -> Result<All> {
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = Vec::new();
+        let (mut all, mut refused) = (Vec::new(), None);
         for (node, frozen) in frozen {
             let before = runs.remove(&node).unwrap_or_default();
-            let snapshot = self.of_node(frozen, before, wanted).map_err(|fault| fault.at(&node))?;
-            runs.insert(Arc::clone(&node), snapshot.keyed.clone());
-            all.push((node, snapshot));
+            match self.of_node(frozen, before, wanted, &mut refused) {
+                Ok(snapshot) => {
+                    runs.insert(Arc::clone(&node), snapshot.keyed.clone());
+                    all.push((node, snapshot));
+                }
+                Err(fault) => match refused.take() {
+                    None => return Err(fault.at(&node)),
+                    // Nothing of it is kept in memory: the next ones tell everything.
+                    Some(refused) => {
+                        runs.clear();
+                        return Ok(All::Refused(refused.at(&node)));
+                    }
+                },
+            }
         }
-        Ok(all)
+        Ok(All::Taken(all))
     }
 
     fn of_node(
         &self,
         frozen: Frozen,
         mut before: BTreeMap<String, Vec<Segment>>,
-        wanted: &Weak<()>,
+        wanted: Option<&Wanted>,
+        refused: &mut Option<Fault>,
     ) -> Result<Snapshot> {
         let (small, pieces) = frozen.into_parts();
         let (mut keyed, mut blobs) = (BTreeMap::new(), Vec::new());
@@ -109,14 +132,21 @@ impl Snapshots {
             let mut segments = before.remove(&name).unwrap_or_default();
             let (whole, mut is_first) = (wants_whole(&segments), true);
             piece.encode_in_parts(self.key_groups, whole, &mut |run| {
+                wanted.map_or(Ok(()), Wanted::check)?;
                 if run.whole && is_first {
                     segments.clear();
                 }
                 is_first = false;
                 if run.whole || !run.is_empty() {
                     let (segment, bytes) = Segment::pack(&run, run.whole)?;
-                    let bytes = bytes.map(|bytes| (segment.sha256, bytes));
-                    blobs.extend(bytes.map(|blob| self.stored(blob, wanted)).transpose()?.flatten());
+                    match (bytes, &self.uploads, wanted) {
+                        (None, ..) => {}
+                        (Some(bytes), Some(uploads), Some(wanted)) => {
+                            uploads.store(segment.sha256, bytes, wanted, refused)?;
+                        }
+                        // It is left to the coordinator.
+                        (Some(bytes), ..) => blobs.push((segment.sha256, bytes)),
+                    }
                     segments.push(segment);
                 }
                 Ok(())
@@ -125,27 +155,33 @@ impl Snapshots {
         }
         Ok(Snapshot { small, keyed, blobs })
     }
+}
 
-    /// Stores a blob at once where segments are; otherwise, or if it cannot be, it is left to the coordinator.
-    fn stored(&self, (id, bytes): (BlobId, Bytes), wanted: &Weak<()>) -> Result<Option<(BlobId, Bytes)>> {
-        let Some(Uploads { store, pipeline, settled }) = &self.uploads else { return Ok(Some((id, bytes))) };
-        let handle = Handle::current();
-        loop {
-            if wanted.strong_count() == 0 {
-                return Err(Fault::new(FaultKind::Checkpoint, "the run that wanted a snapshot has ended"));
-            }
-            let put = async {
-                let _stays = settled.read().await;
-                store.put(pipeline, id, bytes.clone()).await
-            };
-            match handle.block_on(put) {
-                Ok(()) => return Ok(None),
-                Err(StoreError::Failed(_) | StoreError::Fenced) => return Ok(Some((id, bytes))),
-                Err(StoreError::Unknown(fault)) => {
-                    tracing::warn!(%pipeline, "state is not stored, trying again in {PAUSE:?}: {}", fault.chain());
-                    handle.block_on(tokio::time::sleep(PAUSE));
+impl Uploads {
+    /// Stores a blob at once. If the store does not take it, why it does not is in `refused`.
+    fn store(&self, id: BlobId, bytes: Bytes, wanted: &Wanted, refused: &mut Option<Fault>) -> Result {
+        let Uploads { store, pipeline, settled } = self.clone();
+        let stored = wanted.wait(async move {
+            loop {
+                let stays = settled.read().await;
+                let put = store.put(&pipeline, id, bytes.clone()).await;
+                drop(stays);
+                match put {
+                    Err(StoreError::Unknown(fault)) => {
+                        tracing::warn!(%pipeline, "state is not stored, trying again in {PAUSE:?}: {}", fault.chain());
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    other => return other,
                 }
             }
+        })?;
+        match stored {
+            Ok(()) => Ok(()),
+            Err(StoreError::Failed(fault) | StoreError::Unknown(fault)) => {
+                *refused = Some(fault);
+                Err(Fault::bug("the store refused"))
+            }
+            Err(StoreError::Fenced) => Err(Fault::bug("a blob was fenced")),
         }
     }
 }
@@ -173,7 +209,8 @@ mod tests {
     }
 
     async fn segments(snapshots: &Snapshots, keyed: &mut Keyed<u64, u64>) -> (Vec<Segment>, usize) {
-        let (_, snapshot) = snapshots.take(frozen(keyed)).await.unwrap().remove(0);
+        let All::Taken(mut all) = snapshots.take(frozen(keyed)).await.unwrap() else { panic!("refused") };
+        let (_, snapshot) = all.remove(0);
         let written = snapshot.blobs.iter().map(|(_, bytes)| bytes.len()).sum();
         (snapshot.keyed.into_values().next().unwrap(), written)
     }
@@ -182,7 +219,7 @@ mod tests {
     async fn a_checkpoint_writes_what_has_changed_until_that_is_half_of_everything() {
         let mut keyed: Keyed<u64, u64> =
             (0..200_000_u64).map(|key| (key, key.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
-        let snapshots = Snapshots::new(128);
+        let snapshots = Snapshots::new(128, Beside::here().0);
         let (first, whole) = segments(&snapshots, &mut keyed).await;
         assert!(first.len() == 1 && first[0].whole);
         let (mut lengths, mut most) = (Vec::new(), 0);

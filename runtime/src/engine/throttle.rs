@@ -11,6 +11,7 @@ use super::inbox::{Event, Inbox};
 use super::metrics::NodeMetrics;
 use super::report::{Line, Part};
 use super::router::{Router, Stopped};
+use super::snapshots::All;
 
 /// One subtask of a throttle.
 pub(crate) struct ThrottleTask {
@@ -76,7 +77,7 @@ impl ThrottleTask {
                 Event::Watermark(watermark) => self.router.control(|| Message::Watermark(watermark)).await?,
                 Event::Barrier(barrier) => {
                     self.router.control(|| Message::Barrier(barrier)).await?;
-                    self.line.passed(barrier.epoch, Part::State(Vec::new())).await;
+                    self.line.passed(barrier.epoch, Part::State(All::none())).await;
                     if barrier.then != Then::GoOn {
                         return self.router.control(|| Message::End).await;
                     }

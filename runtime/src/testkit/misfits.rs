@@ -59,19 +59,59 @@ impl<T: Clone + Send + 'static> Sink for StallingSink<T> {
     }
 }
 
-/// A store whose writes fail so many times: before they take effect, or after.
-#[derive(Clone, Debug, Default)]
+/// A store whose writes fail so many times: before they take effect, or after; and that may give no answers.
+#[derive(Clone, Debug)]
 pub struct FailingStore {
     inner: MemoryStore,
     refused: Arc<AtomicU32>,
+    refused_blobs: Arc<AtomicU32>,
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
+    questions: Arc<AtomicU32>,
+    answers: Arc<AtomicU32>,
+    unanswered: Arc<()>,
+}
+
+impl Default for FailingStore {
+    fn default() -> Self {
+        let counter = |from| Arc::new(AtomicU32::new(from));
+        FailingStore {
+            inner: MemoryStore::default(),
+            refused: counter(0),
+            refused_blobs: counter(0),
+            unconfirmed: counter(0),
+            outdated: counter(0),
+            questions: counter(0),
+            answers: counter(u32::MAX),
+            unanswered: Arc::default(),
+        }
+    }
 }
 
 impl FailingStore {
     /// The next `times` writes fail and are not kept.
     pub fn refuse(&self, times: u32) {
         self.refused.store(times, Ordering::SeqCst);
+    }
+
+    /// The next `times` blobs are not kept.
+    pub fn refuse_blobs(&self, times: u32) {
+        self.refused_blobs.store(times, Ordering::SeqCst);
+    }
+
+    /// How often somebody has asked for a blob.
+    pub fn questions(&self) -> u32 {
+        self.questions.load(Ordering::SeqCst)
+    }
+
+    /// Nobody who asks for a blob gets an answer but the next so many.
+    pub fn answer_only(&self, times: u32) {
+        self.answers.store(times, Ordering::SeqCst);
+    }
+
+    /// How many wait for an answer.
+    pub fn unanswered(&self) -> usize {
+        Arc::strong_count(&self.unanswered) - 1
     }
 
     /// The next `times` writes are kept, but nobody learns it.
@@ -120,10 +160,22 @@ impl Store for FailingStore {
     }
 
     fn put<'a>(&'a self, pipeline: &'a str, id: BlobId, bytes: Bytes) -> Stored<'a, ()> {
+        if take_one(&self.refused_blobs) {
+            let no = Fault::new(FaultKind::Checkpoint, "no room for state, as it was told");
+            return Box::pin(async { Err(StoreError::Failed(no)) });
+        }
         self.inner.put(pipeline, id, bytes)
     }
 
     fn get<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, Option<Bytes>> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        if !take_one(&self.answers) {
+            let waits = Arc::clone(&self.unanswered);
+            return Box::pin(async move {
+                let _waits = waits;
+                std::future::pending().await
+            });
+        }
         self.inner.get(pipeline, id)
     }
 

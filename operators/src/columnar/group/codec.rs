@@ -87,6 +87,18 @@ impl KeyCodec {
         rows.map(RowKeys).map_err(|error| Fault::bug("cannot read keys").because(error))
     }
 
+    /// The keys of rows of what is saved, and the columns that belong to them.
+    pub(super) fn apart<'a>(&self, rows: &'a RecordBatch) -> Result<(RowKeys, &'a [ArrayRef])> {
+        let (keys, values) = rows.columns().split_at_checked(self.columns).unwrap_or_default();
+        Ok((self.keys(keys)?, values))
+    }
+
+    /// The key group of each of so many rows, of which the columns of the key come first.
+    pub(super) fn groups(&self, columns: &[ArrayRef], rows: usize, key_groups: u32) -> Vec<u32> {
+        let hashes = hashes(columns.iter().take(self.grouped), rows);
+        hashes.into_iter().map(|hash| hash % key_groups.max(1)).collect()
+    }
+
     /// Keys as columns.
     pub(in crate::columnar) fn columns<'a>(
         &self,
@@ -139,10 +151,9 @@ impl KeyCodec {
         key_groups: u32,
         order: impl Fn(&mut [u32]),
     ) -> Result<BTreeMap<u32, Vec<u8>>> {
-        let hashes = hashes(all.columns().iter().take(self.grouped), all.num_rows());
         let mut rows: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (row, hash) in (0..).zip(hashes) {
-            rows.entry(hash % key_groups.max(1)).or_default().push(row);
+        for (row, group) in (0..).zip(self.groups(all.columns(), all.num_rows(), key_groups)) {
+            rows.entry(group).or_default().push(row);
         }
         let encoded = rows.into_iter().map(|(group, mut rows)| {
             order(&mut rows);
@@ -168,14 +179,18 @@ impl KeyCodec {
     /// Keys, what belongs to them, and how many there are.
     fn decoded(&self, bytes: &[u8], columns: usize) -> Result<Vec<(RowKeys, Vec<ArrayRef>, usize)>> {
         let mut all = Vec::new();
-        for batch in StreamReader::try_new(bytes, None).map_err(cannot_restore)? {
-            let batch = batch.map_err(cannot_restore)?;
-            if types(batch.schema_ref()).ne(types(&self.saved).take(columns)) {
-                let words = "its state has other keys or aggregates than the pipeline: keep them, or give the step another name, which begins without state";
-                return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
+        // One stream or several.
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            for batch in StreamReader::try_new(&mut rest, None).map_err(cannot_restore)? {
+                let batch = batch.map_err(cannot_restore)?;
+                if types(batch.schema_ref()).ne(types(&self.saved).take(columns)) {
+                    let words = "its state has other keys or aggregates than the pipeline: keep them, or give the step another name, which begins without state";
+                    return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
+                }
+                let (keys, state) = batch.columns().split_at_checked(self.columns).unwrap_or_default();
+                all.push((self.keys(keys)?, state.to_vec(), batch.num_rows()));
             }
-            let (keys, state) = batch.columns().split_at_checked(self.columns).unwrap_or_default();
-            all.push((self.keys(keys)?, state.to_vec(), batch.num_rows()));
         }
         Ok(all)
     }

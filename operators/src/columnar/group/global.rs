@@ -145,7 +145,7 @@ impl Operator for GlobalAggregate {
 
     fn on_end(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         if !std::mem::replace(&mut self.ending, true) {
-            let keys: BTreeSet<KeyBytes> = self.pane.table()?.keys().cloned().collect();
+            let keys: BTreeSet<KeyBytes> = self.pane.keys()?.into_iter().collect();
             self.giving = keys.into_iter().collect();
         }
         self.give(self.now, out)
@@ -154,10 +154,8 @@ impl Operator for GlobalAggregate {
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.time("now", &mut self.now)?;
         self.early.state(visit)?;
-        let pane = &mut self.pane;
-        let Some(runs) = visit.snapshot("keys", || pane.freeze())? else { return Ok(()) };
-        self.pane = Pane::replayed(&self.grouped.codec, &runs)?;
-        if self.early.is_noted() {
+        let codec = &self.grouped.codec;
+        if visit.piece("keys", &mut self.pane, || Pane::new(codec))? && self.early.is_noted() {
             for (key, at) in self.pane.noted(&self.grouped.kept, CHANGED)? {
                 self.early.restore(key, at);
             }

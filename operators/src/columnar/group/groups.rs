@@ -42,6 +42,11 @@ impl Groups {
         Ok(Groups { numbers, accumulators: kept.accumulators()?, widths: kept.widths().to_vec() })
     }
 
+    /// Whether there is a group of this key.
+    pub(super) fn has(&self, key: &[u8]) -> bool {
+        self.numbers.contains_key(key)
+    }
+
     fn number(&mut self, key: &[u8]) -> usize {
         match self.numbers.get(key) {
             Some(number) => *number,

@@ -1,5 +1,6 @@
 //! Rows of columns grouped by key: how keys are found, what is computed of a group, and windows of groups.
 
+mod away;
 mod calls;
 mod codec;
 mod count;

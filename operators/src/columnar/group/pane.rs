@@ -7,7 +7,8 @@ use super::codec::{KeyBytes, KeyCodec};
 use super::groups::{Arriving, Groups};
 use super::kept::Kept;
 use super::table::Table;
-use crate::{Result, Run, Snapshot, Timestamp};
+use crate::state::Piece;
+use crate::{Result, Run, Snapshot, Spill, StateVisitor, Timestamp};
 
 /// The groups of some rows: those that have changed since they were last looked at take rows in, and all of them stand in a
 /// table. A group that changes again goes on from what the table has of it, so when it was looked at does not matter.
@@ -22,6 +23,9 @@ impl Pane {
     }
 
     pub(super) fn take_in(&mut self, kept: &Kept, arriving: &Arriving<'_>) -> Result {
+        self.make_room()?;
+        let (live, keys) = (self.live.as_ref(), arriving.rows.iter().map(|row| arriving.keys.get(*row as usize)));
+        self.table.bring(keys.filter(|key| live.is_none_or(|groups| !groups.has(key))))?;
         let groups = match &mut self.live {
             Some(groups) => groups,
             live => live.insert(Groups::new(kept)?),
@@ -36,6 +40,17 @@ impl Pane {
             self.table.put(keys, states)?;
         }
         Ok(&mut self.table)
+    }
+
+    /// Lets rows go that have come back, if those are many and do not fit. Groups that take rows in stand in the table before:
+    /// what it has of them must not go.
+    fn make_room(&mut self) -> Result {
+        if self.table.has_grown() { self.table()?.let_go() } else { Ok(()) }
+    }
+
+    /// All keys.
+    pub(super) fn keys(&mut self) -> Result<Vec<KeyBytes>> {
+        Ok(self.table()?.all_keys())
     }
 
     /// Whether there are no groups but those that take rows in.
@@ -66,7 +81,12 @@ impl Pane {
 
     /// Adds these keys, or all of them, to others.
     pub(super) fn add_to(&mut self, groups: &mut Groups, only: Option<&[KeyBytes]>) -> Result {
+        self.make_room()?;
         let table = self.table()?;
+        match only {
+            Some(only) => table.bring(only.iter().map(|key| &**key))?,
+            None => table.bring_all()?,
+        }
         let (mut keys, mut places) = (Vec::new(), Vec::new());
         let mut add = |key| {
             if let Some(place) = table.find(key) {
@@ -84,6 +104,7 @@ impl Pane {
     /// What note number `note` says of each key.
     pub(super) fn noted(&mut self, kept: &Kept, note: usize) -> Result<Vec<(KeyBytes, Timestamp)>> {
         let table = self.table()?;
+        table.bring_all()?;
         let (keys, places): (Vec<_>, Vec<_>) =
             table.keys().filter_map(|key| Some((key.clone(), table.find(key)?))).unzip();
         let notes = kept.note_of(&table.values(&places)?, note)?;
@@ -98,6 +119,20 @@ impl Pane {
     /// What was saved.
     pub(super) fn replayed(codec: &Arc<KeyCodec>, runs: &[Run]) -> Result<Self> {
         Ok(Pane { live: None, table: Table::replayed(Arc::clone(codec), runs)? })
+    }
+}
+
+impl Piece for Pane {
+    fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
+        self.table()?.freeze()
+    }
+
+    fn fit(&mut self, spill: &Arc<Spill>) -> Result<bool> {
+        self.table()?.fit(spill)
+    }
+
+    fn play(&mut self, run: &Run) -> Result {
+        self.table.play(run)
     }
 }
 
@@ -163,12 +198,9 @@ impl Panes {
         self.panes.keys().copied().collect()
     }
 
-    /// Puts back the panes that were saved.
-    pub(super) fn restore(&mut self, saved: Vec<(i64, Vec<Run>)>) -> Result {
-        self.panes.clear();
-        for (start, runs) in saved {
-            self.panes.insert(start, Pane::replayed(&self.codec, &runs)?);
-        }
-        Ok(())
+    /// Lists them among the state of an operator. True if those that were saved have come back.
+    pub(super) fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result<bool> {
+        let codec = &self.codec;
+        visit.pane_pieces("panes", &mut self.panes, || Pane::new(codec))
     }
 }

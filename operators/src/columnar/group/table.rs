@@ -1,15 +1,16 @@
 //! [`Table`]: keys, and columns of values for them, that snapshots share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch, interleave};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, filter_record_batch, interleave, take_record_batch};
 use foldhash::fast::FixedState;
 
+use super::away::{AwayRows, FrozenRows};
 use super::codec::{KeyBytes, KeyCodec};
-use crate::{Fault, Result, Run, Snapshot};
+use crate::{Fault, Result, Run, Snapshot, Spill};
 
 /// A row of values for each key, in chunks of columns that do not change: a row that is put in again stands in a newer chunk,
 /// and the old one is dead. So a snapshot shares the chunks, and what has changed since the last one is in chunks of its own.
@@ -27,7 +28,19 @@ pub(super) struct Table {
     next: u32,
     /// The keys that were taken out since the last snapshot.
     gone: Vec<KeyBytes>,
+    /// The rows that do not fit in memory, where there is a place for them.
+    away: Option<AwayRows>,
+    /// The bytes of the keys in memory.
+    length: usize,
+    /// How many rows have come back since it was last looked at how many fit.
+    grown: usize,
 }
+
+/// A key in memory takes about so many bytes beside its own, and a row so many beside its columns.
+const KEY: usize = 64;
+const ROW: usize = 8;
+/// So many rows may come back before it is looked whether they fit.
+const OFTEN: usize = 4_096;
 
 /// Where the row of a key is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,11 +69,115 @@ impl Table {
             chunks: BTreeMap::new(),
             next: 0,
             gone: Vec::new(),
+            away: None,
+            length: 0,
+            grown: 0,
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
+        self.numbers.is_empty() && self.away.as_ref().is_none_or(|away| away.len() == 0)
+    }
+
+    /// Sees to it that the rows of these keys are in memory, if there are any.
+    pub(super) fn bring<'a>(&mut self, keys: impl IntoIterator<Item = &'a [u8]>) -> Result {
+        if self.away.as_ref().is_none_or(|away| away.len() == 0) {
+            return Ok(());
+        }
+        let missing: BTreeSet<&[u8]> = keys.into_iter().filter(|key| !self.numbers.contains_key(*key)).collect();
+        self.come_back(missing.into_iter().map(KeyBytes::from))
+    }
+
+    /// Sees to it that all rows are in memory.
+    pub(super) fn bring_all(&mut self) -> Result {
+        match self.away.as_ref().map(AwayRows::keys) {
+            Some(keys) => self.come_back(keys.into_iter()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether so many rows have come back that some should go.
+    pub(super) fn has_grown(&self) -> bool {
+        self.grown >= OFTEN
+    }
+
+    fn come_back(&mut self, keys: impl Iterator<Item = KeyBytes>) -> Result {
+        let Some(mut away) = self.away.take() else { return Ok(()) };
+        let back = away.take(keys, |changed, keys, values| {
+            self.grown += keys.len();
+            self.put_as(keys, values, changed)
+        });
+        self.away = Some(away);
+        back
+    }
+
+    /// Keeps to the budget from now on, and lets go of what is too much; false if rows of this kind stay.
+    pub(super) fn fit(&mut self, spill: &Arc<Spill>) -> Result<bool> {
+        if self.away.is_none() {
+            self.away = AwayRows::new(&self.codec, spill);
+        }
+        self.let_go()?;
+        Ok(self.away.is_some())
+    }
+
+    /// About how many bytes of memory it takes.
+    fn held(&self) -> usize {
+        let rows = self.chunks.values().map(|chunk| chunk.rows.get_array_memory_size() + chunk.numbers.len() * ROW);
+        rows.sum::<usize>() + self.length + self.numbers.len() * KEY
+    }
+
+    /// The oldest rows go while there are more in memory than may be.
+    pub(super) fn let_go(&mut self) -> Result {
+        self.grown = 0;
+        let Some(mut away) = self.away.take() else { return Ok(()) };
+        let gone = self.go_to(&mut away);
+        away.excess(self.held());
+        self.away = Some(away);
+        gone
+    }
+
+    fn go_to(&mut self, away: &mut AwayRows) -> Result {
+        let held = self.held();
+        let (mut excess, each) = (away.excess(held), held.div_ceil(self.numbers.len().max(1)).max(1));
+        let wrong = |error| Fault::bug("cannot take state apart").because(error);
+        while excess > 0
+            && let Some((number, chunk)) = self.chunks.pop_first()
+        {
+            let (rows, numbers) = (alive(&chunk.rows, &chunk.live).map_err(wrong)?, chunk.living());
+            let going = excess.div_ceil(each).min(rows.num_rows());
+            excess = excess.saturating_sub(going * each);
+            away.put(&rows.slice(0, going), chunk.fresh)?;
+            let (keys, _) = self.codec.apart(&rows)?;
+            for row in 0..going {
+                let Some((key, number)) = self.numbers.remove_entry(keys.get(row)) else { continue };
+                self.length -= key.len();
+                self.free.push(number);
+            }
+            if going == rows.num_rows() {
+                continue;
+            }
+            // What stays is copied: otherwise what goes would stay in memory with it.
+            let stay =
+                UInt32Array::from_iter_values((going..rows.num_rows()).filter_map(|row| u32::try_from(row).ok()));
+            let rows = take_record_batch(&rows, &stay).map_err(wrong)?;
+            let numbers: Vec<u32> = numbers.get(going..).unwrap_or_default().to_vec();
+            self.insert(number, rows, numbers, chunk.fresh);
+        }
+        if self.numbers.capacity() > self.numbers.len() * 4 {
+            self.numbers.shrink_to(self.numbers.len() * 2);
+        }
+        Ok(())
+    }
+
+    /// Puts a chunk in, whose rows are all alive.
+    fn insert(&mut self, chunk: u32, rows: RecordBatch, numbers: Vec<u32>, fresh: bool) {
+        for (row, number) in (0..).zip(&numbers) {
+            if let Some(place) = self.places.get_mut(*number as usize) {
+                *place = Place { chunk, row };
+            }
+        }
+        let count = numbers.len();
+        self.chunks.insert(chunk, Chunk { rows, numbers, live: Arc::new(vec![true; count]), count, fresh });
     }
 
     /// Where the row of a key is, until something is put in or taken out.
@@ -68,9 +185,15 @@ impl Table {
         self.places.get(*self.numbers.get(key)? as usize).copied()
     }
 
-    /// All keys, in no order that means anything.
+    /// All keys in memory, in no order that means anything.
     pub(super) fn keys(&self) -> impl Iterator<Item = &KeyBytes> {
         self.numbers.keys()
+    }
+
+    /// All keys, wherever their rows are.
+    pub(super) fn all_keys(&self) -> Vec<KeyBytes> {
+        let away = self.away.as_ref().map(AwayRows::keys).unwrap_or_default();
+        away.into_iter().chain(self.keys().cloned()).collect()
     }
 
     /// The values at some places, as columns.
@@ -89,8 +212,14 @@ impl Table {
         columns.collect()
     }
 
-    /// Puts in a row for each of some keys, none of which comes twice, in place of the one that it has.
+    /// Puts in a row for each of some keys, none of which comes twice, in place of the one that it has. What is in the table of
+    /// them has to be in memory.
     pub(super) fn put(&mut self, keys: Vec<KeyBytes>, values: Vec<ArrayRef>) -> Result {
+        self.put_as(keys, values, true)
+    }
+
+    /// The same, of rows that have changed since the last snapshot or not.
+    fn put_as(&mut self, keys: Vec<KeyBytes>, values: Vec<ArrayRef>, fresh: bool) -> Result {
         if keys.is_empty() {
             return Ok(());
         }
@@ -107,6 +236,7 @@ impl Table {
                         self.places.push(place);
                         u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
                     });
+                    self.length += key.len();
                     self.numbers.insert(key, number);
                     numbers.push(number);
                     if let Some(free) = self.places.get_mut(number as usize) {
@@ -122,11 +252,11 @@ impl Table {
         }
         let count = numbers.len();
         let live = Arc::new(vec![true; count]);
-        self.chunks.insert(chunk, Chunk { rows, numbers, live, count, fresh: true });
+        self.chunks.insert(chunk, Chunk { rows, numbers, live, count, fresh });
         self.settle()
     }
 
-    /// Takes some keys out.
+    /// Takes some keys out, whose rows are in memory.
     pub(super) fn remove<'a>(&mut self, keys: impl IntoIterator<Item = &'a KeyBytes>) {
         for key in keys {
             let Some((key, number)) = self.numbers.remove_entry(key) else { continue };
@@ -134,6 +264,7 @@ impl Table {
                 self.bury(place);
             }
             self.free.push(number);
+            self.length -= key.len();
             self.gone.push(key);
         }
     }
@@ -152,30 +283,19 @@ impl Table {
     fn settle(&mut self) -> Result {
         loop {
             let mut newest = self.chunks.iter().rev();
-            let (Some((_, b)), Some((older, a))) = (newest.next(), newest.next()) else { return Ok(()) };
-            if a.fresh != b.fresh || a.count > 2 * b.count {
+            let Some((newer, b)) = newest.next() else { return Ok(()) };
+            let Some((older, a)) = newest.find(|(_, a)| a.fresh == b.fresh) else { return Ok(()) };
+            if a.count > 2 * b.count {
                 return Ok(());
             }
-            let older = *older;
-            let (Some((newer, b)), Some(a)) = (self.chunks.pop_last(), self.chunks.remove(&older)) else {
+            let (newer, older) = (*newer, *older);
+            let (Some(b), Some(a)) = (self.chunks.remove(&newer), self.chunks.remove(&older)) else {
                 return Ok(());
             };
             let wrong = |error| Fault::bug("cannot put state together").because(error);
             let parts = [alive(&a.rows, &a.live).map_err(wrong)?, alive(&b.rows, &b.live).map_err(wrong)?];
             let rows = concat_batches(parts[0].schema_ref(), &parts).map_err(wrong)?;
-            let living = |chunk: &Chunk| {
-                let both = chunk.numbers.iter().zip(chunk.live.iter());
-                both.filter(|(_, live)| **live).map(|(number, _)| *number).collect::<Vec<u32>>()
-            };
-            let numbers = [living(&a), living(&b)].concat();
-            for (row, number) in (0..).zip(&numbers) {
-                if let Some(place) = self.places.get_mut(*number as usize) {
-                    *place = Place { chunk: newer, row };
-                }
-            }
-            let count = numbers.len();
-            let live = Arc::new(vec![true; count]);
-            self.chunks.insert(newer, Chunk { rows, numbers, live, count, fresh: b.fresh });
+            self.insert(newer, rows, [a.living(), b.living()].concat(), b.fresh);
         }
     }
 
@@ -187,29 +307,44 @@ impl Table {
         };
         let chunks = self.chunks.values_mut().map(chunk).collect();
         let (codec, gone) = (Arc::clone(&self.codec), std::mem::take(&mut self.gone));
+        let away = self.away.as_mut().map(AwayRows::freeze).transpose()?;
         self.settle()?;
-        Ok(Box::new(FrozenTable { codec, chunks, gone }))
+        Ok(Box::new(FrozenTable { codec, chunks, gone, away }))
     }
 
     /// What these runs say.
     pub(super) fn replayed(codec: Arc<KeyCodec>, runs: &[Run]) -> Result<Self> {
         let mut table = Table::new(codec);
-        for (gone, put) in runs.iter().flat_map(Run::parts) {
+        runs.iter().try_for_each(|run| table.play(run))?;
+        Ok(table)
+    }
+
+    /// Does what a run says, of state that is restored.
+    pub(super) fn play(&mut self, run: &Run) -> Result {
+        for (gone, put) in run.parts() {
             if !gone.is_empty() {
-                let keys = table.codec.restore_keys(gone)?;
-                table.remove(&keys);
+                let keys = self.codec.restore_keys(gone)?;
+                self.bring(keys.iter().map(|key| &**key))?;
+                self.remove(&keys);
             }
             if !put.is_empty() {
-                for (keys, values) in table.codec.restore(put)? {
-                    let rows = values.first().map_or(0, Array::len);
-                    table.put(keys.first(rows), values)?;
+                for (keys, values) in self.codec.restore(put)? {
+                    let keys = keys.first(values.first().map_or(0, Array::len));
+                    self.bring(keys.iter().map(|key| &**key))?;
+                    self.put_as(keys, values, false)?;
                 }
             }
         }
-        table.chunks.values_mut().for_each(|chunk| chunk.fresh = false);
-        table.gone.clear();
-        table.settle()?;
-        Ok(table)
+        self.gone.clear();
+        self.let_go()
+    }
+}
+
+impl Chunk {
+    /// The numbers of the keys of the rows that are not dead.
+    fn living(&self) -> Vec<u32> {
+        let both = self.numbers.iter().zip(self.live.iter());
+        both.filter(|(_, live)| **live).map(|(number, _)| *number).collect()
     }
 }
 
@@ -232,21 +367,32 @@ struct FrozenTable {
     codec: Arc<KeyCodec>,
     chunks: Vec<FrozenChunk>,
     gone: Vec<KeyBytes>,
+    away: Option<FrozenRows>,
 }
 
 impl Snapshot for FrozenTable {
     fn len(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.count).sum()
+        self.chunks.iter().map(|chunk| chunk.count).sum::<usize>() + self.away.as_ref().map_or(0, FrozenRows::len)
     }
 
     fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        let FrozenTable { codec, chunks, gone } = *self;
+        let mut parts = Vec::new();
+        self.encode_in_parts(key_groups, whole, &mut |part| {
+            parts.push(part);
+            Ok(())
+        })?;
+        Ok(Run::joined(parts))
+    }
+
+    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
+        let FrozenTable { codec, chunks, gone, away } = *self;
         let wrong = |error| Fault::bug("the state of columns cannot be saved").because(error);
-        let chunks = chunks.iter().filter(|chunk| whole || chunk.fresh);
+        let chunks = chunks.into_iter().filter(|chunk| whole || chunk.fresh);
         let rows = chunks.map(|chunk| alive(&chunk.rows, &chunk.live)).collect::<std::result::Result<Vec<_>, _>>();
         let put = codec.save_sorted(&rows.map_err(wrong)?, key_groups)?;
         let gone = if whole { BTreeMap::new() } else { codec.save_keys(&gone, key_groups)? };
-        Ok(Run::of_parts(whole, gone, put))
+        Run::of_parts(whole, gone, put).in_parts(give)?;
+        away.map_or(Ok(()), |away| away.encode(key_groups, whole, give))
     }
 }
 

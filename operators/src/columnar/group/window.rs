@@ -231,12 +231,7 @@ impl Operator for WindowAggregate {
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
         self.early.state(visit)?;
-        let panes = &mut self.panes;
-        let Some(restored) = visit.pane_snapshots("panes", panes.starts(), |pane| panes.at(pane).freeze())? else {
-            return Ok(());
-        };
-        self.panes.restore(restored)?;
-        if !self.early.is_noted() {
+        if !self.panes.state(visit)? || !self.early.is_noted() {
             return Ok(());
         }
         for start in self.panes.starts() {

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::columnar::tests::lines;
-use crate::{KeyGroup, Operator, Run, Saved};
+use crate::state::MemoryTables;
+use crate::{KeyGroup, Operator, Result, Run, Runs, Saved, Spill};
 
 /// How many inputs: `MILLSTREAM_WINDOW_CASES=10000` is the long form.
 fn cases() -> u32 {
@@ -21,23 +22,53 @@ type Pieces = Vec<(Vec<Row>, i64)>;
 struct Checkpoints(BTreeMap<String, Vec<Run>>);
 
 impl Checkpoints {
-    fn restarted<O: Operator>(&mut self, mut bench: Bench<O>, operator: O, whole: bool) -> Bench<O> {
+    fn restarted<O: Operator>(
+        &mut self,
+        mut bench: Bench<O>,
+        operator: O,
+        whole: bool,
+        spill: Option<&Arc<Spill>>,
+    ) -> Bench<O> {
         let (small, pieces) = bench.freeze().into_parts();
         let names: Vec<String> = pieces.iter().map(|(name, _)| name.clone()).collect();
         self.0.retain(|name, _| names.contains(name));
         for (name, piece) in pieces {
-            let runs = self.0.entry(name).or_default();
-            let run = piece.encode(KeyGroup::DEFAULT_COUNT, whole || runs.is_empty()).unwrap();
-            if run.whole {
+            let (runs, mut parts) = (self.0.entry(name).or_default(), Vec::new());
+            let take = &mut |part| {
+                parts.push(part);
+                Ok(())
+            };
+            piece.encode_in_parts(KeyGroup::DEFAULT_COUNT, whole || runs.is_empty(), take).unwrap();
+            if parts.first().is_some_and(|run: &Run| run.whole) {
                 runs.clear();
             }
-            runs.push(run);
+            runs.extend(parts);
         }
         let saved = small.with_runs(self.0.clone());
         // By way of three subtasks, as when their number changes.
         let three: Vec<Saved> =
             (0..3).map(|index| Saved::share([&saved], KeyGroup::DEFAULT_COUNT, index, 3).unwrap()).collect();
-        Bench::restored(operator, &Saved::share(&three, KeyGroup::DEFAULT_COUNT, 0, 1).unwrap())
+        let mut saved = Saved::share(&three, KeyGroup::DEFAULT_COUNT, 0, 1).unwrap();
+        match spill {
+            None => Bench::restored(operator, &saved),
+            Some(spill) => {
+                let mut runs = Named(saved.take_runs());
+                Bench::restored_within(operator, &saved, &mut runs, spill)
+            }
+        }
+    }
+}
+
+/// What was saved, one run at a time.
+struct Named(BTreeMap<String, Vec<Run>>);
+
+impl Runs for Named {
+    fn names(&self) -> Vec<String> {
+        self.0.keys().cloned().collect()
+    }
+
+    fn each(&mut self, name: &str, play: &mut dyn FnMut(&Run) -> Result) -> Result {
+        self.0.get(name).into_iter().flatten().try_for_each(play)
     }
 }
 
@@ -47,16 +78,18 @@ struct Way {
     cuts: usize,
     restart_every: usize,
     whole: bool,
+    // The bytes of memory for its state.
+    budget: Option<usize>,
 }
 
 /// One in twenty is restarted, which costs more than all else.
 fn way() -> impl Strategy<Value = Way> {
     let restart_every = prop_oneof![19 => Just(usize::MAX), 1 => 1usize..8];
-    let way = |(cuts, restart_every, whole)| Way { cuts, restart_every, whole };
-    (1usize..20, restart_every, any::<bool>()).prop_map(way)
+    let ways = (1usize..20, restart_every, any::<bool>(), prop::option::of(0usize..4_000));
+    ways.prop_map(|(cuts, restart_every, whole, budget)| Way { cuts, restart_every, whole, budget })
 }
 
-const AT_ONCE: Way = Way { cuts: usize::MAX, restart_every: usize::MAX, whole: true };
+const AT_ONCE: Way = Way { cuts: usize::MAX, restart_every: usize::MAX, whole: true, budget: None };
 
 /// What comes out, row by row, with its time.
 fn driven<O>(make: impl Fn() -> O, pieces: &Pieces, way: Way) -> Vec<(i64, Value)>
@@ -65,16 +98,21 @@ where
 {
     let (mut bench, mut checkpoints, mut told, mut steps) =
         (Bench::new(make()), Checkpoints::default(), Vec::new(), 0_usize);
+    let tables = Arc::new(MemoryTables::default());
+    let spill = way.budget.map(|budget| Arc::new(Spill::new(tables, KeyGroup::DEFAULT_COUNT, budget)));
+    let fit = |bench: &mut Bench<O>| drop(spill.iter().map(|spill| bench.fit(spill)).collect::<Vec<_>>());
     for (rows, watermark) in pieces {
         for rows in rows.chunks(way.cuts.min(rows.len())) {
             bench.batch(with_until(rows));
+            fit(&mut bench);
             steps += 1;
             if steps.is_multiple_of(way.restart_every) {
                 take(&mut bench, &mut told);
-                bench = checkpoints.restarted(bench, make(), way.whole);
+                bench = checkpoints.restarted(bench, make(), way.whole, spill.as_ref());
             }
         }
         bench.watermark(at(*watermark));
+        fit(&mut bench);
     }
     bench.end();
     take(&mut bench, &mut told);
