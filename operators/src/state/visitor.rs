@@ -8,14 +8,14 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-#[cfg(feature = "columnar")]
-use super::Snapshot;
 use super::encoder::Encoder;
 #[cfg(feature = "columnar")]
 use super::restoring::Piece;
 use super::restoring::{Restore, Runs};
 use super::run::{decoded, encoded};
-use super::{Frozen, Keyed, Run, Saved, Spill, StateKey, StateValue, Timers, Versions};
+use super::{Frozen, Keyed, Saved, Spill, StateKey, StateValue, Timers, Versions};
+#[cfg(feature = "columnar")]
+use super::{Run, Snapshot};
 use crate::{Result, Timestamp};
 
 /// Visits each piece of an operator's state, to save it or to put it back. The name of a piece finds it again after a
