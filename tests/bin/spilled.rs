@@ -29,11 +29,11 @@ impl Source for Numbers {
     }
 
     async fn next(&mut self, max_rows: usize) -> Result<Option<Batch<Vec<u64>>>> {
+        // Nobody else would have a turn on a worker that is never waited on. Before anything is taken: whoever waits may stop.
+        tokio::task::yield_now().await;
         let last = self.end.min(self.next + max_rows as u64);
         let rows: Vec<u64> = (self.next..last).collect();
         self.next = last;
-        // Nobody else would have a turn on a worker that is never waited on.
-        tokio::task::yield_now().await;
         Ok((!rows.is_empty()).then(|| Batch::at(Timestamp::MIN, rows)))
     }
 

@@ -148,8 +148,9 @@ impl World {
         let connections = Arc::new(Connections::to_embedded(self.broker.clone()));
         let store: Arc<dyn Store> = Arc::new(KvStore::new(Arc::clone(&connections), 1));
         let mode = if until_end { RunMode::until_end() } else { RunMode::default() };
-        let clock = self.clock;
-        let adapt = |environment: millstream::engine::Environment| {
+        let (clock, name) = (self.clock, self.js.connection().new_inbox());
+        let adapt = |mut environment: millstream::engine::Environment| {
+            environment.run = Some(name.into());
             environment.on_clock(clock).with_shared(connections).with(mode).with(Settlements::default())
         };
         let graph = match scenario.stateless {

@@ -43,6 +43,9 @@ pub struct Environment {
     pub state_memory: Option<usize>,
     /// Where state goes that does not fit there: a local directory.
     pub spill_to: PathBuf,
+    /// The run's name, unlike that of any other run of the pipeline, which its checkpoints bear: a random one unless it is
+    /// given, as a simulation does that is to be the same each time.
+    pub run: Option<Arc<str>>,
     /// Asks for a checkpoint before the interval is over; sources find it among the resources.
     pub(crate) nudge: Arc<Notify>,
 }
@@ -67,6 +70,7 @@ impl Environment {
             rewind,
             state_memory,
             spill_to,
+            run: None,
             nudge,
         }
     }
@@ -207,7 +211,8 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
-    let (name, mut before, mut overtaken) = (Ownership::name_run(), None::<Arc<Ownership>>, 0);
+    let name = environment.run.clone().unwrap_or_else(Ownership::name_run);
+    let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0);
     loop {
         let mut stop = environment.stopper.watch();
         let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
