@@ -70,7 +70,8 @@ pub enum Then {
     GoOn,
     /// The run stops, to go on from this checkpoint another time: `End` follows, and operators keep what they hold.
     Stop,
-    /// The input is at its end: operators send what is left before their state is listed, and `End` follows.
+    /// The input is at its end: operators send what is left, and `End` follows. The checkpoint before has their state, and the
+    /// next run, which may find more input, goes on from that.
     Finish,
 }
 

@@ -107,7 +107,8 @@ pub trait Operator: Send + 'static {
         Ok(Turn::Done)
     }
 
-    /// Nothing follows: send what is left.
+    /// Nothing follows in this run: send what is left. State is listed before; a run that finds more input later goes on from
+    /// that, as if this had not been called.
     ///
     /// # Errors
     /// As [`on_batch`](Operator::on_batch).

@@ -113,7 +113,8 @@ impl<T, V: StateValue + Ord, F: Fn(&T) -> V + Send + Sync + 'static> Aggregate<T
     }
 
     fn result(&self, top: &Vec<V>) -> Vec<V> {
-        top.clone()
+        // More are kept where the pipeline asks for fewer than before.
+        top.iter().take(self.rows).cloned().collect()
     }
 }
 

@@ -41,11 +41,15 @@ impl<F> TopRows<F> {
             false if place >= self.rows => return,
             _ => best.insert(place, (by, time, row())),
         }
-        let keep = match best.get(self.rows - 1) {
+        best.truncate(self.fitting(best));
+    }
+
+    /// How many of the best fit: more are kept where the pipeline asks for fewer than before.
+    fn fitting<B: Ord, T>(&self, best: &[Ranked<B, T>]) -> usize {
+        match best.get(self.rows - 1) {
             Some((last, ..)) if self.ties => best.partition_point(|(kept, ..)| kept >= last),
             _ => self.rows,
-        };
-        best.truncate(keep);
+        }
     }
 }
 
@@ -73,7 +77,7 @@ where
     }
 
     fn result(&self, best: &Self::State) -> Vec<T> {
-        best.iter().map(|(.., row)| row.clone()).collect()
+        best.iter().take(self.fitting(best)).map(|(.., row)| row.clone()).collect()
     }
 }
 
@@ -98,6 +102,14 @@ mod tests {
         assert_eq!(of(&top_rows(1, price), &bids), [(9, 'b')]);
         assert_eq!(of(&top_rows(3, price), &bids), [(9, 'b'), (9, 'd'), (4, 'e')]);
         assert_eq!(of(&top_rows(9, price), &bids).len(), 5);
+    }
+
+    #[test]
+    fn fewer_than_before_are_fewer_at_once() {
+        let (mut best, three) = (Vec::new(), top_rows(3, price));
+        [(3, 'a'), (9, 'b'), (3, 'c')].iter().for_each(|bid| three.add(&mut best, bid, Timestamp::MIN));
+        assert_eq!(top_rows(1, price).result(&best), [(9, 'b')]);
+        assert_eq!(top_rows(2, price).ties().result(&best), [(9, 'b'), (3, 'a'), (3, 'c')]);
     }
 
     #[test]

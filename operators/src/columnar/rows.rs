@@ -20,18 +20,18 @@ pub const REJECTED: &str = "rejected";
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The values of some expressions for the rows that have them, and the rows that have not.
-struct Computed {
+pub(super) struct Computed {
     /// A column for each expression, without the rows that failed.
-    columns: Vec<ArrayRef>,
+    pub(super) columns: Vec<ArrayRef>,
     /// The rows that failed, in order, each with the reason.
-    failed: Vec<(usize, String)>,
+    pub(super) failed: Vec<(usize, String)>,
 }
 
 /// Evaluates expressions: for the whole batch at once, and if that fails for ever smaller parts of it, until the rows
 /// that are to blame are known.
 ///
 /// A row fails or not by itself, whatever rows are beside it.
-fn compute(expressions: &[Expression], rows: &RecordBatch, now: Timestamp) -> Result<Computed> {
+pub(super) fn compute(expressions: &[Expression], rows: &RecordBatch, now: Timestamp) -> Result<Computed> {
     let evaluate = |rows: &RecordBatch| -> Result<Vec<ArrayRef>> {
         expressions.iter().map(|expression| expression.evaluate(rows, now)).collect()
     };
@@ -91,7 +91,7 @@ pub(super) fn judge_or_reject(
 }
 
 /// Rows of record batches that were refused, as JSON text.
-type RejectedRows = Batch<Vec<Rejected<Bytes>>>;
+pub(super) type RejectedRows = Batch<Vec<Rejected<Bytes>>>;
 
 /// Takes the rows that failed out of a batch, and makes rejected rows of them.
 fn without_failed(

@@ -42,7 +42,8 @@ impl Group {
     }
 }
 
-/// Gathers rows into groups. A group has the time of its last row; what is left at the end is a group too.
+/// Gathers rows into groups. A group has the time of its last row; what is left at the end is a group too, whose rows come again
+/// where a later run finds more of the input.
 pub struct Batching<T> {
     limit: Group,
     size: Size<T>,

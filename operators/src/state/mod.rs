@@ -14,6 +14,7 @@ mod ordered;
 mod restoring;
 mod run;
 mod saved;
+mod shape;
 mod shards;
 mod spill;
 #[cfg(test)]

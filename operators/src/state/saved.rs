@@ -27,6 +27,9 @@ pub struct Saved {
     /// The versions of the types of pieces, where they are others than 1.
     #[serde(default)]
     pub(super) versions: BTreeMap<String, u32>,
+    /// What shapes the state, in words, where the types of pieces do not tell.
+    #[serde(default)]
+    pub(super) shape: String,
 }
 
 /// State that belongs to a subtask as a whole, of which another number of subtasks cannot each have a part.
@@ -75,6 +78,11 @@ impl Saved {
         self.values.keys().chain(self.times.keys()).chain(self.runs.keys()).map(String::as_str)
     }
 
+    /// The names of what is saved besides times.
+    pub fn pieces(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().chain(self.runs.keys()).map(String::as_str)
+    }
+
     /// What subtask `index` of `of` gets of the state that all subtasks of the node had before, when they were another
     /// number: the key groups that it owns now, and of each time the earliest.
     ///
@@ -99,6 +107,7 @@ impl Saved {
                 }
             }
             share.versions.extend(saved.versions.clone());
+            share.shape.clone_from(&saved.shape);
             for (name, runs) in &saved.runs {
                 // No two of them have had a key group in common, so their runs may follow each other.
                 let mine = |group| KeyGroup(group).owner(key_groups, of) == index;

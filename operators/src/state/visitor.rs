@@ -41,12 +41,12 @@ use crate::{Result, Timestamp};
 /// restored.state(&mut StateVisitor::restore(&saved)).unwrap();
 /// assert_eq!(restored.of_key.get(&"a".to_owned()), Some(&7));
 /// ```
-pub struct StateVisitor<'a>(Mode<'a>);
+pub struct StateVisitor<'a>(pub(super) Mode<'a>);
 
 /// What was saved of panes, by pane.
 pub type PaneGroups = Vec<(i64, Vec<Bytes>)>;
 
-enum Mode<'a> {
+pub(super) enum Mode<'a> {
     Freeze(&'a mut Frozen),
     Restore(Restore<'a>),
     Fit(&'a Arc<Spill>, &'a mut Vec<String>),

@@ -66,19 +66,22 @@ impl<S> Open<S> {
 /// results                  3     |  3
 /// ```
 ///
-/// A result is about the times of its rows: it begins at the earliest and ends just behind the latest.
+/// A result is about the times of its rows: it begins at the earliest and ends just behind the latest. It is given at that
+/// time, or at that of the watermark if that is later, so that it is not late for windows behind.
 pub struct CountWindowed<T, K, A: Aggregate<T>> {
     windows: CountWindows,
     key: KeyOf<T, K>,
     aggregate: Arc<A>,
     open: Keyed<K, Open<A::State>>,
+    now: Timestamp,
     ending: std::vec::IntoIter<(K, Open<A::State>)>,
 }
 
 impl<T, K: StateKey, A: Aggregate<T>> CountWindowed<T, K, A> {
     /// The operator that finds keys with `key`.
     pub fn new(windows: CountWindows, key: KeyOf<T, K>, aggregate: Arc<A>) -> Self {
-        CountWindowed { windows, key, aggregate, open: Keyed::default(), ending: Vec::new().into_iter() }
+        let (open, ending) = (Keyed::default(), Vec::new().into_iter());
+        CountWindowed { windows, key, aggregate, open, now: Timestamp::MIN, ending }
     }
 }
 
@@ -87,13 +90,13 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for CountWindowed
     type Out = Vec<Windowed<K, A::Out>>;
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
-        let CountWindowed { windows, key, aggregate, open, .. } = self;
+        let CountWindowed { windows, key, aggregate, open, now, .. } = self;
         for (time, row) in batch {
             let key = key(&row);
             let window = open.entry(key.clone()).or_insert_with(|| Open::at(time, aggregate.start()));
             window.add(aggregate.as_ref(), &row, time);
             if window.rows >= windows.rows {
-                out.push(window.last, window.result(aggregate.as_ref(), key.clone(), Firing::OnTime));
+                out.push(window.last.max(*now), window.result(aggregate.as_ref(), key.clone(), Firing::OnTime));
                 open.remove(&key);
             }
         }
@@ -102,7 +105,11 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for CountWindowed
 
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         // What is behind would take what comes after the end of time for late.
-        if now < Timestamp::MAX { Ok(Turn::Done) } else { self.on_end(out) }
+        if now == Timestamp::MAX {
+            return self.on_end(out);
+        }
+        self.now = self.now.max(now);
+        Ok(Turn::Done)
     }
 
     fn on_end(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
@@ -110,7 +117,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for CountWindowed
             self.ending = self.open.take_sorted().into_iter();
         }
         for (key, open) in self.ending.by_ref() {
-            out.push(open.last, open.result(self.aggregate.as_ref(), key, Firing::OnTime));
+            out.push(open.last.max(self.now), open.result(self.aggregate.as_ref(), key, Firing::OnTime));
             if !out.has_room() {
                 return Ok(Turn::Again);
             }
@@ -119,6 +126,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for CountWindowed
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.time("now", &mut self.now)?;
         visit.keyed("open", &mut self.open)
     }
 }

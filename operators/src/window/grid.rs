@@ -75,6 +75,11 @@ impl TimeWindows {
         a
     }
 
+    /// Where windows begin and end alone.
+    pub(crate) fn grid(self) -> Self {
+        TimeWindows { allowed_lateness: Duration::ZERO, emit: Emit::OnClose, ..self }
+    }
+
     /// When there are results of windows that are still open.
     #[cfg(feature = "columnar")]
     pub(crate) fn emits(&self) -> Emit {
@@ -117,6 +122,18 @@ impl TimeWindows {
         self.floor(earliest, self.every).saturating_add(self.every).saturating_add(self.size)
     }
 
+    /// Where the windows end that have a time in them, from the first that ends after `after` to `last`.
+    pub(crate) fn ends(self, time: i64, after: i64, last: i64) -> impl Iterator<Item = i64> {
+        let mut after = after;
+        std::iter::from_fn(move || {
+            let end = self.first_end(time, after);
+            // At the end of time there is no next one.
+            let is_next = after < end && end <= last;
+            after = end;
+            is_next.then_some(end)
+        })
+    }
+
     /// The last time that a window with this end may still be changed.
     pub(crate) fn gone_at(&self, end: i64) -> Timestamp {
         Timestamp::from_micros(end).saturating_add(self.allowed_lateness)
@@ -151,6 +168,13 @@ mod tests {
         sliding(micros(size), micros(every)).offset(micros(offset))
     }
 
+    #[test]
+    fn there_is_a_last_window_at_the_end_of_time() {
+        let grid = grid(20, 7, 0);
+        let ends: Vec<i64> = grid.ends(i64::MAX - 9, i64::MAX - 9, i64::MAX).collect();
+        assert!(ends.len() <= 3 && ends.is_sorted() && ends.last() == Some(&i64::MAX), "{ends:?}");
+    }
+
     proptest! {
         #[test]
         fn windows_are_those_of_the_definition(
@@ -164,6 +188,8 @@ mod tests {
             if let Some(pane) = grid.pane_of(Timestamp::from_micros(time)) {
                 prop_assert!(pane <= time && time < pane + grid.pane());
                 prop_assert_eq!(Some(grid.last_end(pane)), ends.last().copied());
+                prop_assert_eq!(grid.ends(pane, after, 300).take(ends.len() + 1).filter(|end| ends.contains(end)).count(),
+                    ends.iter().filter(|end| **end > after).count());
                 if let Some(end) = ends.iter().find(|end| **end > after) {
                     prop_assert_eq!(grid.first_end(time, after), *end);
                     prop_assert_eq!(grid.first_end(pane, after), *end);

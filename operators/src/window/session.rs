@@ -1,5 +1,6 @@
 //! [`SessionWindowed`]: rows aggregated by key in windows that grow together, such as sessions, which end where rows stay away.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +107,7 @@ pub struct SessionWindowed<T, K, A: Aggregate<T>, W = SessionWindows> {
     key: KeyOf<T, K>,
     aggregate: Arc<A>,
     // Of each key, in the order of time.
-    sessions: Keyed<K, Vec<Session<A::State>>>,
+    sessions: Keyed<K, VecDeque<Session<A::State>>>,
     // When a session may be due, or may go. One that has moved on since finds nothing.
     timers: Timers<K>,
     // The keys of sessions that have changed since their results were last given early: a set that is saved, all at one time.
@@ -128,16 +129,12 @@ impl<T, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> SessionWindowed<T, K, A, 
     fn take(&mut self, key: &K, row: &T, time: Timestamp, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) -> bool {
         let (mut start, mut end) = (time, self.windows.end(row, time));
         let own_end = end;
-        let touches = |session: &Session<A::State>| session.start < own_end && time < session.end;
         let mut known = self.sessions.get_mut(key);
         let joined = known.as_ref().map_or(0..0, |sessions| {
-            let first = sessions
-                .iter()
-                .position(touches)
-                .unwrap_or_else(|| sessions.iter().position(|session| session.start > time).unwrap_or(sessions.len()));
-            first..first + sessions.iter().skip(first).take_while(|session| touches(session)).count()
+            let first = sessions.partition_point(|session| session.end <= time);
+            first..first + sessions.range(first..).take_while(|session| session.start < own_end).count()
         });
-        for session in known.iter().flat_map(|sessions| sessions.get(joined.clone()).unwrap_or_default()) {
+        for session in known.iter().flat_map(|sessions| sessions.range(joined.clone())) {
             (start, end) = (start.min(session.start), end.max(session.end));
         }
         if end.saturating_add(self.windows.lateness()) <= self.now {
@@ -145,7 +142,8 @@ impl<T, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> SessionWindowed<T, K, A, 
         }
         let early = self.windows.emits() != Emit::OnClose;
         // Nearly every row: it goes into one session, which is open.
-        if let Some([session]) = known.as_mut().and_then(|sessions| sessions.get_mut(joined.clone()))
+        if joined.len() == 1
+            && let Some(session) = known.as_mut().and_then(|sessions| sessions.get_mut(joined.start))
             && !session.given
         {
             (session.start, session.end) = (start, end);
@@ -157,7 +155,7 @@ impl<T, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> SessionWindowed<T, K, A, 
             return true;
         }
         let sessions = self.sessions.entry(key.clone()).or_default();
-        let mut joined = sessions.splice(joined, []).collect::<Vec<_>>().into_iter();
+        let mut joined = sessions.drain(joined).collect::<Vec<_>>().into_iter();
         let begun = joined.next();
         // A session that waits for its end has a timer already, which moves on with it.
         let mut is_awaited = begun.as_ref().is_some_and(|session| !session.given);
@@ -184,15 +182,11 @@ impl<T, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> SessionWindowed<T, K, A, 
         true
     }
 
-    /// Gives the results of a key that are due, and forgets what is gone.
+    /// Gives the results of a key that are due, and forgets what is gone. Sessions do not overlap, so these are the first ones.
     fn close(&mut self, key: &K, at: Timestamp, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) {
-        let Some(mut sessions) = self.sessions.remove(key) else { return };
-        for session in sessions.iter_mut().filter(|session| !session.given) {
-            if session.end > at {
-                // It has grown since the timer was set.
-                self.timers.set(session.end, key.clone());
-                continue;
-            }
+        let Some(sessions) = self.sessions.get_mut(key) else { return };
+        let ended = sessions.partition_point(|session| session.end <= at);
+        for session in sessions.range_mut(..ended).filter(|session| !session.given) {
             (session.given, session.changed) = (true, false);
             let (start, end, value) = (session.start, session.end, self.aggregate.result(&session.state));
             out.push(last_of(end), Windowed { key: key.clone(), start, end, value, firing: Firing::OnTime });
@@ -200,9 +194,14 @@ impl<T, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> SessionWindowed<T, K, A, 
                 self.timers.set(end.saturating_add(self.windows.lateness()), key.clone());
             }
         }
-        sessions.retain(|session| !session.given || session.end.saturating_add(self.windows.lateness()) > at);
-        if !sessions.is_empty() {
-            self.sessions.insert(key.clone(), sessions);
+        // It may have grown since its timer was set; those behind have theirs, or come after it.
+        if let Some(open) = sessions.get(ended) {
+            self.timers.set(open.end, key.clone());
+        }
+        let gone = sessions.partition_point(|session| session.end.saturating_add(self.windows.lateness()) <= at);
+        sessions.drain(..gone);
+        if sessions.is_empty() {
+            self.sessions.remove(key);
         }
     }
 

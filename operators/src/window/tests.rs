@@ -147,6 +147,37 @@ fn count_windows_begin_anew_and_the_global_one_does_not() {
 }
 
 #[test]
+fn a_count_window_is_not_given_behind_the_watermark() {
+    let mut bench = Bench::new(CountWindowed::new(count_windows(2), key(), Arc::new(count())));
+    give(&mut bench, &[3]);
+    bench.watermark(at(50));
+    give(&mut bench, &[5, 6]);
+    bench.end();
+    let times: Vec<_> = bench.take_batches().iter().flat_map(|batch| batch.times().to_vec()).collect();
+    assert_eq!(times, [at(50), at(50)]);
+}
+
+#[test]
+fn windows_as_long_as_time_give_early_results_and_end() {
+    let mut bench = Bench::new(sums(tumbling(Duration::from_secs(200_000_000 * 86_400)).emit(Emit::OnChange)));
+    give(&mut bench, &[3, i64::MAX]);
+    assert_eq!((bench.take().len(), bench.take_side::<Rejected<Row>>(1).len()), (1, 1));
+    bench.end();
+    assert_eq!(bench.take().len(), 1);
+}
+
+#[test]
+fn many_sessions_of_one_key_end_one_after_the_other() {
+    let mut bench = Bench::new(SessionWindowed::new(session(span(2)), key(), Arc::new(count())));
+    let times: Vec<i64> = (0..20_000).map(|n| n * 3).collect();
+    give(&mut bench, &times);
+    bench.watermark(at(30_000));
+    assert_eq!(bench.take().len(), 10_000);
+    bench.end();
+    assert_eq!(bench.take().len(), 10_000);
+}
+
+#[test]
 fn the_global_window_tells_what_it_has_so_far_and_all_at_the_end() {
     let totals = |emit| GlobalWindowed::new(global().emit(emit), key(), Arc::new(sum(|row: &Row| row.1)));
     let values = |bench: &mut Bench<GlobalWindowed<_, _, _>>| -> Vec<(i64, i64)> {

@@ -126,13 +126,8 @@ impl<T, K: StateKey, A: Aggregate<T>> TimeWindowed<T, K, A> {
 
     /// Notes which open windows a row has changed; closed ones give their results again.
     fn update(&mut self, pane: i64, key: &K, out: &mut Outbox<'_, Vec<Windowed<K, A::Out>>>) {
-        let mut after = self.now.as_micros().saturating_sub(micros(self.windows.allowed_lateness));
-        loop {
-            let end = self.windows.first_end(pane, after);
-            if end > self.windows.last_end(pane) {
-                break;
-            }
-            after = end;
+        let after = self.now.as_micros().saturating_sub(micros(self.windows.allowed_lateness));
+        for end in self.windows.ends(pane, after, self.windows.last_end(pane)) {
             let at = Timestamp::from_micros(end);
             if at > self.now {
                 if self.windows.emit != Emit::OnClose {
@@ -174,12 +169,15 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let Parts { times, rows, origins, .. } = batch.into_parts();
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
-            let Some(pane) = self.windows.pane_of(time) else { continue };
-            let last_end = self.windows.last_end(pane);
-            if self.windows.gone_at(last_end) <= self.now {
+            let pane = self.windows.pane_of(time);
+            let is_gone = |pane| self.windows.gone_at(self.windows.last_end(pane)) <= self.now;
+            // Behind the end of time there is no window.
+            if pane.map_or(time == Timestamp::MAX, is_gone) {
                 refuse_late(row, (time, self.now, CLOSED), origins.as_ref(), at, out);
                 continue;
             }
+            // Between windows.
+            let Some(pane) = pane else { continue };
             let key = (self.key)(&row);
             let keyed = self.panes.entry(pane).or_default();
             match keyed.get_mut(&key) {
@@ -219,6 +217,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&self.windows.grid().to_string())?;
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
         if let Emit::Every(_) = self.windows.emit {

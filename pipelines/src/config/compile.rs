@@ -210,9 +210,11 @@ impl<'f> Reader<'_, 'f> {
         let of = |section| self.nodes.iter().filter(move |node| node.section == section).map(|node| node.name.clone());
         let (sources, sinks): (Vec<_>, Vec<_>) = (of(Section::Sources).collect(), of(Section::Sinks).collect());
         let tests = tests.map(|tests| unit_test::read(&tests, &sources, &sinks, &mut self.mistakes));
+        let (tests, buckets) = tests.unwrap_or_default();
         self.standing_in(&sources, &sinks);
         let graph = self.wire(settings.as_ref())?;
-        Some(Loaded { graph, tests: tests.unwrap_or_default(), sources, sinks, tables })
+        unit_test::check_buckets(&buckets, &graph, &mut self.mistakes);
+        Some(Loaded { graph, tests, sources, sinks, tables })
     }
 
     fn settings(&mut self, mut value: Value<'f>, schema: &Json) -> Option<FileSettings> {

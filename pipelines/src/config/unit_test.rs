@@ -1,5 +1,6 @@
 //! [`UnitTest`]: a `[[tests]]` table: rows that go in, and rows that must come out. The runtime runs them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use millstream_operators::suggest::did_you_mean;
@@ -9,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use super::rows::json;
 use super::validate::article;
 use super::{Mistake, Value};
+use crate::graph::{Access, Graph};
 
 /// A test of a pipeline file.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,24 +78,51 @@ fn utc(text: &str) -> &str {
     text.strip_suffix('Z').or_else(|| text.strip_suffix("+00:00")).unwrap_or(text)
 }
 
+/// The buckets that tests give, and where.
+pub(super) type Buckets = Vec<(String, Range<usize>)>;
+
 /// Reads the tests of a file, against the names of its sources and sinks.
 pub(super) fn read(
     tests: &Value<'_>,
     sources: &[String],
     sinks: &[String],
     mistakes: &mut Vec<Mistake>,
-) -> Vec<UnitTest> {
+) -> (Vec<UnitTest>, Buckets) {
     let DeValue::Array(tests) = tests.get_ref() else {
         let what = "`tests` must be a list of tables: `[[tests]]`";
         mistakes.push(Mistake::at(tests.span(), what));
-        return Vec::new();
+        return Default::default();
     };
-    tests.iter().filter_map(|test| one(test, sources, sinks, mistakes)).collect()
+    let mut buckets = Buckets::new();
+    let tests = tests.iter().filter_map(|test| one(test, (sources, sinks), &mut buckets, mistakes));
+    (tests.collect(), buckets)
+}
+
+/// Nobody would look rows up in a bucket that no node names.
+pub(super) fn check_buckets(buckets: &Buckets, graph: &Graph, mistakes: &mut Vec<Mistake>) {
+    let followed = graph.nodes.iter().flat_map(|node| &node.access).filter_map(|access| match access {
+        Access::Follow { stream } => stream.strip_prefix("KV_"),
+        _ => None,
+    });
+    let followed: BTreeSet<&str> = followed.collect();
+    for (bucket, span) in buckets.iter().filter(|(bucket, _)| !followed.contains(bucket.as_str())) {
+        let what = format!("nothing is looked up in a bucket `{bucket}`");
+        let help = match followed.is_empty() {
+            true => Some("take it out".to_owned()),
+            false => did_you_mean(bucket, "buckets", followed.iter().copied()),
+        };
+        mistakes.push(Mistake::at(span.clone(), what).help(help));
+    }
 }
 
 const KEYS: [&str; 6] = ["name", "input", "tables", "expect", "unordered", "now"];
 
-fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Vec<Mistake>) -> Option<UnitTest> {
+fn one(
+    test: &Value<'_>,
+    (sources, sinks): (&[String], &[String]),
+    named: &mut Buckets,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<UnitTest> {
     let DeValue::Table(table) = test.get_ref() else {
         mistakes.push(Mistake::at(test.span(), "a test is a table: `[[tests]]`"));
         return None;
@@ -128,7 +157,10 @@ fn one(test: &Value<'_>, sources: &[String], sinks: &[String], mistakes: &mut Ve
                     made.expect.push((node, rows));
                 }
             }
-            ("tables", DeValue::Table(tables)) => made.tables = buckets(tables, mistakes),
+            ("tables", DeValue::Table(tables)) => {
+                named.extend(tables.keys().map(|bucket| (bucket.get_ref().to_string(), bucket.span())));
+                made.tables = buckets(tables, mistakes);
+            }
             ("tables", _) => mistakes.push(must("a table of buckets")),
             ("input" | "expect", _) => mistakes.push(must("a table of lists")),
             (other, _) => {

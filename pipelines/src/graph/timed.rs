@@ -45,7 +45,7 @@ fn timeless<'g>(graph: &'g Graph, id: NodeId, known: &mut HashMap<NodeId, bool>)
 /// Whether a node tells how far event time has come. That only an operator can tell; who cannot be asked is believed.
 fn gives_time(node: &Node) -> bool {
     let Role::Operator(make) = &node.role else { return false };
-    let (pipeline, name, resources) = ("".into(), node.name.as_str().into(), Resources::default());
+    let (pipeline, name, resources) = ("".into(), node.name.as_str().into(), Resources::on_paper());
     let trial = Subtask { pipeline, node: name, index: 0, of: 1, resources };
     // What stands in for a node with a mistake is asked for what it would have been.
     node.kind == "event_time" || make(&trial).map_or(true, |made| made.time_keeping() == TimeKeeping::Makes)

@@ -38,6 +38,10 @@ pub struct Manifest {
     /// The outputs of sinks that store each row once, by node and subtask: those of the last epoch that had some.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sinks: BTreeMap<String, Vec<OutputLog>>,
+    /// Whether operators have given all that they can give of what the sources gave until there, as at the end of the input:
+    /// what they hold is from before that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finished: bool,
 }
 
 /// Where a subtask of a source stood.

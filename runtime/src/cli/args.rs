@@ -118,6 +118,9 @@ pub(super) struct Run {
     pub(super) rewind: bool,
     /// End when everything that the sources have now is processed
     ///
+    /// Windows and joins then give what they have. The next run goes on from before that: what was open is given again when more
+    /// of it has come.
+    ///
     /// Sources that have no such end are refused: shared streams, core NATS, and `generate` without a `count`.
     #[arg(long)]
     pub(super) until_end: bool,

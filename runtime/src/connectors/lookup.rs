@@ -83,3 +83,40 @@ impl Spec for LookUp {
         wiring.output(rows);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_pipelines::config::{Options, load};
+    use millstream_pipelines::graph::{Protocol, Resources, protocol};
+
+    #[test]
+    fn a_lookup_keeps_no_state_whether_or_not_there_are_tables_to_ask() {
+        let text = r#"
+name = "named"
+guarantee = "effectively-once"
+
+[sources.in]
+kind = "jetstream"
+stream = "IN"
+schema = { region = "utf8" }
+on_error = "drop"
+
+[[steps]]
+name = "named"
+from = "in"
+lookup = { bucket = "REGIONS", key = "region", schema = { title = "utf8" } }
+on_error = "drop"
+
+[sinks.out]
+kind = "jetstream"
+from = "named"
+stream = "OUT"
+subject = "out.all"
+on_error = "stop"
+"#;
+        let registry = crate::connectors::registry();
+        let graph = load("p.toml", text, &Options::new(&registry)).unwrap_or_else(|report| panic!("{report}")).graph;
+        let stateless = Some(Protocol::Stateless { sink: "out".to_owned() });
+        assert_eq!(protocol(&graph, &Resources::on_paper()), stateless);
+    }
+}

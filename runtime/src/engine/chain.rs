@@ -11,6 +11,7 @@ use millstream_operators::{
 };
 use millstream_pipelines::graph::DynOperator;
 
+use super::leftover;
 use super::metrics::NodeMetrics;
 
 /// What an operator is asked to do, in the order of the stream.
@@ -203,6 +204,7 @@ impl Chain {
                 link.spec
                     .operator
                     .state(&mut StateVisitor::restore(&saved))
+                    .and_then(|()| leftover::check(&mut *link.spec.operator, &link.spec.node, saved.pieces()))
                     .map_err(|fault| fault.at(&link.spec.node))?;
             }
         }
@@ -218,8 +220,12 @@ impl Chain {
         spill: &Arc<Spill>,
     ) -> Result {
         for link in self.links.iter_mut().filter(|link| &*link.spec.node == node) {
+            let names = runs.names();
             let visit = &mut StateVisitor::restore_within(small, runs, spill);
-            link.spec.operator.state(visit).and_then(|()| spill.check()).map_err(|fault| fault.at(node))?;
+            let restored = link.spec.operator.state(visit).and_then(|()| spill.check());
+            let pieces = small.pieces().chain(names.iter().map(String::as_str));
+            let restored = restored.and_then(|()| leftover::check(&mut *link.spec.operator, node, pieces));
+            restored.map_err(|fault| fault.at(node))?;
         }
         Ok(())
     }

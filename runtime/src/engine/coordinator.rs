@@ -77,6 +77,8 @@ impl Coordinator {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.reset();
         let mut exhausted = BTreeSet::new();
+        // Whether the round that is under way, and whether the newest checkpoint, is behind the last row of all sources.
+        let (mut is_last, mut all_is_kept) = (false, false);
         let (mut round, mut started): (Option<Round>, _) = (None, Instant::now());
         let (mut late, mut failures) = (false, 0);
         loop {
@@ -107,11 +109,21 @@ impl Coordinator {
                     tracing::warn!(pipeline = %self.pipeline, ?missing, "a checkpoint takes longer than {:?}: something downstream is slow or stalled", self.timeout);
                 }
                 _ = ticks.tick(), if idle => then = Some(Then::GoOn),
+                // The end need not wait, unless something is wrong.
+                () = std::future::ready(()), if idle && failures == 0 && exhausted.len() == self.sources.len() => {}
             }
-            if round.is_none() && exhausted.len() == self.sources.len() && then != Some(Then::Stop) {
-                then = Some(Then::Finish);
+            let at_end = exhausted.len() == self.sources.len();
+            if round.is_none() && at_end && then != Some(Then::Stop) {
+                then = Some(match all_is_kept {
+                    // What is given at the end leaves no trace in any state: the next run goes on from before it.
+                    false => Then::GoOn,
+                    // It was given before, and nothing has come since.
+                    true if self.manifest.finished => Then::Stop,
+                    true => Then::Finish,
+                });
             }
             if let Some(then) = then {
+                is_last = at_end;
                 let barrier = Barrier { epoch: self.manifest.epoch.next(), then };
                 let waits = |task: &TaskId| !planted(Bug::CommitWithoutSinks) || !self.sinks.contains_key(task);
                 round = Some(Round::new(barrier, self.tasks.keys().copied().filter(waits)));
@@ -124,9 +136,12 @@ impl Coordinator {
                 && let Some(mut done) = round.take()
             {
                 let barrier = done.barrier;
+                if barrier.then == Then::Finish {
+                    done.operators = self.manifest.operators.clone();
+                }
                 let sinks = self.all_published(std::mem::take(&mut done.outputs));
                 match self.commit(done, sinks, started).await {
-                    Ok(()) => failures = 0,
+                    Ok(()) => (failures, all_is_kept) = (0, is_last),
                     Err(fault)
                         if fault.kind() == FaultKind::Checkpoint
                             && failures < FAILURES
@@ -144,8 +159,8 @@ impl Coordinator {
                 }
                 let ended = match barrier.then {
                     Then::GoOn => continue,
-                    Then::Stop => Ended::Drained,
-                    Then::Finish => Ended::Finished,
+                    Then::Stop if !at_end || !self.manifest.finished => Ended::Drained,
+                    Then::Stop | Then::Finish => Ended::Finished,
                 };
                 self.published().await?;
                 return Ok(ended);
@@ -201,6 +216,7 @@ impl Coordinator {
         }
         let at = self.clock.now();
         let Round { barrier, sources, operators, blobs, .. } = round;
+        let finished = barrier.then == Then::Finish || self.manifest.finished && sources == self.manifest.sources;
         let manifest = Manifest {
             pipeline: self.pipeline.to_string(),
             epoch: barrier.epoch,
@@ -211,6 +227,7 @@ impl Coordinator {
             sources,
             operators,
             sinks,
+            finished,
         };
         self.unwritten.extend(blobs);
         let mut ids: BTreeSet<BlobId> = manifest.segments().map(|segment| segment.sha256).collect();

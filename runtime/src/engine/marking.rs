@@ -209,6 +209,7 @@ impl Coordinator {
     fn stored(&mut self, formed: Formed, started: Instant) {
         let Formed { epoch, sources, bytes, .. } = formed;
         let at = self.clock.now();
+        self.manifest.finished &= self.manifest.sources == sources;
         (self.manifest.epoch, self.manifest.sources, self.manifest.at) = (epoch, sources, at);
         self.checkpointed(epoch, at, started.elapsed(), bytes);
     }

@@ -20,6 +20,7 @@ mod job;
 mod latch;
 #[cfg(feature = "spill")]
 mod lsm;
+mod leftover;
 mod marking;
 mod metrics;
 mod ownership;

@@ -99,6 +99,12 @@ impl StageTask {
                 if barrier.then == Then::Finish {
                     self.chain.push(0, Item::End);
                     self.drain().await?;
+                    self.router.control(|| Message::Barrier(barrier)).await?;
+                    self.all_saved().await?;
+                    // What operators held before the end is in the checkpoint before, and stays what the next run goes on from.
+                    self.line.passed(barrier.epoch, Part::State(Vec::new())).await;
+                    self.router.control(|| Message::End).await?;
+                    return Ok(true);
                 }
                 self.unfitted = OFTEN;
                 self.fit()?;

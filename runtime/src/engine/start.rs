@@ -165,10 +165,12 @@ impl Coordinator {
         self.manifest.epoch = self.manifest.epoch.max(marked.epoch);
         let positions = marked.positions.clone().filter(|_| !planted(Bug::ForgetMarker));
         if let Some(positions) = positions {
-            self.manifest.sources = serde_json::from_value(positions).map_err(|error| {
+            let sources = serde_json::from_value(positions).map_err(|error| {
                 let words = "the positions in its marker cannot be read";
                 Fault::new(FaultKind::Checkpoint, words).because(error).retry_with(Retry::Never).at(node)
             })?;
+            self.manifest.finished &= self.manifest.sources == sources;
+            self.manifest.sources = sources;
         }
         Ok(())
     }

@@ -261,6 +261,36 @@ expect.out = [{ id = 1 }, { id = 2 }]
         assert_eq!(outcomes.iter().map(|o| o.failure.as_deref()).collect::<Vec<_>>(), [None]);
     }
 
+    #[test]
+    fn a_table_that_nothing_is_looked_up_in_is_a_mistake() {
+        let lookup = r#"
+[[steps]]
+name = "named"
+from = "large"
+lookup = { bucket = "REGIONS", key = "region", schema = { title = "utf8" } }
+on_error = "drop"
+
+[sinks.to_named]
+kind = "stdout"
+from = "named"
+on_error = "stop"
+"#;
+        let test = r#"
+[[tests]]
+name = "regions have names"
+input.orders = []
+tables.REGION = { eu = { title = "Europe" } }
+expect.out = []
+"#;
+        let told =
+            |text: String| config::load("p.toml", &text, &options(&registry())).err().map(|report| report.to_string());
+        let report = told(format!("{FILE}{lookup}{test}")).unwrap();
+        assert!(report.contains("bucket `REGION`") && report.contains("did you mean `REGIONS`?"), "{report}");
+        let report = told(format!("{FILE}{test}")).unwrap();
+        assert!(report.contains("nothing is looked up in a bucket `REGION`"), "{report}");
+        assert_eq!(told(format!("{FILE}{lookup}{}", test.replace("tables.REGION ", "tables.REGIONS "))), None);
+    }
+
     #[tokio::test]
     async fn what_is_not_as_expected_is_told() {
         let tests = r#"

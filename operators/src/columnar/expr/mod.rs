@@ -137,6 +137,11 @@ impl Expression {
         &self.sql
     }
 
+    /// The same, which people are told of in other words.
+    pub(super) fn shown_as(self, sql: &str) -> Self {
+        Expression { sql: sql.into(), ..self }
+    }
+
     /// The columns that rows must have.
     pub fn input(&self) -> &SchemaRef {
         &self.input

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion_common::Result as DfResult;
@@ -23,33 +23,43 @@ use datafusion_sql::sqlparser::ast::{
 use crate::columnar::expr::{bytes, canonical, closed, parse, words};
 use crate::columnar::schema::describe_type;
 use crate::columnar::{ExprError, Expression};
-use crate::{Fault, Result, Timestamp};
+use crate::{Fault, Result};
 
 /// What is computed of the rows of each group: named SQL expressions over aggregates, `sum(price * count)`,
-/// `count(*) filter (where amount > 10)`, `max(bid) - min(bid)`. All aggregates of DataFusion that need no order of rows
-/// can be called.
+/// `count(*) filter (where amount > 10)`, `max(bid) - min(bid)`. The aggregates of DataFusion can be called; what those give
+/// that take rows one behind the other, such as `first_value` and `array_agg`, depends on how rows come. `max` takes a NaN for
+/// the greatest number.
+///
+/// A group that one of them cannot be computed for, as by a division by zero, gives no result: what it came to is a rejected
+/// row. So is a sum of whole numbers that does not fit into 64 bits; sums never wrap around.
 #[derive(Clone)]
 pub struct Aggregates {
-    calls: Vec<Call>,
-    outputs: Vec<(String, Output)>,
-    // What the outputs are computed from: a column for each call.
-    computed: SchemaRef,
+    pub(super) calls: Vec<Call>,
+    pub(super) outputs: Vec<(String, Output)>,
+    // What is computed from what calls give.
+    pub(super) outer: Vec<Expression>,
+    // What that is computed from: a column for each call.
+    pub(super) computed: SchemaRef,
 }
 
 /// One call of an aggregate.
 #[derive(Clone)]
 pub(super) struct Call {
+    /// As it is written, but for blanks.
+    pub(super) sql: String,
     function: Arc<AggregateFunctionExpr>,
     arguments: Vec<(Expression, DataType)>,
     filter: Option<Expression>,
+    /// What whole numbers are that it adds up: it does so in wider ones, and what it gives has to fit.
+    pub(super) whole: Option<DataType>,
 }
 
 #[derive(Clone)]
-enum Output {
+pub(super) enum Output {
     /// What a call gives.
     Call(usize),
-    /// Computed from what calls give.
-    Computed(Expression),
+    /// What is computed from what calls give.
+    Computed(usize),
 }
 
 /// Aggregates that are not offered: what they give depends on the order of rows, or on other queries.
@@ -77,42 +87,57 @@ impl Aggregates {
         let (mut calls, mut outers, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
         for (name, sql) in columns {
             match outer(sql, input, &mut calls) {
-                Ok(outer) => outers.push((name, outer)),
+                Ok(outer) => outers.push((name, sql, outer)),
                 Err(error) => wrong.push((name.clone(), error)),
             }
         }
-        let field = |(number, call): (usize, &Call)| Field::new(placeholder(number), call.data_type(), call.nullable());
-        let computed: SchemaRef = Arc::new(Schema::new(calls.iter().enumerate().map(field).collect::<Vec<_>>()));
-        let mut outputs = Vec::new();
-        for (name, outer) in outers {
-            match outer {
-                Outer::Call(number) => outputs.push((name.clone(), Output::Call(number))),
+        // What is kept of a group is in this order, whatever that of the columns is.
+        let mut order: Vec<usize> = (0..calls.len()).collect();
+        order.sort_by_key(|number| calls.get(*number).map(|call: &Call| &call.sql));
+        let mut calls: Vec<Option<Call>> = calls.into_iter().map(Some).collect();
+        let calls: Vec<Call> = order.iter().filter_map(|number| calls.get_mut(*number)?.take()).collect();
+        let field =
+            |(number, call): (&usize, &Call)| Field::new(placeholder(*number), call.data_type(), call.nullable());
+        let computed: SchemaRef = Arc::new(Schema::new(order.iter().zip(&calls).map(field).collect::<Vec<_>>()));
+        let place = |number: usize| order.iter().position(|other| *other == number).unwrap_or_default();
+        let (mut outputs, mut outer) = (Vec::new(), Vec::new());
+        for (name, sql, output) in outers {
+            match output {
+                Outer::Call(number) => outputs.push((name.clone(), Output::Call(place(number)))),
                 Outer::Text(text) => match Expression::compile(&text, &computed) {
-                    Ok(expression) => outputs.push((name.clone(), Output::Computed(expression))),
+                    Ok(expression) => {
+                        outputs.push((name.clone(), Output::Computed(outer.len())));
+                        outer.push(expression.shown_as(sql));
+                    }
                     Err(error) => wrong.push((name.clone(), error)),
                 },
             }
         }
-        if wrong.is_empty() { Ok(Aggregates { calls, outputs, computed }) } else { Err(wrong) }
+        if wrong.is_empty() { Ok(Aggregates { calls, outputs, outer, computed }) } else { Err(wrong) }
     }
 
     /// The columns that come of it.
     pub fn fields(&self) -> Vec<Field> {
         let field = |(name, output): &(String, Output)| match output {
-            Output::Call(number) => self.computed.field(*number).clone().with_name(name),
-            Output::Computed(expression) => expression.field(name),
+            Output::Call(number) => Some(self.computed.field(*number).clone().with_name(name)),
+            Output::Computed(number) => self.outer.get(*number).map(|expression| expression.field(name)),
         };
-        self.outputs.iter().map(field).collect()
+        self.outputs.iter().filter_map(field).collect()
     }
 
-    /// Whether a row can make it fail.
+    /// Whether a row can make it fail, or what rows of a group come to.
     pub fn can_fail(&self) -> bool {
-        self.inputs().any(Expression::can_fail)
+        self.inputs().chain(&self.outer).any(Expression::can_fail) || self.calls.iter().any(|call| call.whole.is_some())
     }
 
     /// What is computed of each row before it is aggregated: the arguments and filters of all calls, one after the other.
     pub(super) fn inputs(&self) -> impl Iterator<Item = &Expression> {
         self.calls.iter().flat_map(|call| call.arguments.iter().map(|(argument, _)| argument).chain(&call.filter))
+    }
+
+    /// What is kept of groups, in words: the same for all that give the same to keep.
+    pub(super) fn words(&self) -> String {
+        self.calls.iter().map(|call| call.sql.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     /// The columns of [`inputs`](Self::inputs), each for its call: arguments of the types that the functions take, and the
@@ -135,6 +160,11 @@ impl Aggregates {
         Ok(arranged)
     }
 
+    /// The types of what calls give.
+    pub(super) fn types(&self) -> Vec<DataType> {
+        self.calls.iter().map(|call| call.function.field().data_type().clone()).collect()
+    }
+
     /// An accumulator for each call.
     pub(super) fn accumulators(&self) -> Result<Vec<Box<dyn GroupsAccumulator>>> {
         self.calls.iter().map(Call::accumulator_or_fault).collect()
@@ -144,26 +174,11 @@ impl Aggregates {
     pub(super) fn state_fields(&self) -> Result<Vec<Vec<FieldRef>>> {
         self.calls.iter().map(Call::state_fields).collect()
     }
-
-    /// The outputs, of what the calls give.
-    pub(super) fn outputs(&self, given: Vec<ArrayRef>, now: Timestamp) -> Result<Vec<ArrayRef>> {
-        let given = given.into_iter().zip(self.computed.fields()).map(|(column, field)| {
-            if column.data_type() == field.data_type() { Ok(column) } else { cast(&column, field.data_type()) }
-        });
-        let given: Vec<ArrayRef> = given.collect::<Result<_, _>>().map_err(|e| Fault::bug("cannot cast").because(e))?;
-        let rows = RecordBatch::try_new(Arc::clone(&self.computed), given);
-        let rows = rows.map_err(|error| Fault::bug("aggregates do not fit together").because(error))?;
-        let output = |(_, output): &(String, Output)| match output {
-            Output::Call(number) => Ok(Arc::clone(rows.column(*number))),
-            Output::Computed(expression) => expression.evaluate(&rows, now),
-        };
-        self.outputs.iter().map(output).collect()
-    }
 }
 
 impl Call {
     fn data_type(&self) -> DataType {
-        canonical(self.function.field().data_type())
+        self.whole.clone().unwrap_or_else(|| canonical(self.function.field().data_type()))
     }
 
     fn nullable(&self) -> bool {
@@ -280,8 +295,9 @@ impl Visitor for Finder<'_> {
         }
         match self.call(function, aggregate, &range) {
             Ok(call) => {
+                let sql = function.to_string();
                 self.found.push((range, self.calls.len()));
-                self.calls.push(call);
+                self.calls.push(Call { sql, ..call });
                 ControlFlow::Continue(())
             }
             Err(error) => ControlFlow::Break(Box::new(error)),
@@ -361,6 +377,9 @@ impl Finder<'_> {
     }
 }
 
+/// Any whole number of 64 bits has so few.
+const WHOLE_DIGITS: u8 = 20;
+
 fn built(
     aggregate: &Arc<AggregateUDF>,
     arguments: Vec<Expression>,
@@ -369,7 +388,15 @@ fn built(
 ) -> DfResult<Call> {
     let fields: Vec<FieldRef> =
         arguments.iter().enumerate().map(|(number, made)| Arc::new(made.field(&placeholder(number)))).collect();
-    let coerced = fields_with_udf(&fields, aggregate.as_ref())?;
+    let mut coerced = fields_with_udf(&fields, aggregate.as_ref())?;
+    let mut whole = None;
+    if aggregate.name() == "sum"
+        && let Some(field) = coerced.first_mut().filter(|field| field.data_type().is_integer())
+    {
+        // By itself it would wrap around.
+        whole = Some(field.data_type().clone());
+        *field = Arc::new(field.as_ref().clone().with_data_type(DataType::Decimal128(WHOLE_DIGITS, 0)));
+    }
     let schema = Arc::new(Schema::new(
         coerced
             .iter()
@@ -389,7 +416,8 @@ fn built(
     let builder = AggregateExprBuilder::new(Arc::clone(aggregate), physical).schema(schema).alias(aggregate.name());
     let function = Arc::new(builder.with_distinct(is_distinct).build()?);
     // Some refuse what they cannot do only when they are asked to begin.
-    let call = Call { function, arguments: arguments.into_iter().zip(types).collect(), filter };
+    let arguments = arguments.into_iter().zip(types).collect();
+    let call = Call { sql: String::new(), function, arguments, filter, whole };
     call.accumulator()?;
     call.function.create_accumulator()?;
     Ok(call)

@@ -185,7 +185,7 @@ impl KeyCodec {
             for batch in StreamReader::try_new(&mut rest, None).map_err(cannot_restore)? {
                 let batch = batch.map_err(cannot_restore)?;
                 if types(batch.schema_ref()).ne(types(&self.saved).take(columns)) {
-                    let words = "its state has other keys or aggregates than the pipeline: keep them, or give the step another name, which begins without state";
+                    let words = "its state has other keys or aggregates than the pipeline: keep them, or start under a new pipeline name";
                     return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
                 }
                 let (keys, state) = batch.columns().split_at_checked(self.columns).unwrap_or_default();

@@ -13,6 +13,7 @@ use super::codec::{KeyBytes, RowKeys, with_number, without_number};
 use super::grouped::Grouped;
 use super::kept::{Computed, Note};
 use super::pane::Pane;
+use super::results::Outcome;
 use super::window::RESULTS;
 use crate::columnar::rows::rejected_port;
 use crate::columnar::{Clock, ExprError};
@@ -26,7 +27,8 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// results                  3     |  3
 /// ```
 ///
-/// A window is from its earliest row to just behind its latest. Results come in the order in which windows become full, those
+/// A window is from its earliest row to just behind its latest; its result is given at the time of that, or at that of the
+/// watermark if that is later, so that it is not late for windows behind. Results come in the order in which windows become full, those
 /// at the end in the order of keys; rows of them as with [`WindowAggregate`](super::WindowAggregate). Rows that an expression
 /// cannot be computed for go to port 1, and none is late.
 ///
@@ -38,6 +40,7 @@ pub struct CountAggregate {
     /// Of each key with an open window, the number of that and how many rows it has.
     open: HashMap<KeyBytes, (i64, i64), FixedState>,
     pane: Pane,
+    now: Timestamp,
     // What is left to give at the end.
     ending: Option<VecDeque<KeyBytes>>,
 }
@@ -66,6 +69,7 @@ impl CountAggregate {
             open: HashMap::with_hasher(FixedState::with_seed(0)),
             pane: Pane::new(&grouped.codec),
             grouped,
+            now: Timestamp::MIN,
             ending: None,
         })
     }
@@ -87,7 +91,8 @@ impl CountAggregate {
             open.1 += 1;
             numbers.push(open.0);
             places.push(open.1);
-            if open.1 == self.rows {
+            // More where the pipeline asks for fewer than before.
+            if open.1 >= self.rows {
                 full.push(with_number(key, open.0));
                 *open = (open.0.wrapping_add(1), 0);
             }
@@ -103,12 +108,12 @@ impl CountAggregate {
     }
 
     /// The results of some windows, in their order.
-    fn results_of(&mut self, names: &[KeyBytes]) -> Result<Batch<RecordBatch>> {
+    fn results_of(&mut self, names: &[KeyBytes]) -> Result<Outcome> {
         let together = self.grouped.of_names(&mut self.pane, names)?;
         let (starts, ends) = (together.note(START)?, together.note(END)?);
         let place: BTreeMap<&KeyBytes, usize> = names.iter().zip(0..).collect();
         let given = together.between(starts, ends).ordered(|key, _| place.get(key).copied())?;
-        self.grouped.rows(given, Timestamp::MIN)
+        self.grouped.rows(given, self.now)
     }
 }
 
@@ -126,7 +131,7 @@ impl Operator for CountAggregate {
         self.grouped.take_all(&mut self.pane, ready, &names, vec![times, ends, places])?;
         if !full.is_empty() {
             let results = self.results_of(&full)?;
-            out.send(results);
+            results.send(out);
             self.pane.table()?.remove(&full);
         }
         Ok(Turn::Done)
@@ -134,7 +139,11 @@ impl Operator for CountAggregate {
 
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         // What is behind would take what comes after the end of time for late.
-        if now == Timestamp::MAX { self.on_end(out) } else { Ok(Turn::Done) }
+        if now == Timestamp::MAX {
+            return self.on_end(out);
+        }
+        self.now = self.now.max(now);
+        Ok(Turn::Done)
     }
 
     fn on_end(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
@@ -146,7 +155,7 @@ impl Operator for CountAggregate {
         while let Some(ending) = self.ending.as_mut().filter(|ending| !ending.is_empty()) {
             let names: Vec<KeyBytes> = ending.drain(..ending.len().min(RESULTS)).collect();
             let results = self.results_of(&names)?;
-            out.send(results);
+            results.send(out);
             self.pane.table()?.remove(&names);
             for name in &names {
                 self.open.remove(without_number(name).0);
@@ -159,6 +168,8 @@ impl Operator for CountAggregate {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&self.grouped.shape("so many rows each", false))?;
+        visit.time("now", &mut self.now)?;
         let pane = &mut self.pane;
         let Some(runs) = visit.snapshot("windows", || pane.freeze())? else { return Ok(()) };
         self.pane = Pane::replayed(&self.grouped.codec, &runs)?;

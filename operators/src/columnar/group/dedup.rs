@@ -19,6 +19,7 @@ use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Tur
 /// columns of the key of rows that do not [repeat](Repeats) others. See [`rows::Dedup`](crate::rows::Dedup).
 pub struct Dedup {
     keys: KeyColumns,
+    names: Vec<String>,
     repeats: Repeats,
     // The columns that are given, where those are not all.
     given: Option<SchemaRef>,
@@ -48,9 +49,10 @@ impl Dedup {
 
     fn of(input: &SchemaRef, keys: KeyColumns, repeats: Repeats) -> Result<Self> {
         let fields: Vec<Field> = keys.places().iter().map(|place| input.field(*place).clone()).collect();
+        let names = fields.iter().map(|field| field.name().clone()).collect();
         let codec = Arc::new(KeyCodec::new(&fields, vec![Field::new("first", DataType::Int64, false)])?);
         let noted = HashMap::with_hasher(FixedState::with_seed(0));
-        Ok(Dedup { keys, repeats, given: None, codec, noted, timers: BTreeSet::new() })
+        Ok(Dedup { keys, names, repeats, given: None, codec, noted, timers: BTreeSet::new() })
     }
 
     /// The columns that it gives, where those are not all.
@@ -105,6 +107,7 @@ impl Operator for Dedup {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&format!("the {} of {}", self.repeats.word(), self.names.join(", ")))?;
         let (codec, noted) = (&self.codec, &self.noted);
         let restored = visit.groups(self.repeats.word(), || {
             let codec = Arc::clone(codec);

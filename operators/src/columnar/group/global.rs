@@ -12,6 +12,7 @@ use super::early::Early;
 use super::grouped::Grouped;
 use super::kept::{Computed, Note};
 use super::pane::Pane;
+use super::results::Outcome;
 use super::window::RESULTS;
 use crate::columnar::rows::rejected_port;
 use crate::columnar::{Clock, ExprError};
@@ -81,7 +82,7 @@ impl GlobalAggregate {
     }
 
     /// The results of some keys as they are now, given at the time of their latest rows, or at `at` if that is later.
-    fn results_of(&mut self, keys: &[KeyBytes], at: Timestamp) -> Result<Batch<RecordBatch>> {
+    fn results_of(&mut self, keys: &[KeyBytes], at: Timestamp) -> Result<Outcome> {
         let together = self.grouped.of_names(&mut self.pane, keys)?;
         let ends = together.note(LATEST)?.values().iter().map(|latest| latest.saturating_add(1)).collect();
         let starts = together.note(START)?;
@@ -93,7 +94,7 @@ impl GlobalAggregate {
         while !self.giving.is_empty() {
             let keys: Vec<KeyBytes> = self.giving.drain(..self.giving.len().min(RESULTS)).collect();
             let results = self.results_of(&keys, at)?;
-            out.send(results);
+            results.send(out);
             if !self.giving.is_empty() && !out.has_room() {
                 return Ok(Turn::Again);
             }
@@ -152,6 +153,7 @@ impl Operator for GlobalAggregate {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&self.grouped.shape("global", self.early.is_noted()))?;
         visit.time("now", &mut self.now)?;
         self.early.state(visit)?;
         let codec = &self.grouped.codec;

@@ -10,7 +10,7 @@ use super::codec::{KeyBytes, KeyCodec, RowKeys};
 use super::groups::{Arriving, Groups};
 use super::kept::{Arranged, Computed, Kept, Note};
 use super::pane::Pane;
-use super::results::{Bounds, Given, Results};
+use super::results::{Bounds, Given, Outcome, Results};
 use crate::columnar::rows::compute_or_reject;
 use crate::columnar::{Clock, ExprError, Expression};
 use crate::{Batch, Fault, Outbox, Result, Timestamp};
@@ -63,7 +63,12 @@ impl Grouped {
 
     /// Whether there can be rows that something cannot be computed for.
     pub(super) fn can_reject(&self) -> bool {
-        self.inputs.iter().any(Expression::can_fail)
+        self.kept.can_fail()
+    }
+
+    /// What shapes the state, in words.
+    pub(super) fn shape(&self, windows: &str, is_early: bool) -> String {
+        self.results.shape(windows, &self.kept, is_early)
     }
 
     /// Computes what is computed of each row; rows for which that fails go to port 1.
@@ -105,7 +110,7 @@ impl Grouped {
     }
 
     /// The rows of results, none of which is given at a time before `at`.
-    pub(super) fn rows(&self, given: Given, at: Timestamp) -> Result<Batch<RecordBatch>> {
+    pub(super) fn rows(&self, given: Given, at: Timestamp) -> Result<Outcome> {
         self.results.rows(&self.kept, &self.codec, given, at, (self.clock)())
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_empty_array};
 use arrow::compute::{prep_null_mask_filter, take};
+use arrow::datatypes::DataType;
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 use foldhash::fast::FixedState;
 
@@ -17,8 +18,9 @@ use crate::{Fault, Result};
 pub(super) struct Groups {
     numbers: HashMap<KeyBytes, usize, FixedState>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
-    /// How many columns the state of each accumulator has.
+    /// How many columns the state of each accumulator has, and what each gives.
     widths: Vec<usize>,
+    types: Vec<DataType>,
 }
 
 /// Rows on their way into groups: the columns of each accumulator, and which of them are meant.
@@ -39,7 +41,7 @@ pub(super) fn truth(filter: &ArrayRef) -> Option<BooleanArray> {
 impl Groups {
     pub(super) fn new(kept: &Kept) -> Result<Self> {
         let numbers = HashMap::with_hasher(FixedState::with_seed(0));
-        Ok(Groups { numbers, accumulators: kept.accumulators()?, widths: kept.widths().to_vec() })
+        Ok(Groups { numbers, accumulators: kept.accumulators()?, widths: kept.widths().to_vec(), types: kept.types() })
     }
 
     /// Whether there is a group of this key.
@@ -127,6 +129,10 @@ impl Groups {
     /// The keys in their order, and what the accumulators give for each.
     pub(super) fn results(mut self) -> Result<(Vec<KeyBytes>, Vec<ArrayRef>)> {
         let mut keys: Vec<(KeyBytes, usize)> = self.numbers.drain().collect();
+        if keys.is_empty() {
+            // Some accumulators know no type where they have seen no row.
+            return Ok((Vec::new(), self.types.iter().map(new_empty_array).collect()));
+        }
         keys.sort_unstable();
         let order = keys.iter().map(|(_, number)| u32::try_from(*number).unwrap_or(u32::MAX));
         let order = UInt32Array::from_iter_values(order);

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array};
-use arrow::datatypes::{Field, FieldRef, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion_expr::GroupsAccumulator;
 
 use super::calls::{Aggregates, Call};
+use super::outputs::Outputs;
 use super::top::Top;
 use crate::columnar::{ExprError, Expression};
 use crate::{Fault, Result, Timestamp};
@@ -76,9 +77,27 @@ impl Kept {
         self.states.iter().enumerate().map(named).map(|field| field.with_nullable(true)).collect()
     }
 
+    /// What is kept, in words.
+    pub(super) fn words(&self) -> String {
+        match &self.computed {
+            Computed::Aggregates(aggregates) => aggregates.words(),
+            Computed::Top(top) => top.words(),
+        }
+    }
+
     /// How many columns the state of each accumulator has.
     pub(super) fn widths(&self) -> &[usize] {
         &self.widths
+    }
+
+    /// The types of what the accumulators give.
+    pub(super) fn types(&self) -> Vec<DataType> {
+        let mut types = match &self.computed {
+            Computed::Aggregates(aggregates) => aggregates.types(),
+            Computed::Top(top) => vec![top.state_field().data_type().clone()],
+        };
+        types.resize(types.len() + self.notes.len(), DataType::Int64);
+        types
     }
 
     /// What is computed of each row before it is taken in.
@@ -133,15 +152,41 @@ impl Kept {
         noted(note)
     }
 
-    /// The rows of results, of what the accumulators gave for each group: the group of each where these are not one a group,
-    /// and the columns.
-    pub(super) fn outputs(&self, given: Vec<ArrayRef>, now: Timestamp) -> Result<(Option<UInt32Array>, Vec<ArrayRef>)> {
+    /// The rows of results, of what the accumulators gave for each group.
+    pub(super) fn outputs(&self, given: &[ArrayRef], now: Timestamp) -> Result<Rows> {
         match &self.computed {
-            Computed::Aggregates(aggregates) => Ok((None, aggregates.outputs(given, now)?)),
-            Computed::Top(top) => top.outputs(&given).map(|(groups, columns)| (Some(groups), columns)),
+            Computed::Aggregates(aggregates) => {
+                let Outputs { columns, good, failed } = aggregates.outputs(given, now)?;
+                let failed = good.is_some().then(|| (aggregates.told(given).collect(), failed));
+                Ok(Rows { of_group: good, columns, failed })
+            }
+            Computed::Top(top) => {
+                let (groups, columns) = top.outputs(given)?;
+                Ok(Rows { of_group: Some(groups), columns, failed: None })
+            }
+        }
+    }
+
+    /// Whether a row, or what comes of a group, can be rejected.
+    pub(super) fn can_fail(&self) -> bool {
+        match &self.computed {
+            Computed::Aggregates(aggregates) => aggregates.can_fail(),
+            Computed::Top(top) => top.inputs().iter().any(Expression::can_fail),
         }
     }
 }
+
+/// The rows of results.
+pub(super) struct Rows {
+    /// The group of each, where they are not one a group.
+    pub(super) of_group: Option<UInt32Array>,
+    pub(super) columns: Vec<ArrayRef>,
+    /// What aggregates gave for each group, and the groups that something cannot be computed for, each with the reason.
+    pub(super) failed: Option<(Told, Vec<(usize, String)>)>,
+}
+
+/// Columns with their names, for people.
+pub(super) type Told = Vec<(Field, ArrayRef)>;
 
 fn noted(column: &ArrayRef) -> Result<Int64Array> {
     column.as_primitive_opt::<Int64Type>().cloned().ok_or_else(|| Fault::bug("a note is no number"))

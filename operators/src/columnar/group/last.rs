@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StructArray, UInt32Array};
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::{SortOptions, concat_batches, take, take_record_batch};
+use arrow::compute::{SortOptions, concat_batches, interleave_record_batch, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
@@ -16,7 +16,8 @@ use super::calls::{Aggregates, failed};
 use super::codec::{KeyBytes, KeyCodec};
 use super::groups::truth;
 use super::late::refuse_late;
-use super::results::no_column_twice;
+use super::outputs::Outputs;
+use super::results::{Outcome, no_column_twice, rejected_groups};
 use super::table::Table;
 use super::top::flattened;
 use super::window::RESULTS;
@@ -25,7 +26,7 @@ use crate::columnar::rows::{compute_or_reject, rejected_port};
 use crate::columnar::schema::describe_type;
 use crate::columnar::{Clock, ExprError, Expression};
 use crate::suggest::did_you_mean;
-use crate::{Batch, Fault, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
+use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, StateVisitor, Timestamp, Turn};
 
 /// Aggregates, for each row, the `rows` newest rows of its key including itself, in the order of event time: what
 /// `OVER (PARTITION BY key ORDER BY time, order_by ROWS rows - 1 PRECEDING)` is in SQL. A row waits until the watermark has
@@ -66,7 +67,7 @@ pub struct LastAggregate {
     /// When rows of keys are due, at the earliest.
     due: BTreeSet<(i64, KeyBytes)>,
     now: Timestamp,
-    giving: VecDeque<Batch<RecordBatch>>,
+    giving: VecDeque<Outcome>,
 }
 
 impl LastAggregate {
@@ -197,7 +198,8 @@ impl LastAggregate {
         Ok((take_record_batch(rows, &UInt32Array::from(order)).map_err(cannot_hold)?, of_key))
     }
 
-    /// Gives the results of all rows before `now`, and keeps of them what others will need.
+    /// Gives the results of all rows before `now`, and keeps of them what others will need. The rows of some keys are looked at
+    /// together: as many as are not too much at once.
     fn pass(&mut self, now: Timestamp) -> Result {
         let is_due = |time: i64| time < now.as_micros() || now == Timestamp::MAX;
         let mut keys = BTreeSet::new();
@@ -211,33 +213,49 @@ impl LastAggregate {
         }
         self.settle()?;
         let keys: Vec<KeyBytes> = keys.into_iter().collect();
-        let (rows, of_key) = self.held_of(&keys)?;
-        let times = times_of(&rows)?.clone();
-        // The numbers of rows from the first of their key on, and which of them give results.
-        let (mut first, mut results, mut stays) = (0, Vec::new(), Vec::new());
-        for (row, (key, time)) in of_key.iter().zip(times.values()).enumerate() {
-            if row > 0 && of_key.get(row - 1) != Some(key) {
-                first = row;
-            }
-            if *time >= self.now.as_micros() && is_due(*time) {
-                results.push((*time, first, row));
-            }
-            // It is among the rows of one that is still to come.
-            let later = of_key.iter().zip(times.values()).skip(row + 1).take(self.rows.saturating_sub(1));
-            let ahead = later.filter(|(other, time)| *other == key && is_due(**time)).count();
-            if !is_due(*time) || ahead + 1 < self.rows {
-                stays.push(row);
-            }
+        let (mut left, mut most, mut parts) = (keys.as_slice(), FIRST_KEYS, Vec::new());
+        while let Some((some, others)) =
+            left.split_at_checked(most.min(left.len())).filter(|(some, _)| !some.is_empty())
+        {
+            let (rows, of_key) = self.held_of(some)?;
+            most = (MOST_BYTES / (rows.get_array_memory_size() / some.len()).max(1)).clamp(1, RESULTS);
+            parts.push(self.pass_some(some, &rows, &of_key, &is_due)?);
+            left = others;
+        }
+        self.giving.extend(in_order(parts)?);
+        Ok(())
+    }
+
+    /// Gives the results of the due rows among those of some keys, in the order in which they come.
+    fn pass_some(
+        &mut self,
+        keys: &[KeyBytes],
+        rows: &RecordBatch,
+        of_key: &[usize],
+        is_due: &impl Fn(i64) -> bool,
+    ) -> Result<Vec<Outcome>> {
+        let times = times_of(rows)?.clone();
+        let (mut results, mut stays, mut first) = (Vec::new(), Vec::new(), 0);
+        for of_key in of_key.chunk_by(|a, b| a == b) {
+            let (from, upto) = (first, first + of_key.len());
+            first = upto;
+            let times = times.values().get(from..upto).unwrap_or_default();
+            let due = times.partition_point(|time| is_due(*time));
+            let passed = times.partition_point(|time| *time < self.now.as_micros()).min(due);
+            results.extend(times.iter().zip(from..).take(due).skip(passed).map(|(time, row)| (*time, from, row)));
+            // Those are among the rows of one that is still to come.
+            stays.extend(from + due.saturating_sub(self.rows - 1)..upto);
         }
         results.sort_by_key(|(time, ..)| *time);
-        for results in results.chunks(RESULTS) {
-            let results = self.results(&keys, &rows, &of_key, results)?;
-            self.giving.push_back(results);
-        }
+        let width = rows.get_array_memory_size() / rows.num_rows().max(1);
+        let picks = (MOST_BYTES / width.max(1)).min(8 * RESULTS);
+        let given = results.chunks((picks / self.rows).clamp(1, RESULTS));
+        let given = given.map(|results| self.results(keys, rows, of_key, results)).collect::<Result<Vec<_>>>()?;
         let of_key = stays.iter().filter_map(|row| of_key.get(*row).copied()).collect::<Vec<_>>();
         let stays = UInt32Array::from_iter_values(stays.iter().filter_map(|row| u32::try_from(*row).ok()));
-        let rows = take_record_batch(&rows, &stays).map_err(cannot_hold)?;
-        self.hold(&keys, &rows, &of_key)
+        let rows = take_record_batch(rows, &stays).map_err(cannot_hold)?;
+        self.hold(keys, &rows, &of_key)?;
+        Ok(given)
     }
 
     /// The results of some rows: when each is given, where the rows of its key begin, and which it is.
@@ -247,7 +265,7 @@ impl LastAggregate {
         rows: &RecordBatch,
         of_key: &[usize],
         results: &[(i64, usize, usize)],
-    ) -> Result<Batch<RecordBatch>> {
+    ) -> Result<Outcome> {
         let (mut groups, mut places) = (Vec::new(), Vec::new());
         for (group, (_, first, row)) in results.iter().enumerate() {
             for place in (*first).max((row + 1).saturating_sub(self.rows))..=*row {
@@ -265,16 +283,54 @@ impl LastAggregate {
             taken.map_err(|error| failed(&error))?;
             given.push(accumulator.evaluate(EmitTo::All).map_err(|error| failed(&error))?);
         }
-        let outputs = self.aggregates.outputs(given, (self.clock)())?;
         let row_of = results.iter().filter_map(|(.., row)| u32::try_from(*row).ok());
         let row_of = UInt32Array::from_iter_values(row_of);
         let order = rows.columns().iter().skip(1).take(self.order.len());
         let order = order.map(|column| take(column, &row_of, None).map_err(cannot_hold)).collect::<Result<Vec<_>>>()?;
         let keys = results.iter().filter_map(|(.., row)| keys.get(*of_key.get(*row)?));
-        let columns = self.codec.columns(keys)?.into_iter().chain(order).chain(outputs).collect();
-        let times = results.iter().map(|(time, ..)| Timestamp::from_micros(*time)).collect();
-        Batch::new(times, RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(cannot_hold)?)
+        let columns: Vec<ArrayRef> = self.codec.columns(keys)?.into_iter().chain(order).collect();
+        let times: Vec<Timestamp> = results.iter().map(|(time, ..)| Timestamp::from_micros(*time)).collect();
+        let Outputs { columns: computed, good, failed: wrong } = self.aggregates.outputs(&given, (self.clock)())?;
+        let Some(good) = good else {
+            let rows = RecordBatch::try_new(Arc::clone(&self.schema), [columns, computed].concat());
+            return Ok(Outcome { rows: Batch::new(times, rows.map_err(cannot_hold)?)?, rejected: None });
+        };
+        let named = self.schema.fields().iter().map(|field| field.as_ref().clone()).zip(columns.iter().cloned());
+        let rejected = rejected_groups(named.chain(self.aggregates.told(&given)), &times, wrong)?;
+        let columns = columns.iter().map(|column| take(column, &good, None).map_err(cannot_hold));
+        let columns = columns.chain(computed.into_iter().map(Ok)).collect::<Result<Vec<_>>>()?;
+        let times = good.values().iter().filter_map(|row| times.get(*row as usize).copied()).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(cannot_hold)?;
+        Ok(Outcome { rows: Batch::new(times, rows)?, rejected: Some(rejected) })
     }
+}
+
+/// Of so many keys the rows are looked at first, and then of as many as have so many bytes.
+const FIRST_KEYS: usize = 64;
+const MOST_BYTES: usize = 64 << 20;
+
+/// What parts of the keys have given, in the order of times and then of keys.
+fn in_order(mut parts: Vec<Vec<Outcome>>) -> Result<Vec<Outcome>> {
+    if parts.len() < 2 {
+        return Ok(parts.pop().unwrap_or_default());
+    }
+    let (mut ordered, mut places, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+    for Outcome { rows, rejected } in parts.into_iter().flatten() {
+        let Parts { times, rows, .. } = rows.into_parts();
+        places.extend(times.into_iter().enumerate().map(|(row, time)| (time, (batches.len(), row))));
+        if rejected.is_some() {
+            ordered.push(Outcome { rows: Batch::new(Vec::new(), rows.slice(0, 0))?, rejected });
+        }
+        batches.push(rows);
+    }
+    places.sort_by_key(|(time, _)| *time);
+    let batches: Vec<&RecordBatch> = batches.iter().collect();
+    for places in places.chunks(RESULTS) {
+        let (times, places): (Vec<Timestamp>, Vec<(usize, usize)>) = places.iter().copied().unzip();
+        let rows = interleave_record_batch(&batches, &places).map_err(cannot_hold)?;
+        ordered.push(Outcome { rows: Batch::new(times, rows)?, rejected: None });
+    }
+    Ok(ordered)
 }
 
 /// The place of a column that rows are ordered by.
@@ -342,7 +398,7 @@ impl Operator for LastAggregate {
         let now = now.max(self.now);
         self.pass(now)?;
         while let Some(results) = self.giving.pop_front() {
-            out.send(results);
+            results.send(out);
             if !self.giving.is_empty() && !out.has_room() {
                 return Ok(Turn::Again);
             }
@@ -356,6 +412,10 @@ impl Operator for LastAggregate {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let (keys, rest) = names.split_at_checked(self.keys.places().len()).unwrap_or_default();
+        let order = rest.get(..self.order.len()).unwrap_or_default().join(", ");
+        visit.shape(&format!("the last rows of {} by {order}: {}", keys.join(", "), self.aggregates.words()))?;
         visit.time("now", &mut self.now)?;
         self.settle()?;
         let table = &mut self.table;
@@ -372,7 +432,7 @@ impl Operator for LastAggregate {
     }
 
     fn sides(&self) -> Vec<PortType> {
-        vec![rejected_port(1, self.inputs.iter().any(Expression::can_fail)), late::port()]
+        vec![rejected_port(1, self.aggregates.can_fail()), late::port()]
     }
 }
 

@@ -13,6 +13,7 @@ mod kept;
 mod keys;
 mod last;
 mod late;
+mod outputs;
 mod pane;
 mod results;
 mod session;

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 
 use super::KeyColumns;
 use super::codec::{KeyBytes, KeyCodec, RowKeys};
 use super::groups::Groups;
-use super::kept::{Computed, Kept};
+use super::kept::{Computed, Kept, Rows};
 use crate::columnar::ExprError;
+use crate::columnar::rows::{RejectedRows, rejected_rows};
 use crate::columnar::schema::{UTC, timestamp};
-use crate::{Batch, Fault, Result, Timestamp};
+use crate::{Batch, Cause, Fault, Outbox, Result, Timestamp};
 
 /// Where a window begins and ends, among the columns of its results.
 const WINDOW: [&str; 2] = ["window_start", "window_end"];
@@ -108,6 +110,14 @@ impl Results {
         &self.keys
     }
 
+    /// What shapes the state of windows, in words: whoever finds others in a checkpoint cannot go on from it.
+    pub(super) fn shape(&self, windows: &str, kept: &Kept, is_early: bool) -> String {
+        let keys: Vec<&str> = self.keys.iter().map(|key| key.name().as_str()).collect();
+        let by = if keys.is_empty() { String::new() } else { format!(" by {}", keys.join(", ")) };
+        let early = if is_early { ", early at an interval" } else { "" };
+        format!("{windows}{by}{early}: {}", kept.words())
+    }
+
     /// The keys of rows, whose columns of the key these are.
     pub(super) fn key_bytes(&self, columns: &[ArrayRef]) -> Result<RowKeys> {
         self.codec.keys(columns)
@@ -127,20 +137,33 @@ impl Results {
         given: Given,
         at: Timestamp,
         now: Timestamp,
-    ) -> Result<Batch<RecordBatch>> {
+    ) -> Result<Outcome> {
         let Given { keys, values, bounds } = given;
-        let (of_group, outputs) = kept.outputs(values, now)?;
-        let wrong = |error| Fault::bug("the results of a window do not fit together").because(error);
+        let Rows { of_group, columns: outputs, failed } = kept.outputs(&values, now)?;
         let groups = keys.len();
         let (starts, ends) = match bounds {
             Bounds::Same(start, end) => (Int64Array::from_value(start, groups), Int64Array::from_value(end, groups)),
             Bounds::Each(starts, ends) => (starts, ends),
         };
+        let last = |end: i64| Timestamp::from_micros(end.saturating_sub(1)).max(at);
+        let bound = |bound: Int64Array| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::new(bound.values().clone(), None).with_timezone(UTC))
+        };
+        let window = [bound(starts), bound(ends.clone())];
+        let key_columns = || Ok::<_, Fault>(codec.columns(&keys)?.into_iter().take(self.keys.len()));
+        let rejected = match failed {
+            Some((told, failed)) => {
+                let named = WINDOW.map(|name| Field::new(name, timestamp(), false)).into_iter().zip(window.clone());
+                let columns = self.keys.iter().cloned().zip(key_columns()?).chain(named).chain(told);
+                let times: Vec<Timestamp> = ends.values().iter().map(|end| last(*end)).collect();
+                Some(rejected_groups(columns, &times, failed)?)
+            }
+            None => None,
+        };
         let each = |column: ArrayRef| match &of_group {
             Some(of_group) => take(&column, of_group, None).map_err(wrong),
             None => Ok(column),
         };
-        let last = |end: i64| Timestamp::from_micros(end.saturating_sub(1)).max(at);
         let times: Vec<Timestamp> = match &of_group {
             Some(groups) => groups
                 .values()
@@ -150,18 +173,48 @@ impl Results {
                 .collect(),
             None => ends.values().iter().map(|end| last(*end)).collect(),
         };
-        let mut window = Vec::new();
-        for (bound, _) in [starts, ends].into_iter().zip(self.window).filter(|(_, there)| *there) {
-            let bound = TimestampMicrosecondArray::new(bound.values().clone(), None).with_timezone(UTC);
-            window.push(each(Arc::new(bound))?);
-        }
+        let window = window.into_iter().zip(self.window).filter(|(_, there)| *there).map(|(bound, _)| each(bound));
+        let window = window.collect::<Result<Vec<_>>>()?;
         let columns = match self.are_rows {
             true => outputs.into_iter().chain(window).collect(),
             false => {
-                let keys = codec.columns(&keys)?.into_iter().take(self.keys.len());
-                keys.chain(window).chain(outputs).collect()
+                let keys = key_columns()?.map(each).collect::<Result<Vec<_>>>()?;
+                keys.into_iter().chain(window).chain(outputs).collect()
             }
         };
-        Batch::new(times, RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(wrong)?)
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(wrong)?;
+        Ok(Outcome { rows: Batch::new(times, rows)?, rejected })
     }
+}
+
+fn wrong(error: ArrowError) -> Fault {
+    Fault::bug("the results of a window do not fit together").because(error)
+}
+
+/// What windows give: their results, and those that could not be computed.
+pub(super) struct Outcome {
+    pub(super) rows: Batch<RecordBatch>,
+    pub(super) rejected: Option<RejectedRows>,
+}
+
+impl Outcome {
+    /// Sends the results on, those that could not be computed to the port of rejected rows.
+    pub(super) fn send(self, out: &mut Outbox<'_, RecordBatch>) {
+        if let Some(rejected) = self.rejected {
+            out.send_port(1, rejected);
+        }
+        out.send(self.rows);
+    }
+}
+
+/// The results of groups that something could not be computed for: their columns, as far as they are known.
+pub(super) fn rejected_groups(
+    columns: impl Iterator<Item = (Field, ArrayRef)>,
+    times: &[Timestamp],
+    failed: Vec<(usize, String)>,
+) -> Result<RejectedRows> {
+    let (fields, columns): (Vec<Field>, Vec<ArrayRef>) = columns.unzip();
+    let groups = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(wrong)?;
+    let failed = failed.into_iter().map(|(group, why)| (group, Cause::operator(why)));
+    rejected_rows(&groups, times, None, failed)
 }

@@ -16,6 +16,7 @@ use super::groups::Arriving;
 use super::kept::{Computed, Note};
 use super::late::refuse_late;
 use super::pane::Pane;
+use super::results::Outcome;
 use super::spans::{Changes, Spans, Window};
 use super::window::RESULTS;
 use super::{KeyColumns, late};
@@ -186,7 +187,7 @@ impl SessionAggregate {
     }
 
     /// The results of some windows as they are now, in order.
-    fn results_of(&mut self, names: &[KeyBytes]) -> Result<Batch<RecordBatch>> {
+    fn results_of(&mut self, names: &[KeyBytes]) -> Result<Outcome> {
         let together = self.grouped.of_names(&mut self.pane, names)?;
         let starts = self.grouped.codec.columns(&together.names)?.pop();
         let starts = starts.and_then(|starts| starts.as_primitive_opt::<Int64Type>().cloned());
@@ -225,7 +226,7 @@ impl SessionAggregate {
         while !self.giving.is_empty() {
             let names: Vec<KeyBytes> = self.giving.drain(..self.giving.len().min(RESULTS)).collect();
             let results = self.results_of(&names)?;
-            out.send(results);
+            results.send(out);
             if !self.giving.is_empty() && !out.has_room() {
                 return Ok(Turn::Again);
             }
@@ -300,7 +301,7 @@ impl Operator for SessionAggregate {
             let Some(last) = ended.last().cloned() else { break };
             let names: Vec<KeyBytes> = ended.into_iter().map(|(_, name)| name).collect();
             let results = self.results_of(&names)?;
-            out.send(results);
+            results.send(out);
             self.closed = last;
             if !out.has_room() {
                 return Ok(Turn::Again);
@@ -330,6 +331,8 @@ impl Operator for SessionAggregate {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        let windows = if self.until.is_some() { "until a time" } else { "session" };
+        visit.shape(&self.grouped.shape(windows, self.early.is_noted()))?;
         visit.time("now", &mut self.now)?;
         self.early.state(visit)?;
         let pane = &mut self.pane;

@@ -1,6 +1,6 @@
 //! [`Spans`]: the open windows of each key where rows say how long they last, and which of them a row belongs to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use foldhash::fast::FixedState;
 
@@ -18,7 +18,7 @@ struct Span {
 /// The windows of all keys. What is kept for one is found under its key and where it begins: its *name*.
 pub(super) struct Spans {
     // Of each key, in the order of time; no two of them overlap.
-    of_key: HashMap<KeyBytes, Vec<Span>, FixedState>,
+    of_key: HashMap<KeyBytes, VecDeque<Span>, FixedState>,
     /// The windows by their ends and names.
     due: BTreeSet<(i64, KeyBytes)>,
     lateness: i64,
@@ -59,24 +59,24 @@ impl Spans {
     /// Takes a row in that by itself is in the window `start..end`; windows that overlap become one. It is late if that is
     /// gone already.
     pub(super) fn take(&mut self, key: &[u8], (start, end): (i64, i64), now: i64, changes: &mut Changes) {
-        let touches = |span: &Span| span.start < end && start < span.end;
-        let known = self.of_key.get(key).map_or(&[][..], Vec::as_slice);
+        static NONE: VecDeque<Span> = VecDeque::new();
+        let known = self.of_key.get(key).unwrap_or(&NONE);
         let first = known.partition_point(|span| span.end <= start);
-        let joined = first..first + known.iter().skip(first).take_while(|span| touches(span)).count();
-        let parts = known.get(joined.clone()).unwrap_or_default();
-        let whole_start = parts.first().map_or(start, |span| span.start.min(start));
-        let whole_end = parts.iter().map(|span| span.end).fold(end, i64::max);
+        let joined = first..first + known.range(first..).take_while(|span| span.start < end).count();
+        let parts = || known.range(joined.clone());
+        let whole_start = parts().next().map_or(start, |span| span.start.min(start));
+        let whole_end = parts().map(|span| span.end).fold(end, i64::max);
         if whole_end.saturating_add(self.lateness) <= now {
             changes.of_row.push(None);
             return;
         }
-        let number = parts.iter().find_map(|span| span.number).unwrap_or(changes.windows.len());
+        let number = parts().find_map(|span| span.number).unwrap_or(changes.windows.len());
         if number == changes.windows.len() {
             let key = KeyBytes::from(key);
             changes.windows.push(Changed { key, start, end, part_of: None, before: Vec::new() });
         }
         let mut before = Vec::new();
-        for span in parts {
+        for span in parts() {
             match span.number {
                 Some(other) if other != number => {
                     let Some(other) = changes.windows.get_mut(other) else { continue };
@@ -96,8 +96,11 @@ impl Spans {
         }
         let span = Span { start: whole_start, end: whole_end, number: Some(number) };
         match self.of_key.get_mut(key) {
-            Some(spans) => drop(spans.splice(joined, [span])),
-            None => drop(self.of_key.insert(key.into(), vec![span])),
+            Some(spans) => {
+                spans.drain(joined);
+                spans.insert(first, span);
+            }
+            None => drop(self.of_key.insert(key.into(), VecDeque::from([span]))),
         }
         changes.of_row.push(Some(number));
     }
@@ -108,8 +111,10 @@ impl Spans {
             if window.part_of.is_some() {
                 return None;
             }
-            if let Some(spans) = self.of_key.get_mut(&window.key) {
-                spans.iter_mut().for_each(|span| span.number = None);
+            if let Some(spans) = self.of_key.get_mut(&window.key)
+                && let Some(span) = place_of(spans, window.start).and_then(|place| spans.get_mut(place))
+            {
+                span.number = None;
             }
             let name = with_number(&window.key, window.start);
             self.due.insert((window.end, name.clone()));
@@ -146,7 +151,9 @@ impl Spans {
         {
             let (key, start) = without_number(&name);
             if let Some(spans) = self.of_key.get_mut(key) {
-                spans.retain(|span| span.start != start);
+                if let Some(place) = place_of(spans, start) {
+                    spans.remove(place);
+                }
                 if spans.is_empty() {
                     self.of_key.remove(key);
                 }
@@ -160,8 +167,13 @@ impl Spans {
     pub(super) fn end_of(&self, name: &[u8]) -> Option<i64> {
         let (key, start) = without_number(name);
         let spans = self.of_key.get(key)?;
-        spans.iter().find(|span| span.start == start).map(|span| span.end)
+        place_of(spans, start).and_then(|place| spans.get(place)).map(|span| span.end)
     }
+}
+
+/// The place of the window that begins at `start`.
+fn place_of(spans: &VecDeque<Span>, start: i64) -> Option<usize> {
+    spans.binary_search_by_key(&start, |span| span.start).ok()
 }
 
 impl Changes {

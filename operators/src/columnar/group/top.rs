@@ -78,6 +78,16 @@ impl Top {
         Top { rows, ..self }
     }
 
+    /// What is kept of rows, in words.
+    pub(super) fn words(&self) -> String {
+        let direction = |options: &SortOptions| if options.descending { "desc" } else { "asc" };
+        let by = self.by.iter().zip(self.directions.iter());
+        let by: Vec<String> = by.map(|(by, options)| format!("{} {}", by.sql(), direction(options))).collect();
+        let columns: Vec<&str> = self.row.fields().iter().map(|field| field.name().as_str()).collect();
+        let ties = if self.ties { " with ties" } else { "" };
+        format!("the best {} by {}{ties}, of {}", self.rows, by.join(", "), columns.join(", "))
+    }
+
     pub(super) fn inputs(&self) -> &[Expression] {
         &self.by
     }

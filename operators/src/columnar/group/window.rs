@@ -14,7 +14,7 @@ use super::groups::Arriving;
 use super::kept::{Computed, Note};
 use super::late::refuse_late;
 use super::pane::Panes;
-use super::results::Results;
+use super::results::{Outcome, Results};
 use super::{KeyColumns, late};
 use crate::columnar::rows::rejected_port;
 use crate::columnar::{Clock, ExprError};
@@ -26,7 +26,8 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// is computed, or are the best of the rows; they come in the order of keys. Rows that an expression cannot be computed for
 /// go to port 1; rows that are late to port 2, which may be left open.
 ///
-/// A result that late rows changed is given again once for the batch that they came in.
+/// A result that late rows changed is given again once for the batch that they came in, at the last time of its window: windows
+/// behind take it for late, unless they allow for as much.
 ///
 /// # State
 /// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again.
@@ -38,7 +39,7 @@ pub struct WindowAggregate {
     now: Timestamp,
     closed: i64,
     // What is left to give.
-    giving: VecDeque<Batch<RecordBatch>>,
+    giving: VecDeque<Outcome>,
 }
 
 // Rows of a batch of results.
@@ -76,7 +77,7 @@ impl WindowAggregate {
     }
 
     /// The results of the window that ends at `end`; of these keys only, if they are told.
-    fn results(&mut self, end: i64, only: Option<&[KeyBytes]>) -> Result<Batch<RecordBatch>> {
+    fn results(&mut self, end: i64, only: Option<&[KeyBytes]>) -> Result<Outcome> {
         let start = end.saturating_sub(self.windows.size());
         // A window that shares nothing with another and is gone when it has closed is the last to need its pane.
         let needed = only.is_some()
@@ -89,7 +90,7 @@ impl WindowAggregate {
     }
 
     /// The results of some keys of some windows, in order.
-    fn results_of(&mut self, changed: BTreeSet<(i64, KeyBytes)>) -> Result<Vec<Batch<RecordBatch>>> {
+    fn results_of(&mut self, changed: BTreeSet<(i64, KeyBytes)>) -> Result<Vec<Outcome>> {
         let mut by_end: BTreeMap<i64, Vec<KeyBytes>> = BTreeMap::new();
         for (end, key) in changed {
             by_end.entry(end).or_default().push(key);
@@ -109,7 +110,11 @@ impl WindowAggregate {
         // Rows of one pane often come together.
         let mut last: Option<(i64, Vec<u32>)> = None;
         for (row, time) in (0u32..).zip(times) {
-            let Some(pane) = self.windows.pane_of(*time) else { continue };
+            let Some(pane) = self.windows.pane_of(*time) else {
+                // Between windows, or behind the end of time, where there is none.
+                late.extend((*time == Timestamp::MAX).then_some(row as usize));
+                continue;
+            };
             if self.windows.gone_at(self.windows.last_end(pane)) <= self.now {
                 late.push(row as usize);
                 continue;
@@ -135,22 +140,21 @@ impl WindowAggregate {
         let mut changed = BTreeSet::new();
         let final_until = self.now.saturating_sub(self.windows.allowed_lateness_span()).as_micros();
         for (pane, rows) in of_pane {
-            let mut end = self.windows.first_end(*pane, final_until);
             let last = match self.early.emit() {
                 Emit::OnClose => self.windows.last_end(*pane).min(self.now.as_micros()),
                 _ => self.windows.last_end(*pane),
             };
-            if end > last {
+            let mut ends = self.windows.ends(*pane, final_until, last).peekable();
+            if ends.peek().is_none() {
                 continue;
             }
             let of_pane: BTreeSet<&[u8]> = rows.iter().map(|row| keys.get(*row as usize)).collect();
-            while end <= last {
+            for end in ends {
                 let each = of_pane.iter().map(|key| (end, KeyBytes::from(*key)));
                 match end <= self.now.as_micros() {
                     true => changed.extend(each),
                     false => changed.extend(self.early.note(each)),
                 }
-                end = self.windows.first_end(*pane, end);
             }
         }
         changed
@@ -159,10 +163,10 @@ impl WindowAggregate {
     /// Gives what is left; whether that is all.
     fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> bool {
         while let Some(mut results) = self.giving.pop_front() {
-            let rest = results.split_off(RESULTS);
-            out.send(results);
+            let rest = results.rows.split_off(RESULTS);
+            results.send(out);
             if !rest.is_empty() {
-                self.giving.push_front(rest);
+                self.giving.push_front(Outcome { rows: rest, rejected: None });
             }
             if !self.giving.is_empty() && !out.has_room() {
                 return false;
@@ -193,7 +197,7 @@ impl Operator for WindowAggregate {
             self.panes.at(*pane).take_in(&self.grouped.kept, &arriving)?;
         }
         for results in self.results_of(changed)? {
-            out.send(results);
+            results.send(out);
         }
         Ok(Turn::Done)
     }
@@ -228,6 +232,7 @@ impl Operator for WindowAggregate {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&self.grouped.shape(&self.windows.grid().to_string(), self.early.is_noted()))?;
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
         self.early.state(visit)?;
@@ -236,10 +241,8 @@ impl Operator for WindowAggregate {
         }
         for start in self.panes.starts() {
             for (key, at) in self.panes.at(start).noted(&self.grouped.kept, 0)? {
-                let mut end = self.windows.first_end(start, self.now.as_micros());
-                while end <= self.windows.last_end(start) {
+                for end in self.windows.ends(start, self.now.as_micros(), self.windows.last_end(start)) {
                     self.early.restore((end, key.clone()), at);
-                    end = self.windows.first_end(start, end);
                 }
             }
         }

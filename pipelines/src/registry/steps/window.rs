@@ -24,7 +24,9 @@ pub(super) struct Window {
     /// time, and `"update"` behind each batch that changed them: then the last one of a key is its result.
     #[serde(default)]
     emit: Option<EmitWord>,
-    /// Columns and their SQL expressions over aggregates: `{ orders = "count(*)", total = "sum(amount)" }`.
+    /// Columns and their SQL expressions over aggregates: `{ orders = "count(*)", total = "sum(amount)" }`. A result that one of
+    /// them cannot be computed for, as by a division by zero or where a sum of whole numbers does not fit into 64 bits, is
+    /// rejected.
     #[serde(default)]
     aggregate: Option<Ordered<String>>,
     /// The best rows, which keep their columns: `{ rows = 3, by = "price desc", ties = true }`. `window_start` and
@@ -58,20 +60,23 @@ struct Windows {
     #[schemars(range(min = 1))]
     count: Option<u64>,
     /// For each row, so many of the newest rows of its key including itself, in the order of event time and then of
-    /// `order_by`. Results have the columns of `key_by`, of `order_by` and of `aggregate`.
+    /// `order_by`. Results have the columns of `key_by`, of `order_by` and of `aggregate`. The last rows of a key are kept for
+    /// ever.
     #[serde(default)]
     #[schemars(range(min = 1))]
     last: Option<usize>,
     /// The columns that decide between the last rows that are of one time.
     #[serde(default)]
     order_by: Option<Vec<String>>,
-    /// One window for ever: `true`.
+    /// One window for ever: `true`. What is kept of each key is kept for ever, too.
     #[serde(default)]
     global: Option<bool>,
-    /// How long after the watermark has passed their end rows may still change them.
+    /// How long after the watermark has passed their end rows may still change them: their results are given again, and are
+    /// late for windows behind that do not allow for as much.
     #[serde(default)]
     allowed_lateness: Option<Span>,
-    /// How long after midnight (UTC) they begin.
+    /// How long after midnight (UTC) they begin, where their distance divides a day. They are counted from 1970-01-01, a Thursday:
+    /// weeks that begin on Mondays have `offset = "4d"`.
     #[serde(default)]
     offset: Option<Span>,
 }

@@ -351,19 +351,25 @@ proptest! {
         let make = || CountAggregate::new(&input(), rows as u64, by_key(), sums(), clock()).unwrap();
         let told = driven(make, &pieces, way);
         let (mut open, mut expected) = (BTreeMap::<Option<String>, Vec<Row>>::new(), Vec::new());
-        let closed = |key: &Option<String>, rows: &[Row]| {
+        // A result is never behind the watermark.
+        let closed = |key: &Option<String>, rows: &[Row], now: i64| {
             let times = || rows.iter().map(|row| row.1);
-            result(key, times().min().unwrap(), times().max().unwrap() + 1, rows)
+            let (time, line) = result(key, times().min().unwrap(), times().max().unwrap() + 1, rows);
+            (time.max(now), line)
         };
-        for row in all_rows(&pieces) {
-            let key = row.0.clone();
-            let window = open.entry(key.clone()).or_default();
-            window.push(row);
-            if window.len() == rows {
-                expected.push(closed(&key, &std::mem::take(window)));
+        let mut now = i64::MIN;
+        for (piece, watermark) in pieces {
+            for row in piece {
+                let key = row.0.clone();
+                let window = open.entry(key.clone()).or_default();
+                window.push(row);
+                if window.len() == rows {
+                    expected.push(closed(&key, &std::mem::take(window), now));
+                }
             }
+            now = watermark.max(now);
         }
-        expected.extend(open.iter().filter(|(_, rows)| !rows.is_empty()).map(|(key, rows)| closed(key, rows)));
+        expected.extend(open.iter().filter(|(_, rows)| !rows.is_empty()).map(|(key, rows)| closed(key, rows, now)));
         prop_assert_eq!(told, expected);
     }
 }

@@ -1,5 +1,6 @@
 //! Windows of columns against the definition, computed in one piece over all rows.
 
+mod changes;
 mod definitions;
 mod timelines;
 
@@ -158,7 +159,7 @@ fn state_of_other_aggregates_is_refused_and_not_misread() {
     let saved = bench.save();
     let mut other = operator(tumbling(span(10)), &["key"], &[("mean", "avg(n)")]);
     let fault = crate::Operator::state(&mut other, &mut crate::StateVisitor::restore(&saved)).unwrap_err();
-    assert!(fault.to_string().contains("other keys or aggregates"), "{fault}");
+    assert!(fault.to_string().contains("key: count(*)`"), "{fault}");
 }
 
 /// Rows out of order by less than 20, in pieces with a watermark behind each.

@@ -10,8 +10,9 @@ use super::table_of;
 
 /// A JetStream key-value bucket as a table that rows are looked up in: kept in memory, and current by a watch.
 ///
-/// A pipeline reads no row before all of the bucket is there. While the server is away, rows find what was there last. What
-/// a bucket forgets by age is found until it is read anew, unless the bucket makes limit markers.
+/// A pipeline reads no row before all of the bucket is there. While the server is away, and where the bucket or the right to
+/// read it goes, rows find what was there last, and the log warns of it. Of a mirror or a bucket with sources, keys are those
+/// of the buckets that it copies: one key of two sources is one entry, the newer. What a bucket forgets by age is found until it is read anew, unless the bucket makes limit markers.
 ///
 /// ```
 /// use millstream::prelude::*;
