@@ -18,9 +18,9 @@ mod frontier;
 mod inbox;
 mod job;
 mod latch;
+mod leftover;
 #[cfg(feature = "spill")]
 mod lsm;
-mod leftover;
 mod marking;
 mod metrics;
 mod ownership;

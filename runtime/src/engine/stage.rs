@@ -102,7 +102,7 @@ impl StageTask {
                     self.router.control(|| Message::Barrier(barrier)).await?;
                     self.all_saved().await?;
                     // What operators held before the end is in the checkpoint before, and stays what the next run goes on from.
-                    self.line.passed(barrier.epoch, Part::State(Vec::new())).await;
+                    self.line.passed(barrier.epoch, Part::State(All::none())).await;
                     self.router.control(|| Message::End).await?;
                     return Ok(true);
                 }
