@@ -46,6 +46,11 @@ impl<S> Kept<S> {
         self
     }
 
+    /// Whether keys are forgotten by event time, which all rows must have then.
+    pub fn by_event_time(&self) -> bool {
+        matches!(self.ttl, Some((_, Time::OfRows)))
+    }
+
     /// The clock to go by, where one is needed.
     #[must_use]
     pub fn on_clock(mut self, clock: Arc<dyn Fn() -> Timestamp + Send + Sync>) -> Self {

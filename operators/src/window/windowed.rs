@@ -23,10 +23,15 @@ pub trait Windows<T>: fmt::Display + Clone + Send + Sync + 'static {
 
     /// What is wrong with them: each with the setting that is to blame, as pipeline files call it.
     fn problems(&self) -> Vec<Problem>;
+
+    /// Whether they close, or take rows for late, by event time, which all rows must have then.
+    fn by_event_time(&self) -> bool {
+        true
+    }
 }
 
 macro_rules! windows {
-    ($($windows:ty => $operator:ident $(, $param:ident: { $($bound:tt)+ })?;)*) => {$(
+    ($($windows:ty => $operator:ident by $time:literal $(, $param:ident: { $($bound:tt)+ })?;)*) => {$(
         impl<T: Send + 'static $(, $param: $($bound)+)?> Windows<T> for $windows {
             fn operator<K: StateKey, A: Aggregate<T>>(
                 self,
@@ -39,16 +44,20 @@ macro_rules! windows {
             fn problems(&self) -> Vec<Problem> {
                 self.problems()
             }
+
+            fn by_event_time(&self) -> bool {
+                $time
+            }
         }
     )*};
 }
 windows! {
-    TimeWindows => TimeWindowed;
-    SessionWindows => SessionWindowed;
-    CountWindows => CountWindowed;
-    GlobalWindows => GlobalWindowed;
-    LastRows<O> => LastWindowed, O: { RowOrder<T> };
-    Until<F> => SessionWindowed, F: { Fn(&T) -> Timestamp + Clone + Send + Sync + 'static };
+    TimeWindows => TimeWindowed by true;
+    SessionWindows => SessionWindowed by true;
+    CountWindows => CountWindowed by false;
+    GlobalWindows => GlobalWindowed by false;
+    LastRows<O> => LastWindowed by true, O: { RowOrder<T> };
+    Until<F> => SessionWindowed by true, F: { Fn(&T) -> Timestamp + Clone + Send + Sync + 'static };
 }
 
 /// How the key of a row is found.

@@ -27,13 +27,16 @@ impl<K: StateKey, T: Send + 'static, S: StateValue> Keeping<K, T, S> {
         F: Fn(&mut S, T) + Send + Sync + 'static,
     {
         let Keeping { stream, kept } = self;
+        let by_event_time = kept.by_event_time();
         let (key, change, detail) = (Arc::clone(&stream.key), Arc::new(change), kept.to_string());
         let make = move |subtask: &Subtask| {
             let key = Arc::clone(&key);
             let fold = Fold::new(Arc::new(move |row: &T| key(row)), first.clone(), Arc::clone(&change));
             Ok(fold.kept(on_clock(&kept, subtask)))
         };
-        stream.rows().node(name, "fold", make).detailed(detail).main()
+        let node = stream.rows().node(name, "fold", make).detailed(detail);
+        node.pipeline.change(node.id, |node| node.by_event_time = by_event_time);
+        node.main()
     }
 
     /// As [`KeyedStream::process`].
@@ -44,13 +47,16 @@ impl<K: StateKey, T: Send + 'static, S: StateValue> Keeping<K, T, S> {
         W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
     {
         let Keeping { stream, kept } = self;
+        let by_event_time = kept.by_event_time();
         let (key, on_row, on_timer) = (Arc::clone(&stream.key), Arc::new(on_row), Arc::new(on_timer));
         let detail = kept.to_string();
         let make = move |subtask: &Subtask| {
             let process = Process::new(Arc::clone(&key), Arc::clone(&on_row), Arc::clone(&on_timer));
             Ok(process.kept(on_clock(&kept, subtask)).operator())
         };
-        stream.rows().node(name, "process", make).detailed(detail).main()
+        let node = stream.rows().node(name, "process", make).detailed(detail);
+        node.pipeline.change(node.id, |node| node.by_event_time = by_event_time);
+        node.main()
     }
 }
 

@@ -83,7 +83,9 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     {
         let key = Arc::clone(&self.key);
         let make = move |_: &Subtask| Ok(Dedup::new(Arc::clone(&key), within));
-        self.rows().node(name, "dedup", make).detailed(format!("within {within:?}")).main()
+        let node = self.rows().node(name, "dedup", make).detailed(format!("within {within:?}"));
+        node.pipeline.change(node.id, |node| node.by_event_time = true);
+        node.main()
     }
 
     /// Each key once: it goes on with its first row, and again only if none of it came for `ttl` of event time; rows may be
@@ -94,7 +96,9 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
     {
         let key = Arc::clone(&self.key);
         let make = move |_: &Subtask| Ok(Dedup::distinct(Arc::clone(&key), ttl));
-        self.rows().node(name, "distinct", make).detailed(format!("forgotten after {ttl:?}")).main()
+        let node = self.rows().node(name, "distinct", make).detailed(format!("forgotten after {ttl:?}"));
+        node.pipeline.change(node.id, |node| node.by_event_time = true);
+        node.main()
     }
 
     /// State and timers by key, for what no other verb does: `on_row` sees each row with the state of its key, may set

@@ -41,8 +41,10 @@ impl<K: StateKey, T: Send + 'static, W: Windows<T>> WindowedStream<K, T, W> {
         let detail = windows.to_string();
         let pipeline = keyed.stream.pipeline();
         of_node(name, "", windows.problems()).for_each(|problem| pipeline.problem(problem));
+        let by_event_time = windows.by_event_time();
         let make = move |_: &Subtask| Ok(windows.clone().operator(Arc::clone(&key), Arc::clone(&aggregate)));
         let node = keyed.rows().node(name, "window", make).detailed(detail);
+        node.pipeline.change(node.id, |node| node.by_event_time = by_event_time);
         if let Some(late) = late {
             late(Stream::at(node.pipeline.clone(), OutPort { node: node.id, port: 1 }));
         }

@@ -17,12 +17,23 @@ pub(super) fn timed(graph: &Graph, problems: &mut Vec<Problem>) {
         for source in timeless(graph, NodeId(index), &mut known) {
             let what = format!("it goes by event time, and the rows of `{source}` have none");
             let problem = Problem::at(&node.name, what);
-            problems.push(match node.kind.as_ref() {
-                "join" => problem.in_setting("join").help(HELP),
-                _ => problem.help(IN_RUST),
+            problems.push(match is_columnar(node) {
+                // Nodes of these kinds are said by a setting of that name.
+                true => problem.in_setting(node.kind.clone()).help(HELP),
+                false => problem.help(IN_RUST),
             });
         }
     }
+}
+
+#[cfg(feature = "columnar")]
+fn is_columnar(node: &Node) -> bool {
+    node.inputs.iter().any(|port| port.payload() == std::any::TypeId::of::<arrow::array::RecordBatch>())
+}
+
+#[cfg(not(feature = "columnar"))]
+fn is_columnar(_: &Node) -> bool {
+    false
 }
 
 /// The sources from which a way leads to a node on which nobody gives rows a time.

@@ -98,6 +98,7 @@ guarantee = "effectively-once"
 [sources.in]
 kind = "jetstream"
 stream = "IN"
+format = "json"
 schema = { region = "utf8" }
 on_error = "drop"
 
@@ -112,6 +113,7 @@ kind = "jetstream"
 from = "named"
 stream = "OUT"
 subject = "out.all"
+format = "json"
 on_error = "stop"
 "#;
         let registry = crate::connectors::registry();

@@ -71,7 +71,9 @@ impl KeyedFrame {
             let (input, detail) = (Arc::clone(&frame.schema), format!("{} within {within:?}", self.columns.join(", ")));
             let make = move |_: Clock| Dedup::new(&input, keys.clone(), within);
             let schema = Arc::clone(&frame.schema);
-            Some(routed.node(name, "dedup", detail, &schema, &[], make).main(frame, schema))
+            let node = routed.node(name, "dedup", detail, &schema, &[], make);
+            frame.pipeline.change(node.id, |node| node.by_event_time = true);
+            Some(node.main(frame, schema))
         };
         self.frame.clone().then(make)
     }
@@ -87,7 +89,9 @@ impl KeyedFrame {
                 (Arc::clone(&frame.schema), format!("{}, forgotten after {ttl:?}", self.columns.join(", ")));
             let make = move |_: Clock| Dedup::distinct(&input, keys.clone(), ttl);
             let schema = make(idle()).ok()?.schema().map(Arc::clone)?;
-            Some(routed.node(name, "distinct", detail, &schema, &[], make).main(frame, schema))
+            let node = routed.node(name, "distinct", detail, &schema, &[], make);
+            frame.pipeline.change(node.id, |node| node.by_event_time = true);
+            Some(node.main(frame, schema))
         };
         self.frame.clone().then(make)
     }

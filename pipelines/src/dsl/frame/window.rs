@@ -213,6 +213,8 @@ impl WindowedFrame {
                     add.operator(make, GlobalAggregate::schema)?
                 }
             };
+            let by_event_time = !matches!(self.windows, ColumnWindows::Global | ColumnWindows::Count(_));
+            frame.pipeline.change(node.id, |node| node.by_event_time = by_event_time);
             self.end_late(frame, name, &node);
             Some(node.main(frame, schema))
         };
