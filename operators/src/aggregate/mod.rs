@@ -65,6 +65,14 @@ pub trait Aggregate<T>: Send + Sync + 'static {
 
     /// What comes of the rows seen.
     fn result(&self, state: &Self::State) -> Self::Out;
+
+    /// What is kept, in a word: a run does not go on from state that something else has kept. It is the name of the type unless
+    /// an aggregate says otherwise, which it does where what is kept changes its meaning.
+    fn shape(&self) -> String {
+        let name = std::any::type_name::<Self>();
+        let name = name.split('<').next().unwrap_or(name);
+        name.rsplit("::").next().unwrap_or(name).to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,10 @@ macro_rules! tuples {
             fn result(&self, state: &Self::State) -> Self::Out {
                 ($(self.$at.result(&state.$at),)+)
             }
+
+            fn shape(&self) -> String {
+                [$(self.$at.shape()),+].join(", ")
+            }
         }
     )*};
 }
@@ -41,11 +45,12 @@ tuples! {
 #[cfg(test)]
 mod tests {
     use super::super::tests::of;
-    use super::super::{count, max, sum};
+    use super::super::{Aggregate, count, max, sum};
 
     #[test]
     fn each_part_gives_what_it_gives_alone() {
         let all = (count(), sum(|n: &i64| *n), max(|n: &i64| *n));
         assert_eq!(of(&all, &[4, 1, 3]), (3, 8, Some(4)));
+        assert_eq!(Aggregate::<i64>::shape(&all), "Count, Sum, Max");
     }
 }

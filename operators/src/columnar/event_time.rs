@@ -97,18 +97,7 @@ impl Operator for EventTime {
         if let Some(stay) = stay {
             batch = keep(batch, &stay)?;
         }
-        match (self.progress.is_per_subject(), batch.origins()) {
-            (true, Some(origins)) => {
-                for (row, time) in batch.times().iter().enumerate() {
-                    self.progress.saw(origins.get(row).map_or("", |origin| origin.subject()), *time);
-                }
-            }
-            _ => {
-                if let Some(highest) = batch.times().iter().max() {
-                    self.progress.saw("", *highest);
-                }
-            }
-        }
+        self.progress.saw_all(batch.times(), batch.origins());
         out.send(batch);
         tell(&mut self.progress, out);
         Ok(Turn::Done)

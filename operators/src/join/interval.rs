@@ -133,6 +133,23 @@ impl<L, R, K: StateKey> IntervalJoin<L, R, K> {
         self.once = true;
         self
     }
+
+    /// What is held, in words: rows that another join would still need may be gone.
+    fn shape(&self) -> String {
+        let Interval { from, to, .. } = self.interval;
+        let bound = match (&self.until, self.late_after.is_zero()) {
+            (Some(_), _) => format!("from {from} µs until a time of the left row"),
+            (None, true) => format!("from {from} to {to} µs"),
+            (None, false) => format!("forgotten after {to} µs"),
+        };
+        let alone = match self.alone {
+            (false, false) => "pairs",
+            (true, false) => "pairs, and the left alone",
+            (false, true) => "pairs, and the right alone",
+            (true, true) => "pairs, and both alone",
+        };
+        format!("{alone}{}, {bound}", if self.once { " once" } else { "" })
+    }
 }
 
 fn shifted(time: Timestamp, by: i64) -> Timestamp {
@@ -308,6 +325,7 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for IntervalJoin<L, R, 
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&self.shape())?;
         visit.time("horizon", &mut self.horizon)?;
         visit.timers("timers", &mut self.timers)?;
         visit.keyed("sides", &mut self.sides)

@@ -127,6 +127,7 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape("each row with the version of its time")?;
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
         visit.keyed("held", &mut self.held)

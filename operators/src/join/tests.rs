@@ -287,3 +287,18 @@ proptest! {
         prop_assert_eq!(given, expected);
     }
 }
+
+#[test]
+fn a_join_does_not_go_on_from_what_another_join_has_kept() {
+    let mut bench = Bench::new(interval(1, 2));
+    give(&mut bench, [right(9, 1), left(10, 2)]);
+    let saved = bench.save();
+    let restored = |mut join: IntervalJoin<Row, Row, u8>| join.state(&mut crate::StateVisitor::restore(&saved));
+    assert!(restored(interval(1, 2)).is_ok());
+    let bounds = within(span(1), span(2));
+    for other in [interval(1, 3), IntervalJoin::new(bounds, (false, false), key()), interval(1, 2).once(), unlimited(2)]
+    {
+        let fault = restored(other).unwrap_err();
+        assert!(fault.to_string().contains("`pairs, and both alone, from -1 to 2 µs`"), "{fault}");
+    }
+}

@@ -90,17 +90,11 @@ where
         let total = rows.len();
         let (mut given_times, mut given) = (Vec::with_capacity(total), Vec::with_capacity(total));
         let mut of = Vec::new();
-        let per_subject = self.progress.is_per_subject();
-        let mut highest = None;
         for (at, (row, before)) in rows.into_iter().zip(times).enumerate() {
             let origin = origins.as_ref().and_then(|origins| origins.get(at));
             let time = (self.time)(&row).into_event_time().map_err(|words| Cause::new(Code::EventTime, words));
             match time.and_then(|time| self.progress.judge(time, origin).map(|()| time)) {
                 Ok(time) => {
-                    match origin {
-                        Some(origin) if per_subject => self.progress.saw(origin.subject(), time),
-                        _ => highest = highest.max(Some(time)),
-                    }
                     given.push(row);
                     given_times.push(time);
                     if origins.is_some() {
@@ -112,11 +106,9 @@ where
                 }
             }
         }
-        if let Some(highest) = highest {
-            self.progress.saw("", highest);
-        }
         let weight = crate::batch::scaled_to(weight, given.len(), total);
         let origins = origins.map(|origins| if of.len() == total { origins } else { origins.select(of) });
+        self.progress.saw_all(&given_times, origins.as_ref());
         out.send(Batch::from_parts(Parts { times: given_times, rows: given, origins, weight })?);
         tell(&mut self.progress, out);
         Ok(Turn::Done)

@@ -4,17 +4,38 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Watermarks;
-use crate::{Cause, Code, Origin, Result, StateVisitor, Timestamp, Watermark};
+use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Watermark};
 
 /// What the generators of watermarks share: it sees event times and tells when the watermark has moved.
+///
+/// A time that is more than [`max_ahead`](Watermarks::max_ahead) ahead of all that came before does not move it by itself:
+///
+/// ```text
+/// times       10:00  10:01  in 2091  10:02  10:03        a row whose time is wrong
+/// watermark   10:00  10:01    10:01  10:02  10:03
+///
+/// times       Friday  Monday  Monday … 32 rows in all    there was nothing in between
+/// watermark   Friday  Friday  Friday … Monday
+/// ```
+///
+/// Where the server stores messages about when their rows happen, its clock vouches for a gap, and one row is enough.
 #[derive(Debug)]
 pub struct Progress {
     watermarks: Watermarks,
     // By subject, or all under the empty one.
     parts: BTreeMap<String, Part>,
     given: Timestamp,
-    // What was told last is that everything is silent.
-    idle: bool,
+    said: Said,
+    // Looks at the clock since the start, until the first row.
+    quiet: u8,
+}
+
+/// What was told last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Time,
+    Idle,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -22,21 +43,43 @@ struct Part {
     highest: Timestamp,
     // Looks at the clock since the last row.
     quiet: u8,
+    // Whether its rows are stored about when they happen.
+    is_live: bool,
+    // How many rows one behind the other are too far ahead, and the earliest time of these.
+    ahead: u32,
+    least: Timestamp,
 }
 
 // The clock is looked at twice in a span of silence; after three looks without a row at least a whole one has passed.
 const LOOKS: u32 = 2;
 const QUIET: u8 = 3;
 
+// So many rows that are far ahead, with none in between that is not, are a gap in time and no mistake.
+const BELIEVED: u32 = 32;
+
+impl Part {
+    fn at(highest: Timestamp) -> Self {
+        Part { highest, quiet: 0, is_live: true, ahead: 0, least: highest }
+    }
+
+    /// Takes note of a row, whose time may be far ahead.
+    fn saw(&mut self, time: Timestamp, is_far: bool, is_vouched_for: bool) {
+        if !is_far || self.is_live && is_vouched_for {
+            (self.highest, self.ahead) = (self.highest.max(time), 0);
+            return;
+        }
+        self.least = if self.ahead == 0 { time } else { self.least.min(time) };
+        self.ahead += 1;
+        if self.ahead == BELIEVED {
+            (self.highest, self.ahead) = (self.least, 0);
+        }
+    }
+}
+
 impl Progress {
     /// Nothing is seen yet.
     pub fn new(watermarks: Watermarks) -> Self {
-        Progress { watermarks, parts: BTreeMap::new(), given: Timestamp::MIN, idle: false }
-    }
-
-    /// Whether rows must be told apart by subject.
-    pub fn is_per_subject(&self) -> bool {
-        self.watermarks.per_subject
+        Progress { watermarks, parts: BTreeMap::new(), given: Timestamp::MIN, said: Said::Nothing, quiet: 0 }
     }
 
     /// Whether an event time is too far ahead of the message that its row came from.
@@ -56,32 +99,64 @@ impl Progress {
         Err(Cause::new(Code::EventTime, words))
     }
 
-    /// Takes note of an event time; `subject` is empty unless subjects are told apart.
-    pub fn saw(&mut self, subject: &str, time: Timestamp) {
-        match self.parts.get_mut(subject) {
-            Some(part) => {
-                part.highest = part.highest.max(time);
-                part.quiet = 0;
+    /// Takes note of the event times of rows, which come from messages, where that is known.
+    pub fn saw_all(&mut self, times: &[Timestamp], origins: Option<&Origins>) {
+        // A source without times of its own says nothing about when a message was stored.
+        let stored_at = |row| Some(origins?.get(row)?.stored_at).filter(|at| *at > Timestamp::from_micros(0));
+        match origins.filter(|_| self.watermarks.per_subject) {
+            Some(origins) => {
+                for (row, time) in times.iter().enumerate() {
+                    let subject = origins.get(row).map_or("", |origin| origin.subject());
+                    self.saw(subject, &[*time], |_| stored_at(row));
+                }
             }
-            None => {
-                self.parts.insert(subject.to_owned(), Part { highest: time, quiet: 0 });
+            None => self.saw("", times, stored_at),
+        }
+    }
+
+    /// Takes note of the event times of some rows; `subject` is empty unless subjects are told apart. When the message of a
+    /// row was stored, where that is known, is told by `stored_at`.
+    fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
+        let (Some(least), Some(highest)) = (times.iter().min(), times.iter().max()) else { return };
+        let most = self.watermarks.max_ahead;
+        let is_far = |from: Timestamp, time: Timestamp| most.is_some_and(|most| time > from.saturating_add(most));
+        let is_vouched_for = |row: usize, time: Timestamp| match (stored_at(row), most) {
+            (Some(stored), Some(most)) => stored <= time.saturating_add(most) && time <= stored.saturating_add(most),
+            _ => false,
+        };
+        if !self.parts.contains_key(subject) {
+            // Not the first row: its time may be the one that is wrong.
+            self.parts.insert(subject.to_owned(), Part::at(*least));
+        }
+        let Some(part) = self.parts.get_mut(subject) else { return };
+        part.quiet = 0;
+        match is_far(part.highest, *highest) {
+            false => (part.highest, part.ahead) = (part.highest.max(*highest), 0),
+            true => {
+                for (row, time) in times.iter().enumerate() {
+                    part.saw(*time, is_far(part.highest, *time), is_vouched_for(row, *time));
+                }
             }
         }
+        part.is_live = times.last().is_some_and(|last| is_vouched_for(times.len() - 1, *last));
     }
 
     /// The watermark, if there is something new to say.
     pub fn news(&mut self) -> Option<Watermark> {
         let live = self.parts.values().filter(|part| part.quiet < QUIET).map(|part| part.highest).min();
         let Some(slowest) = live else {
-            let is_new = !self.parts.is_empty() && !self.idle;
-            self.idle |= is_new;
-            return is_new.then_some(Watermark::Idle);
+            // An input that never gave a row is silent as well.
+            let is_new = self.said != Said::Idle && (!self.parts.is_empty() || self.quiet == QUIET);
+            return is_new.then(|| {
+                self.said = Said::Idle;
+                Watermark::Idle
+            });
         };
         let reached = slowest.saturating_sub(self.watermarks.max_lateness);
-        if reached <= self.given && !self.idle {
+        if reached <= self.given && self.said == Said::Time {
             return None;
         }
-        self.idle = false;
+        self.said = Said::Time;
         self.given = self.given.max(reached);
         Some(Watermark::At(self.given))
     }
@@ -93,6 +168,7 @@ impl Progress {
 
     /// The clock is looked at: whoever has given nothing for long is idle.
     pub fn look(&mut self) {
+        self.quiet = self.quiet.saturating_add(1).min(QUIET);
         for part in self.parts.values_mut() {
             part.quiet = part.quiet.saturating_add(1).min(QUIET);
         }
@@ -105,21 +181,23 @@ impl Progress {
     pub fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         let mut highest = self.parts.iter().map(|(subject, part)| (subject.clone(), part.highest)).collect();
         visit.times("highest", &mut highest)?;
-        self.parts = highest
-            .into_iter()
-            .map(|(subject, highest)| {
-                let quiet = self.parts.get(&subject).map_or(0, |part| part.quiet);
-                (subject, Part { highest, quiet })
-            })
-            .collect();
+        // A subject that was idle may be behind it; what was told does not go back.
+        visit.time("given", &mut self.given)?;
+        let known = |(subject, highest): (String, Timestamp)| {
+            let part = self.parts.get(&subject).filter(|part| part.highest == highest);
+            let part = part.copied().unwrap_or_else(|| Part::at(highest));
+            (subject, part)
+        };
+        self.parts = highest.into_iter().map(known).collect();
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::bounded_lateness;
+    use super::super::{ascending, bounded_lateness};
     use super::*;
+    use crate::Frozen;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000)
@@ -129,45 +207,127 @@ mod tests {
         bounded_lateness(Duration::from_secs(5))
     }
 
+    fn saw(progress: &mut Progress, subject: &str, times: &[Timestamp]) {
+        progress.saw(subject, times, |_| None);
+    }
+
     #[test]
     fn the_watermark_follows_the_highest_time_and_never_goes_back() {
         let mut progress = Progress::new(five_seconds());
         assert_eq!(progress.news(), None);
-        progress.saw("", at(100));
+        saw(&mut progress, "", &[at(100)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(95))));
-        progress.saw("", at(97));
+        saw(&mut progress, "", &[at(97)]);
         assert_eq!(progress.news(), None);
     }
 
     #[test]
     fn the_slowest_subject_holds_the_watermark_until_it_is_idle() {
         let mut progress = Progress::new(five_seconds().per_subject().idle_after(Duration::from_secs(30)));
-        progress.saw("slow", at(50));
-        progress.saw("quick", at(100));
+        saw(&mut progress, "slow", &[at(50)]);
+        saw(&mut progress, "quick", &[at(100)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(45))));
         for _ in 0..2 {
             progress.look();
-            progress.saw("quick", at(110));
+            saw(&mut progress, "quick", &[at(110)]);
             assert_eq!(progress.news(), None);
         }
         progress.look();
-        progress.saw("quick", at(120));
+        saw(&mut progress, "quick", &[at(120)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(115))));
         // It speaks again: nothing goes back, and it holds the others from now on.
-        progress.saw("slow", at(60));
-        progress.saw("quick", at(130));
+        saw(&mut progress, "slow", &[at(60)]);
+        saw(&mut progress, "quick", &[at(130)]);
         assert_eq!(progress.news(), None);
     }
 
     #[test]
     fn when_all_are_silent_it_says_so_once_and_comes_back_where_it_was() {
         let mut progress = Progress::new(five_seconds().idle_after(Duration::from_secs(30)));
-        progress.saw("", at(100));
+        saw(&mut progress, "", &[at(100)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(95))));
         (0..3).for_each(|_| progress.look());
         assert_eq!((progress.news(), progress.news()), (Some(Watermark::Idle), None));
-        progress.saw("", at(90));
+        saw(&mut progress, "", &[at(90)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(95))));
+    }
+
+    #[test]
+    fn an_input_that_never_gives_a_row_is_idle_as_well() {
+        let mut progress = Progress::new(five_seconds().idle_after(Duration::from_secs(30)));
+        for _ in 0..2 {
+            progress.look();
+            assert_eq!(progress.news(), None);
+        }
+        progress.look();
+        assert_eq!((progress.news(), progress.news()), (Some(Watermark::Idle), None));
+        saw(&mut progress, "", &[at(100)]);
+        assert_eq!(progress.news(), Some(Watermark::At(at(95))));
+    }
+
+    #[test]
+    fn the_watermark_does_not_go_back_when_a_subject_that_was_idle_is_restored() {
+        let make = || Progress::new(five_seconds().per_subject().idle_after(Duration::from_secs(30)));
+        let mut progress = make();
+        saw(&mut progress, "slow", &[at(50)]);
+        (0..3).for_each(|_| progress.look());
+        saw(&mut progress, "quick", &[at(100)]);
+        assert_eq!(progress.news(), Some(Watermark::At(at(95))));
+        let mut frozen = Frozen::default();
+        progress.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
+        let mut progress = make();
+        progress.state(&mut StateVisitor::restore(&frozen.encode(128).unwrap())).unwrap();
+        assert_eq!((progress.news(), progress.news()), (Some(Watermark::At(at(95))), None));
+    }
+
+    /// Days behind the first.
+    fn day(days: i64) -> Timestamp {
+        at(days * 86_400)
+    }
+
+    #[test]
+    fn one_row_far_ahead_moves_nothing_wherever_it_stands() {
+        for wrong in 0..4 {
+            let mut times = [at(100), at(101), at(102), at(103)];
+            times[wrong] = day(20_000);
+            for cut in 1..=times.len() {
+                let mut progress = Progress::new(ascending());
+                // By itself the first row of all is what there is to go by.
+                for times in times.chunks(cut).filter(|times| *times != [day(20_000)] || wrong > 0) {
+                    saw(&mut progress, "", times);
+                }
+                let rest = if wrong == 3 { at(102) } else { at(103) };
+                assert_eq!(progress.news(), Some(Watermark::At(rest)), "the wrong one at {wrong}, cut in {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gap_is_believed_when_row_after_row_is_behind_it() {
+        let mut progress = Progress::new(ascending());
+        saw(&mut progress, "", &[at(100)]);
+        let monday: Vec<_> = (0..i64::from(BELIEVED)).map(|n| at(3 * 86_400 + n)).collect();
+        saw(&mut progress, "", &monday[1..]);
+        assert_eq!(progress.news(), Some(Watermark::At(at(100))));
+        // One in between that is not begins anew.
+        saw(&mut progress, "", &[at(101)]);
+        saw(&mut progress, "", &monday[1..]);
+        assert_eq!(progress.news(), Some(Watermark::At(at(101))));
+        saw(&mut progress, "", &monday[..1]);
+        assert_eq!(progress.news(), Some(Watermark::At(day(3))));
+    }
+
+    #[test]
+    fn a_gap_is_believed_at_once_where_rows_are_stored_when_they_happen() {
+        let soon = |time: Timestamp| Some(time.saturating_add(Duration::from_secs(1)));
+        let mut progress = Progress::new(ascending());
+        progress.saw("", &[day(1)], |_| soon(day(1)));
+        progress.saw("", &[day(8)], |_| soon(day(8)));
+        assert_eq!(progress.news(), Some(Watermark::At(day(8))));
+        // Old rows that are stored now: one that says it is of now is a mistake.
+        let mut progress = Progress::new(ascending());
+        [day(1), day(300), day(1)].iter().for_each(|time| progress.saw("", &[*time], |_| Some(day(300))));
+        assert_eq!(progress.news(), Some(Watermark::At(day(1))));
     }
 
     #[test]

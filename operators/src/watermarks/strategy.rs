@@ -63,7 +63,8 @@ impl Watermarks {
     }
 
     /// A row whose event time is more than `span` ahead of the time at which the server stored its message is rejected:
-    /// a producer whose clock is wrong must not close every window. Rows that come from no message are not judged.
+    /// a producer whose clock is wrong must not close every window. For the same reason the watermark does not follow a
+    /// single row that is as far ahead of all rows before it; see [`Progress`](super::Progress).
     #[must_use]
     pub fn max_ahead(mut self, span: Duration) -> Self {
         self.max_ahead = Some(span);

@@ -126,6 +126,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for CountWindowed
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&format!("so many rows each: {}", self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
         visit.keyed("open", &mut self.open)
     }

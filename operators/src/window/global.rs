@@ -152,6 +152,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for GlobalWindowe
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&format!("global: {}", self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
         if let Emit::Every(_) = self.windows.emit {
             visit.timers("changed", &mut self.changed)?;

@@ -190,6 +190,8 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, O: RowOrder<T>> Operator f
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        // Rows are kept, whatever is made of them.
+        visit.shape("the last rows")?;
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
         visit.keyed("held", &mut self.held)

@@ -49,6 +49,9 @@ impl SessionWindows {
 
 /// Windows that each row begins by itself, from its time on; those of a key that overlap are one.
 pub trait OwnWindow<T>: fmt::Display + Clone + Send + Sync + 'static {
+    /// What they are, in a word.
+    const KIND: &'static str;
+
     /// Where the window of a row by itself ends.
     fn end(&self, row: &T, time: Timestamp) -> Timestamp;
 
@@ -60,6 +63,8 @@ pub trait OwnWindow<T>: fmt::Display + Clone + Send + Sync + 'static {
 }
 
 impl<T> OwnWindow<T> for SessionWindows {
+    const KIND: &'static str = "session";
+
     fn end(&self, _: &T, time: Timestamp) -> Timestamp {
         time.saturating_add(self.gap)
     }
@@ -276,6 +281,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> Operator 
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&format!("{}: {}", W::KIND, self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
         if let Emit::Every(_) = self.windows.emits() {

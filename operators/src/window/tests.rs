@@ -402,3 +402,27 @@ proptest! {
         prop_assert_eq!(last, expected);
     }
 }
+
+#[test]
+fn state_that_something_else_has_kept_is_refused() {
+    fn refused<O: Operator<In = Vec<Row>>>(before: &crate::Saved, mut after: O, words: &str) {
+        let fault = after.state(&mut crate::StateVisitor::restore(before)).unwrap_err();
+        assert!(fault.to_string().contains(words) && fault.to_string().contains("new pipeline name"), "{fault}");
+    }
+    let (number, window) = (|row: &Row| row.1, || session(span(10)));
+    let mut bench = Bench::new(SessionWindowed::new(window(), key(), Arc::new((count(), sum(number)))));
+    give(&mut bench, &[3, 7]);
+    // Both are two numbers.
+    let swapped = SessionWindowed::new(window(), key(), Arc::new((sum(number), count())));
+    refused(&bench.save(), swapped, "`session: Count, Sum`, and the pipeline says `session: Sum, Count`");
+    refused(
+        &bench.save(),
+        SessionWindowed::new(until(|row: &Row| at(row.1)), key(), Arc::new(count())),
+        "until a time",
+    );
+    let mut longer = SessionWindowed::new(session(span(20)), key(), Arc::new((count(), sum(number))));
+    assert!(longer.state(&mut crate::StateVisitor::restore(&bench.save())).is_ok());
+    let mut bench = Bench::new(TimeWindowed::new(tumbling(span(10)), key(), Arc::new(count())));
+    give(&mut bench, &[3, 7]);
+    refused(&bench.save(), sums(tumbling(span(10))), "Count`, and the pipeline says `tumbling 10µs: Sum`");
+}

@@ -217,7 +217,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
-        visit.shape(&self.windows.grid().to_string())?;
+        visit.shape(&format!("{}: {}", self.windows.grid(), self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
         self.closed = self.now.as_micros();
         if let Emit::Every(_) = self.windows.emit {

@@ -49,6 +49,8 @@ impl<F> Until<F> {
 }
 
 impl<T, F: Fn(&T) -> Timestamp + Clone + Send + Sync + 'static> OwnWindow<T> for Until<F> {
+    const KIND: &'static str = "until a time";
+
     fn end(&self, row: &T, time: Timestamp) -> Timestamp {
         (self.time)(row).max(time).saturating_add(Duration::from_micros(1))
     }

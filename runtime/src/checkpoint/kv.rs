@@ -110,8 +110,11 @@ impl Store for KvStore {
             let (js, bucket, name) = (self.js().await?, bucket(pipeline), id.to_string());
             match js.object_get(&bucket, &name).await.map_err(stored_fault)? {
                 Some(there) if BlobId::of(&there) == id => return Ok(()),
-                // It is damaged.
-                Some(_) => js.object_delete(&bucket, &name).await.map_err(stored_fault)?,
+                // It is damaged: kept, for whoever wants to know how, but not under this name.
+                Some(_) => {
+                    let aside = format!("{name}.damaged");
+                    js.object_set_aside(&bucket, &name, &aside).await.map_err(stored_fault)?;
+                }
                 None => {}
             }
             match js.object_put(&bucket, &name, bytes.clone(), id.as_bytes()).await {
@@ -195,5 +198,27 @@ impl Store for KvStore {
 
     fn describe(&self, pipeline: &str) -> String {
         format!("key `{KEY}` of the bucket `{}` at {}", bucket(pipeline), self.connections.describe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Embedded, EmbeddedOptions};
+
+    #[tokio::test]
+    async fn bytes_that_are_damaged_are_stored_again_and_kept_aside() {
+        let connections = Arc::new(Connections::to_embedded(Embedded::new(EmbeddedOptions::default())));
+        let (store, bytes) = (KvStore::new(connections, 1), Bytes::from_static(b"state"));
+        let id = BlobId::of(&bytes);
+        store.put("p", id, bytes.clone()).await.unwrap();
+        let (js, name) = (store.js().await.unwrap(), id.to_string());
+        js.object_delete(&bucket("p"), &name).await.unwrap();
+        js.object_put(&bucket("p"), &name, Bytes::from_static(b"stale"), id.as_bytes()).await.unwrap();
+        store.put("p", id, bytes.clone()).await.unwrap();
+        assert_eq!(store.get("p", id).await.unwrap(), Some(bytes));
+        let aside = js.object_get(&bucket("p"), &format!("{name}.damaged")).await.unwrap();
+        assert_eq!(aside, Some(Bytes::from_static(b"stale")));
+        assert_eq!(store.blobs("p").await.unwrap().len(), 1);
     }
 }

@@ -54,8 +54,8 @@ impl Js {
         self.create_stream(&config).await
     }
 
-    /// Stores an object, of whose name there is none: its chunks, and when all are there what is said of it. Until then it
-    /// is not there.
+    /// Stores an object: its chunks, and when all are there what is said of it. Until then it is not there. If there is
+    /// another of its name it takes its place; the chunks of that stay.
     ///
     /// # Errors
     /// JetStream refuses or does not answer: then the object may not be there, and may be stored again.
@@ -88,6 +88,21 @@ impl Js {
         let digest = format!("SHA-256={}", url_safe(sha256));
         let (size, name, bucket_name) = (bytes.len() as u64, name.to_owned(), bucket.to_owned());
         let meta = Meta { name, bucket: bucket_name, nuid, size, chunks, digest, deleted: false };
+        self.describe(bucket, &meta, most).await
+    }
+
+    /// Gives an object another name, of which there is none; under its own it is still to be found until another is stored
+    /// there. It is no error if it is not there.
+    ///
+    /// # Errors
+    /// JetStream refuses or does not answer.
+    pub async fn object_set_aside(&self, bucket: &str, name: &str, aside: &str) -> Result<(), BrokerError> {
+        let Some(meta) = self.object_meta(bucket, name).await? else { return Ok(()) };
+        self.describe(bucket, &Meta { name: aside.to_owned(), ..meta }, CHUNK).await
+    }
+
+    /// Says what an object is: from then on it is there.
+    async fn describe(&self, bucket: &str, meta: &Meta, most: usize) -> Result<(), BrokerError> {
         let mut body = json!(meta);
         if let Some(fields) = body.as_object_mut() {
             fields.insert("options".into(), json!({ "max_chunk_size": most }));
