@@ -37,11 +37,27 @@ pub enum Bug {
     PositionsBefore,
     /// Outputs that are too many for one step are published without a checkpoint that has them.
     PublishWithoutLog,
+    /// The watermark of several inputs is the greatest of theirs.
+    GreatestWatermark,
+    /// Rows may be no later than others.
+    NoLateness,
+    /// How far event time had come is forgotten over a restart.
+    ForgetWatermark,
+    /// A late row is given as late, and counts all the same.
+    CountLateToo,
+    /// Timers do not come back over a restart.
+    LoseTimers,
+    /// A row that has been paired is given once more as one without a partner when the run goes on from a checkpoint.
+    ForgetPairs,
+    /// A run that is asked to drain ends without a last checkpoint.
+    DrainWithoutCheckpoint,
+    /// An epoch that was given in a marker is given again.
+    ReuseEpoch,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 24] = [
         Bug::FlushUnconfirmed,
         Bug::PositionAhead,
         Bug::TrustDeliveries,
@@ -58,6 +74,14 @@ impl Bug {
         Bug::ForgetMarker,
         Bug::PositionsBefore,
         Bug::PublishWithoutLog,
+        Bug::GreatestWatermark,
+        Bug::NoLateness,
+        Bug::ForgetWatermark,
+        Bug::CountLateToo,
+        Bug::LoseTimers,
+        Bug::ForgetPairs,
+        Bug::DrainWithoutCheckpoint,
+        Bug::ReuseEpoch,
     ];
 }
 

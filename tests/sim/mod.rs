@@ -9,6 +9,7 @@
 //! ```
 
 mod faults;
+mod monitor;
 mod oracle;
 mod pipeline;
 mod planted;

@@ -19,32 +19,40 @@ pub struct Event {
     pub value: u64,
     /// Whether its payload is no event at all.
     pub bad: bool,
+    /// Whether it happened so long ago that it may be too late for its window.
+    pub old: bool,
 }
 
 /// How far events may be out of order, in milliseconds.
 pub(super) const LATE: u64 = 3_000;
 /// How long windows are, in milliseconds.
 pub(super) const WINDOW: u64 = 10_000;
+/// How near even and odd numbers of a key must be to meet, in milliseconds.
+pub(super) const NEAR: u64 = 2_000;
 
 impl Event {
     /// Up to some hundred events, out of order within [`LATE`], with some payloads that are none.
     pub(super) fn some(dice: &mut Dice) -> Vec<Event> {
-        let (count, keys, step) = (1 + dice.below(120), 1 + dice.below(12), 1 + dice.below(900));
+        let (count, step) = (1 + dice.below(120), 1 + dice.below(900));
+        // Now and then so many that their state does not fit into the manifest.
+        let keys = if dice.below(8) == 0 { 100 } else { 1 + dice.below(12) };
+        let olds = dice.below(2) == 0;
         let mut now = 100_000;
         let event = |id| {
             now += dice.below(step);
-            let at = now - dice.below(LATE);
-            Event { id, key: dice.below(keys), at, value: dice.below(1_000), bad: dice.below(20) == 0 }
+            let old = olds && dice.below(10) == 0;
+            let at = now - dice.below(LATE) - if old { 3 * WINDOW } else { 0 };
+            Event { id, key: dice.below(keys), at, value: dice.below(1_000), bad: dice.below(20) == 0, old }
         };
         (1..=count).map(event).collect()
     }
 
     /// What is published.
     pub(super) fn payload(&self) -> String {
-        let Event { id, key, at, value, bad } = self;
+        let Event { id, key, at, value, bad, old } = self;
         match bad {
             true => format!("no event {id}"),
-            false => json!({"id": id, "key": key, "at": at, "value": value}).to_string(),
+            false => json!({"id": id, "key": key, "at": at, "value": value, "old": old}).to_string(),
         }
     }
 }
@@ -58,6 +66,10 @@ pub(super) struct Outputs {
     pub(super) totals: BTreeMap<u64, Vec<Value>>,
     /// The sums of each key and window.
     pub(super) windows: Vec<Value>,
+    /// Events that came too late for their window.
+    pub(super) late: Vec<u64>,
+    /// Even numbers with each odd one near them, or with none.
+    pub(super) met: Vec<Value>,
     /// Payloads that are no events.
     pub(super) dead: Vec<String>,
     /// What comes of events without state: of each none, some or very many.
@@ -65,12 +77,13 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// What must come of events in this order.
-    pub(super) fn of(events: &[Event]) -> Self {
+    /// What must come of events in this order, of which some came too late for their windows: which old ones did depends on
+    /// how far time had come for the window just then.
+    pub(super) fn of(events: &[Event], late: &[u64]) -> Self {
         let mut outputs = Outputs::default();
         let (mut totals, mut windows) = (BTreeMap::<u64, (u64, u64)>::new(), BTreeMap::<(u64, u64), (u64, u64)>::new());
         for event in events {
-            let Event { id, key, at, value, bad } = event;
+            let Event { id, key, at, value, bad, .. } = event;
             if *bad {
                 outputs.dead.push(event.payload());
                 continue;
@@ -79,8 +92,19 @@ impl Outputs {
             let (count, sum) = totals.entry(*key).or_default();
             (*count, *sum) = (*count + 1, *sum + value);
             outputs.totals.entry(*key).or_default().push(json!({"key": key, "count": *count, "sum": *sum}));
+            if late.contains(id) {
+                outputs.late.push(*id);
+                continue;
+            }
             let (count, sum) = windows.entry((*key, at - at % WINDOW)).or_default();
             (*count, *sum) = (*count + 1, *sum + value);
+        }
+        let side = |parity| events.iter().filter(move |event| !event.bad && !event.old && event.value % 2 == parity);
+        for left in side(0) {
+            let near = |right: &&Event| right.key == left.key && right.at.abs_diff(left.at) <= NEAR;
+            let met: Vec<Value> =
+                side(1).filter(near).map(|right| json!({"left": left.id, "right": right.id})).collect();
+            outputs.met.extend(if met.is_empty() { vec![json!({"left": left.id, "right": null})] } else { met });
         }
         for ((key, start), (count, sum)) in windows {
             outputs.windows.push(json!({"key": key, "start": start, "count": count, "sum": sum}));
@@ -92,6 +116,49 @@ impl Outputs {
     pub(super) fn rows_of(events: &[Event]) -> Self {
         let rows = events.iter().flat_map(|event| rows_of(&event.payload())).collect();
         Outputs { rows, ..Outputs::default() }
+    }
+
+    /// What is wrong with which events came too late: only those do whose window was over when a row before them came.
+    pub(super) fn judge_late(&self, events: &[Event]) -> Result<(), String> {
+        for id in &self.late {
+            let place = events.iter().position(|event| event.id == *id && !event.bad);
+            let place = place.ok_or_else(|| format!("late: {id} is no event"))?;
+            let (before, from) = events.split_at(place);
+            let end = from.first().map_or(0, |event| event.at - event.at % WINDOW + WINDOW);
+            if !before.iter().any(|event| !event.bad && event.at >= end + LATE) {
+                return Err(format!("late: {id} came in time for its window"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out the windows of old events: where outputs may repeat, such an event may be in time in one run and late in another.
+    pub(super) fn without_old(mut self, events: &[Event]) -> Self {
+        let windows: Vec<(u64, u64)> = events
+            .iter()
+            .filter(|event| event.old && !event.bad)
+            .map(|event| (event.key, event.at - event.at % WINDOW))
+            .collect();
+        self.windows.retain(|window| {
+            let number = |name: &str| window.get(name).and_then(Value::as_u64).unwrap_or(u64::MAX);
+            !windows.contains(&(number("key"), number("start")))
+        });
+        self.late.clear();
+        self
+    }
+
+    /// Which old event is neither late nor in a window that is there.
+    pub(super) fn judge_old(&self, events: &[Event]) -> Result<(), String> {
+        for event in events.iter().filter(|event| event.old && !event.bad && !self.late.contains(&event.id)) {
+            let start = event.at - event.at % WINDOW;
+            let is_its = |window: &Value| {
+                window.get("key") == Some(&json!(event.key)) && window.get("start") == Some(&json!(start))
+            };
+            if !self.windows.iter().any(is_its) {
+                return Err(format!("event {} is neither late nor in a window", event.id));
+            }
+        }
+        Ok(())
     }
 
     /// What is wrong with the order of rows.
@@ -110,6 +177,9 @@ impl Outputs {
     pub(super) fn judge(&self, there: &Outputs, once: bool) -> Result<(), String> {
         same("plain", texts(&self.plain), texts(&there.plain), once)?;
         same("windows", texts(&self.windows), texts(&there.windows), once)?;
+        same("met", texts(&self.met), texts(&there.met), once)?;
+        let late = |outputs: &Outputs| outputs.late.iter().map(u64::to_string).collect();
+        same("late", late(self), late(there), once)?;
         same("dead letters", self.dead.clone(), there.dead.clone(), once)?;
         same("rows", self.rows.clone(), there.rows.clone(), once)?;
         if once && self.totals != there.totals {

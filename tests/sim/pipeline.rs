@@ -3,7 +3,8 @@
 use millstream::pipelines::graph::{Graph, Guarantee};
 use millstream::prelude::*;
 
-use super::oracle::{LATE, WINDOW, rows_of};
+use super::monitor::Monitor;
+use super::oracle::{LATE, NEAR, WINDOW, rows_of};
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Row {
@@ -11,6 +12,7 @@ struct Row {
     key: u64,
     at: i64,
     value: u64,
+    old: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -24,6 +26,17 @@ struct Total {
     key: u64,
     count: u64,
     sum: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LateRow {
+    id: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Met {
+    left: u64,
+    right: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,7 +66,7 @@ pub(super) fn stateless(interval: u64, subtasks: u32, paced: bool) -> Graph {
 }
 
 /// Events from IN: one row for each to OUT, running totals of each key to TOTALS, sums of each key and window to WINDOWS,
-/// and what is no event to DEAD.
+/// rows that are too late for those to LATE, even numbers with the odd ones near them to MET, and what is no event to DEAD.
 pub(super) fn graph(once: bool, interval: u64, subtasks: u32) -> Graph {
     let pipeline = Pipeline::new("sim").settings(|settings| {
         settings.guarantee = if once { Guarantee::EffectivelyOnce } else { Guarantee::AtLeastOnce };
@@ -66,6 +79,7 @@ pub(super) fn graph(once: bool, interval: u64, subtasks: u32) -> Graph {
         .source("events", jetstream("IN").max_ack_pending(64).json::<Row>().rejected_to("dead", dead))
         .event_time("timed", |row| Timestamp::from_millis(row.at), watermarks);
     untimed.stop("untimed");
+    let rows = rows.operator("monitor", "monitor", |_| Ok(Monitor::default()));
     rows.clone()
         .rebalance()
         .map("twice", |row| Plain { id: row.id, twice: row.value * 2 })
@@ -78,10 +92,23 @@ pub(super) fn graph(once: bool, interval: u64, subtasks: u32) -> Graph {
         })
         .map("total", |(key, (count, sum))| Total { key, count, sum })
         .sink("totals", jetstream_to("TOTALS").create(["totals.>"]).json().subject("totals.all").stop_on_rejected());
+    let near = Duration::from_millis(NEAR);
+    let of_value = |name: &str, parity| {
+        rows.clone().filter(name, move |row: &Row| !row.old && row.value % 2 == parity).key_by(|row| row.key)
+    };
+    of_value("even", 0)
+        .join(of_value("odd", 1))
+        .left("met", within(near, near))
+        .map("pair", |(left, right)| Met { left: left.id, right: right.map(|right| right.id) })
+        .sink("pairs", jetstream_to("MET").create(["met.>"]).json().subject("met.all").stop_on_rejected());
     rows.rebalance()
         .map("spread", |row| row)
         .key_by(|row| row.key)
         .window(tumbling(Duration::from_millis(WINDOW)))
+        .late(|late| {
+            late.map("late_row", |late| LateRow { id: late.row.id })
+                .sink("late", jetstream_to("LATE").create(["late.>"]).json().subject("late.all").stop_on_rejected());
+        })
         .aggregate("windowed", (count(), sum(|row: &Row| row.value)))
         .map("result", |w: Windowed<u64, (u64, u64)>| InWindow {
             key: w.key,

@@ -106,6 +106,11 @@ impl Scenario {
         !self.strikes.is_empty() || self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Crash(_)))
     }
 
+    /// Whether each output must be there exactly once: where that is promised, and where runs are only asked to drain.
+    pub(super) fn stores_once(&self) -> bool {
+        self.once || !self.is_troubled() && !self.is_contested()
+    }
+
     /// Whether rows come out in the order of the events: nowhere are they spread.
     pub(super) fn is_ordered(&self) -> bool {
         self.stateless && self.last == 1 && self.runs.iter().all(|(subtasks, _)| *subtasks == 1)

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::faults::Faults;
+use super::monitor::violation;
 use super::oracle::{Event, Outputs};
 use super::pipeline::{graph, stateless};
 use super::scenario::{Ending, Scenario};
@@ -27,8 +28,8 @@ pub struct Passed {
     pub trace: u64,
 }
 
-// Of virtual time: whoever needs longer is stuck.
-const LONGEST: Duration = Duration::from_secs(90);
+// Of virtual time: whoever needs longer is stuck. A strike may delay 32 messages by eight seconds each.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Runs a scenario on a thread of its own time.
 ///
@@ -118,10 +119,22 @@ impl World {
                 other => return Err(format!("an instance that was taken over ended as {other:?}")),
             }
         }
+        violation()?;
         let events = &scenario.events;
-        let wanted = if scenario.stateless { Outputs::rows_of(events) } else { Outputs::of(events) };
-        let there = self.outputs().await;
-        wanted.judge(&there, scenario.once)?;
+        let mut there = self.outputs().await;
+        let wanted = if scenario.stateless { Outputs::rows_of(events) } else { Outputs::of(events, &there.late) };
+        if !scenario.stateless {
+            there.judge_late(events)?;
+            there.judge_old(events)?;
+        }
+        let once = scenario.stores_once();
+        let wanted = if once {
+            wanted
+        } else {
+            there = there.without_old(events);
+            wanted.without_old(events)
+        };
+        wanted.judge(&there, once)?;
         if scenario.is_ordered() {
             wanted.judge_order(&there)?;
         }
@@ -183,6 +196,9 @@ impl World {
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         outputs.plain = self.texts("OUT", "out.>").await.iter().map(|text| value(text)).collect();
         outputs.windows = self.texts("WINDOWS", "windows.>").await.iter().map(|text| value(text)).collect();
+        outputs.met = self.texts("MET", "met.>").await.iter().map(|text| value(text)).collect();
+        let id = |text: &String| value(text).get("id").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        outputs.late = self.texts("LATE", "late.>").await.iter().map(id).collect();
         outputs.rows = self.texts("ROWS", "rows.>").await;
         outputs.dead = self.texts("DEAD", "mill.dlq.>").await;
         for text in self.texts("TOTALS", "totals.>").await {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Interval, Pair, Sided, Unbounded, within};
+use crate::bugs::{Bug, planted};
 use crate::window::{KeyOf, UNJOINED, late_port, refuse_late};
 use crate::{
     Batch, Keyed, Operator, Origins, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, TimeKeeping,
@@ -328,7 +329,15 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for IntervalJoin<L, R, 
         visit.shape(&self.shape())?;
         visit.time("horizon", &mut self.horizon)?;
         visit.timers("timers", &mut self.timers)?;
-        visit.keyed("sides", &mut self.sides)
+        visit.keyed("sides", &mut self.sides)?;
+        if visit.is_restoring() && planted(Bug::ForgetPairs) {
+            let keys: Vec<K> = self.sides.iter().map(|(key, _)| key.clone()).collect();
+            for key in keys {
+                let Some(sides) = self.sides.get_mut(&key) else { continue };
+                sides.left.values_mut().flatten().for_each(|held| held.paired = false);
+            }
+        }
+        Ok(())
     }
 
     fn time_keeping(&self) -> TimeKeeping {

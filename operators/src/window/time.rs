@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::windowed::CLOSED;
 use super::{Emit, Firing, KeyOf, TimeWindows, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
+use crate::bugs::{Bug, planted};
 use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
 
 /// Aggregates rows by key in windows of equal length. A window gives a result for each of its keys, in the order of keys,
@@ -173,6 +174,13 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
             let is_gone = |pane| self.windows.gone_at(self.windows.last_end(pane)) <= self.now;
             // Behind the end of time there is no window.
             if pane.map_or(time == Timestamp::MAX, is_gone) {
+                if planted(Bug::CountLateToo)
+                    && let Some(pane) = pane
+                {
+                    let (mut state, end) = (self.aggregate.start(), self.windows.last_end(pane));
+                    self.aggregate.add(&mut state, &row, time);
+                    out.push(time, self.result(end, (self.key)(&row), &state, Firing::Late));
+                }
                 refuse_late(row, (time, self.now, CLOSED), origins.as_ref(), at, out);
                 continue;
             }

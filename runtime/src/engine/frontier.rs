@@ -1,5 +1,6 @@
 //! [`Frontier`]: merges the watermarks of several inputs.
 
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Timestamp, Watermark};
 
 /// The watermark of a node with several inputs: the minimum over those that are live and not idle. An input that has
@@ -49,6 +50,7 @@ impl Frontier {
         for input in &self.inputs {
             match input {
                 Input::Unknown => return None,
+                Input::At(at) if planted(Bug::GreatestWatermark) => least = least.max(Some(*at)),
                 Input::At(at) => least = Some(least.map_or(*at, |least| least.min(*at))),
                 Input::Idle => idle = true,
                 Input::Closed => {}

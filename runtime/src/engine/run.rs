@@ -263,6 +263,7 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         environment.metrics.count_restart();
         tracing::warn!(pipeline = %graph.name, node = fault.node().unwrap_or(""), "restarting from the last checkpoint in {pause:?}: {}", fault.chain());
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
         }
@@ -304,6 +305,7 @@ async fn newest(
             Err(StoreError::Fenced) => return Err(Fault::bug("a read was fenced")),
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok((Revision(0), None)),
         }

@@ -162,7 +162,9 @@ impl Coordinator {
         let Some(marked) = marked else {
             return Err(Fault::bug("a sink that kept positions has no marker").at(node));
         };
-        self.manifest.epoch = self.manifest.epoch.max(marked.epoch);
+        if !planted(Bug::ReuseEpoch) {
+            self.manifest.epoch = self.manifest.epoch.max(marked.epoch);
+        }
         let positions = marked.positions.clone().filter(|_| !planted(Bug::ForgetMarker));
         if let Some(positions) = positions {
             let sources = serde_json::from_value(positions).map_err(|error| {

@@ -131,6 +131,7 @@ async fn drive(core: Weak<Core>, mut due: watch::Receiver<Option<Instant>>) {
             }
         };
         tokio::select! {
+            biased;
             changed = due.changed() => {
                 if changed.is_err() {
                     return;
