@@ -32,6 +32,23 @@ fn killed(directory: &Path, part: u32, calls: &str, number: u32) -> bool {
     dead
 }
 
+/// As [`commit`], whose calls to sync a file fail as on a broken disk, each thread's first.
+fn unsynced(directory: &Path, part: u32) -> Output {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1", COMMIT]);
+    command.args([&directory.display().to_string(), &part.to_string()]).output().unwrap()
+}
+
+fn is_here() -> bool {
+    let is_here = Command::new("strace").arg("-V").output().is_ok();
+    if !is_here {
+        // `tests/setup` installs it where it may.
+        println!("strace is not here: nothing was killed");
+        assert!(std::env::var_os("MILLSTREAM_REQUIRES_STRACE").is_none(), "strace is not here");
+    }
+    is_here
+}
+
 fn counted(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
@@ -39,10 +56,7 @@ fn counted(output: &Output) -> String {
 
 #[test]
 fn a_checkpoint_that_is_killed_at_any_system_call_is_the_old_one_or_the_new_one() {
-    if Command::new("strace").arg("-V").output().is_err() {
-        // `tests/setup` installs it where it may.
-        println!("strace is not here: nothing was killed");
-        assert!(std::env::var_os("MILLSTREAM_REQUIRES_STRACE").is_none(), "strace is not here");
+    if !is_here() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -66,4 +80,26 @@ fn a_checkpoint_that_is_killed_at_any_system_call_is_the_old_one_or_the_new_one(
     }
     println!("{kills} kills");
     assert!(kills > 60, "{kills}");
+}
+
+#[test]
+fn after_a_sync_that_failed_nothing_more_is_written_until_the_program_starts_anew() {
+    if !is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("checkpoints");
+    assert_eq!(counted(&commit(&directory, 1)), "{1: 2000}");
+    let names = || {
+        let files = std::fs::read_dir(&directory).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut files: Vec<String> = files.filter(|name| !name.starts_with('.')).collect();
+        files.sort_unstable();
+        files
+    };
+    let before = names();
+    let failed = unsynced(&directory, 2);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("is closed for writing since a sync failed"), "{said}");
+    assert_eq!(names(), before, "no checkpoint came of it");
+    assert_eq!(counted(&commit(&directory, 2)), "{2: 2000}");
 }

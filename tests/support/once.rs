@@ -133,12 +133,15 @@ impl Once {
         let (feeder, bad) = (Feeder::start_with(connection, 1_000, 20), Bad::start(connection));
         let start = || self.start(urls, "stepping", 1, 3);
         let mut running = self.replaced("twins on three servers", connection, start(), start, 1, true).await;
+        let mut stepped = 0;
         for _ in 0..kills {
             a_while().await;
-            self.step_down(connection).await;
+            stepped += self.step_down(connection).await;
             running.killed().await;
             running = start();
         }
+        println!("twins on three servers: {stepped} leaders stepped down in {kills} rounds");
+        assert!(u64::from(stepped) >= kills, "only {stepped} leaders stepped down");
         self.settled("twins on three servers", connection, feeder, bad, running).await
     }
 
@@ -159,7 +162,7 @@ impl Once {
             let before = out.read(connection).await;
             let twin = start();
             if steps {
-                self.step_down(connection).await;
+                assert!(self.step_down(connection).await > 0, "{story}: no leader stepped down");
             }
             // The twin has stored something of its own.
             let why = || format!("{story}, round {round}: the twin does not go on: {}", twin.err());
@@ -174,14 +177,18 @@ impl Once {
         running
     }
 
-    /// The leaders of the streams step down, one after the other, in the middle of commits.
-    pub async fn step_down(&self, connection: &Connection) {
+    /// The leaders of the streams step down, one after the other, in the middle of commits; how many did.
+    pub async fn step_down(&self, connection: &Connection) -> u32 {
+        let mut stepped = 0;
         let js = Js::new(connection.clone()).timeout(Duration::from_secs(2));
         for stream in self.led {
             let subject = js.subject(&format!("STREAM.LEADER.STEPDOWN.{stream}"));
             // One that is not there, or has no leader at the moment, is left alone.
-            let _ = connection.request(subject, Default::default(), "", Duration::from_secs(2)).await;
+            let answer = connection.request(subject, Default::default(), "", Duration::from_secs(2)).await;
+            let done = |answer: &str| answer.contains(r#""success":true"#) || answer.contains(r#""success": true"#);
+            stepped += u32::from(answer.is_ok_and(|answer| done(&String::from_utf8_lossy(&answer.payload))));
             sleep(Duration::from_millis(100)).await;
         }
+        stepped
     }
 }

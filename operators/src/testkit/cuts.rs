@@ -135,14 +135,14 @@ pub enum Step<T> {
 }
 
 /// As [`cuts_do_not_matter`], for operators that watch event time: batches are cut anywhere between watermarks, restarts
-/// come anywhere, and sometimes there is no room downstream.
+/// come anywhere, and then there is never room downstream.
 ///
 /// # Panics
-/// When it does not give the same rows.
+/// When it does not give the same rows at every port.
 #[expect(clippy::panic, reason = "a test kit fails tests")]
 pub fn steps_do_not_matter<T, U, O>(make: impl Fn() -> O, steps: &[Step<T>]) -> Vec<U>
 where
-    T: Clone + Send + 'static,
+    T: Clone + Debug + Send + 'static,
     U: Clone + PartialEq + Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
@@ -156,30 +156,30 @@ where
             }
         }
     }
-    whole.into_iter().map(|(_, row)| row).collect()
+    whole.rows.into_iter().map(|(_, row)| row).collect()
 }
 
 /// What an operator gives of these steps in one piece: for comparison with a definition on very many inputs.
 pub fn steps_in_one_piece<T, U, O>(make: impl Fn() -> O, steps: &[Step<T>]) -> Vec<U>
 where
-    T: Clone + Send + 'static,
-    U: Send + 'static,
+    T: Clone + Debug + Send + 'static,
+    U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
-    stepped(&make, steps, &[steps.len()], false).into_iter().map(|(_, row)| row).collect()
+    stepped(&make, steps, &[steps.len()], false).rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn stepped<T, U, O>(make: &impl Fn() -> O, steps: &[Step<T>], sizes: &[usize], restarts: bool) -> Vec<(Timestamp, U)>
+fn stepped<T, U, O>(make: &impl Fn() -> O, steps: &[Step<T>], sizes: &[usize], restarts: bool) -> Given<U>
 where
-    T: Clone + Send + 'static,
-    U: Send + 'static,
+    T: Clone + Debug + Send + 'static,
+    U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
     let mut bench = Bench::new(make());
     if restarts {
         bench.room_for(0);
     }
-    let (mut rest, mut rows) = (steps.iter().cloned(), Vec::new());
+    let (mut rest, mut given) = (steps.iter().cloned(), Given { rows: Vec::new(), ports: BTreeMap::new() });
     for size in sizes {
         let mut piece = Vec::new();
         for step in rest.by_ref().take(*size) {
@@ -197,13 +197,14 @@ where
             bench.batch(piece.into_iter().collect());
         }
         if restarts {
-            rows.extend(bench.take_batches().into_iter().flatten());
+            given.take(&mut bench);
             bench = Bench::restored(make(), &bench.save());
+            bench.room_for(0);
         }
     }
     bench.end();
-    rows.extend(bench.take_batches().into_iter().flatten());
-    rows
+    given.take(&mut bench);
+    given
 }
 
 /// Sizes that add up to `total`: by a fixed sequence, so that every run cuts alike.

@@ -9,9 +9,6 @@ use super::stream::Stream;
 use super::turn::Turn;
 use crate::broker::{ApiError, Outgoing};
 
-/// How new the API is: that of server 2.15.
-const LEVEL: u64 = 5;
-
 /// What a call gives: the fields of the answer, or a refusal.
 pub(super) type Answer = Result<Value, ApiError>;
 
@@ -60,7 +57,7 @@ impl JetStream {
             "streams": self.streams.len(),
             "consumers": consumers,
             "limits": { "max_memory": -1, "max_storage": -1, "max_streams": -1, "max_consumers": -1 },
-            "api": { "level": LEVEL, "total": 0, "errors": 0 },
+            "api": { "level": self.api_level, "total": 0, "errors": 0 },
         })
     }
 

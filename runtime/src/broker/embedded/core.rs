@@ -39,13 +39,13 @@ pub(super) struct State {
 
 impl Core {
     pub(super) fn new(options: EmbeddedOptions, hook: Option<Arc<dyn Hook>>) -> Arc<Self> {
-        let max_batch = options.max_batch;
+        let EmbeddedOptions { max_batch, api_level, .. } = options;
         Arc::new(Core {
             options,
             link: watch::Sender::new(LinkState { connected: true, generation: 1 }),
             state: Mutex::new(State {
                 router: Router::new(hook.clone()),
-                js: JetStream::default(),
+                js: JetStream { api_level, ..JetStream::default() },
                 due: Due::default(),
                 last_inbox: 0,
                 max_batch,

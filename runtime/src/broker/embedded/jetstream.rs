@@ -13,6 +13,8 @@ pub(super) struct JetStream {
     pub(super) streams: BTreeMap<Box<str>, Stream>,
     /// Numbers consumers that nobody named.
     pub(super) last_name: u64,
+    /// How new it says that it is.
+    pub(super) api_level: u64,
 }
 
 impl JetStream {

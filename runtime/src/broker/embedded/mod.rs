@@ -65,6 +65,8 @@ pub struct EmbeddedOptions {
     pub max_payload: usize,
     /// The most messages of an atomic batch.
     pub max_batch: u64,
+    /// How new its JetStream says that it is.
+    pub api_level: u64,
     /// The wall-clock time at which it starts, in nanoseconds since the epoch; fixed, so that runs are alike.
     pub started_at: i64,
 }
@@ -72,7 +74,8 @@ pub struct EmbeddedOptions {
 impl Default for EmbeddedOptions {
     fn default() -> Self {
         // 2026-01-01T00:00:00Z.
-        EmbeddedOptions { max_payload: 1 << 20, max_batch: 1_000, started_at: 1_767_225_600_000_000_000 }
+        let started_at = 1_767_225_600_000_000_000;
+        EmbeddedOptions { max_payload: 1 << 20, max_batch: 1_000, api_level: 5, started_at }
     }
 }
 

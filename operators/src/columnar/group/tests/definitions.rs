@@ -11,7 +11,7 @@ use crate::state::MemoryTables;
 use crate::{KeyGroup, Operator, Result, Run, Runs, Saved, Spill};
 
 /// How many inputs: `MILLSTREAM_WINDOW_CASES=10000` is the long form.
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var("MILLSTREAM_WINDOW_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_000)
 }
 

@@ -180,7 +180,7 @@ fn timeline() -> impl Strategy<Value = Vec<(Vec<Row>, i64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(definitions::cases()))]
 
     #[test]
     fn windows_of_columns_give_what_the_definition_gives(

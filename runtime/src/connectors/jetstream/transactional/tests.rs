@@ -270,6 +270,19 @@ async fn outputs_of_subtasks_that_are_no_more_are_published_by_those_that_are() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_know_atomic_batches_is_refused_and_its_streams_are_left_alone() {
+    let broker = Embedded::new(EmbeddedOptions { api_level: 1, ..EmbeddedOptions::default() });
+    let world = World { js: Js::new(broker.connect()), broker, losing: Arc::default() };
+    let before = world.js.create_stream(&StreamConfig::new("S", ["s.>"])).await.unwrap().config;
+    let write = JetStreamWrite { create: Some(vec!["s.>".to_owned()]), ..JetStreamWrite::to("S") };
+    let mut sink = TransactionalSink::new(&world.subtask(0, 1, false), write).unwrap();
+    let fault = sink.open().await.unwrap_err();
+    let words = "the server does not know atomic batches: use nats-server 2.12 or newer";
+    assert!(fault.kind() == FaultKind::Setup && fault.to_string().contains(words), "{fault}");
+    assert_eq!(world.js.stream("S").await.unwrap().config, before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_is_given_what_it_lacks_if_the_sink_may_and_else_refused() {
     let world = World::new().await;
     world.js.delete_stream("S").await.unwrap();
