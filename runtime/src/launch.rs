@@ -42,6 +42,8 @@ enum Checkpoints {
     Server,
     /// In a directory.
     Directory(PathBuf),
+    /// In a store that was made before.
+    Store(Arc<dyn Store>),
     /// In memory, for a run that is not to be gone on with.
     Memory,
 }
@@ -156,6 +158,14 @@ impl Launch {
         self
     }
 
+    /// Keeps checkpoints in this store, such as a bucket: `S3Store::new(S3Options::to("s3://BUCKET/PREFIX")?)?`, with the
+    /// feature `s3`.
+    #[must_use]
+    pub fn checkpoints_at(mut self, store: Arc<dyn Store>) -> Self {
+        self.checkpoints = Checkpoints::Store(store);
+        self
+    }
+
     /// Keeps checkpoints in memory: the run begins anew, and no later one goes on from it.
     #[must_use]
     pub fn without_checkpoints(mut self) -> Self {
@@ -262,6 +272,7 @@ impl Launch {
         let connections = Arc::new(connections);
         let store: Arc<dyn Store> = match self.checkpoints {
             Checkpoints::Directory(directory) => Arc::new(LocalStore::new(directory)),
+            Checkpoints::Store(store) => store,
             Checkpoints::Memory => Arc::new(MemoryStore::default()),
             Checkpoints::Server => Arc::new(KvStore::new(Arc::clone(&connections), self.replicas)),
         };

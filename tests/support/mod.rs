@@ -16,6 +16,7 @@
 
 mod bad;
 mod command;
+pub mod counts;
 mod dice;
 mod feeding;
 mod once;
@@ -23,6 +24,7 @@ pub mod program;
 mod proxy;
 mod setting;
 mod stream;
+pub mod weed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -26,7 +26,7 @@ mod nats;
 mod ports;
 #[cfg(feature = "jetstream")]
 mod program;
-#[cfg(feature = "jetstream")]
+#[cfg(any(feature = "jetstream", feature = "s3"))]
 mod secret;
 #[cfg(feature = "jetstream")]
 mod server;
@@ -48,8 +48,8 @@ pub use connections::{Connections, Purpose, fault};
 pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
 pub use error::{ApiError, BrokerError, DeniedAction};
 pub use message::{Incoming, Outgoing};
-#[cfg(feature = "cli")]
-pub(crate) use ports::free_port;
+#[cfg(all(feature = "jetstream", any(feature = "cli", feature = "testkit")))]
+pub use ports::free_port;
 #[cfg(feature = "jetstream")]
 pub use program::find_program;
 #[cfg(feature = "cli")]
@@ -60,7 +60,7 @@ pub(crate) use server::signal;
 /// The client's name as the source of logs.
 #[cfg(feature = "cli")]
 pub(crate) const CLIENT: &str = "async_nats";
-#[cfg(feature = "jetstream")]
+#[cfg(any(feature = "jetstream", feature = "s3"))]
 pub use secret::Secret;
 #[cfg(feature = "jetstream")]
 pub use server::{NatsServer, ServerOptions};

@@ -16,7 +16,7 @@ const PORTS: u32 = 16_000;
 ///
 /// # Errors
 /// The loopback interface takes no listener.
-pub(crate) fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(u32::MAX);
     let _ = NEXT.compare_exchange(u32::MAX, anywhere(), Ordering::Relaxed, Ordering::Relaxed);
     for _ in 0..PORTS {

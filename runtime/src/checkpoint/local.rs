@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
@@ -31,6 +32,8 @@ struct Directory {
 
 /// So many manifests are kept.
 const MANIFESTS: u64 = 3;
+/// How many files this process has begun to write.
+static WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// What to do where there is a file of that name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +126,9 @@ impl Directory {
             let aside = directory.join(format!("{name}.damaged"));
             fs::rename(&path, aside).map_err(|error| self.failed("cannot be written", error))?;
         }
-        let beside = directory.join(format!(".{name}.{}", std::process::id()));
+        // Of its own also where one process writes the same twice at once.
+        let number = WRITES.fetch_add(1, Ordering::Relaxed);
+        let beside = directory.join(format!(".{name}.{}.{number}", std::process::id()));
         let written = File::create(&beside).and_then(|mut file| file.write_all(bytes).map(|()| file));
         let file = match written {
             Ok(file) => file,

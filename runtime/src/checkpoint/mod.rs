@@ -7,6 +7,8 @@ mod manifest;
 mod memory;
 mod output_log;
 mod retention;
+#[cfg(any(feature = "s3", feature = "cli"))]
+mod s3;
 mod segment;
 mod store;
 
@@ -19,5 +21,11 @@ pub use manifest::{Manifest, NodeState, SourcePosition};
 pub use memory::MemoryStore;
 pub use output_log::OutputLog;
 pub(crate) use retention::Retention;
+#[cfg(any(feature = "s3", feature = "cli"))]
+pub use s3::S3Options;
+#[cfg(feature = "s3")]
+pub use s3::S3Store;
+#[cfg(feature = "cli")]
+pub(crate) use s3::SCHEME;
 pub use segment::{BlobId, Segment};
 pub use store::{Blob, Revision, Store, StoreError, Stored};

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::place::Place;
+
 const EXAMPLES: &str = "\
 Examples:
   millstream demo                           the main job, shown
@@ -124,9 +126,9 @@ pub(super) struct Run {
     /// Sources that have no such end are refused: shared streams, core NATS, and `generate` without a `count`.
     #[arg(long)]
     pub(super) until_end: bool,
-    /// Keep checkpoints in this directory, not in the server's key-value store
-    #[arg(long, value_name = "DIR")]
-    pub(super) checkpoints: Option<PathBuf>,
+    /// Keep checkpoints in this directory or bucket (s3://BUCKET/PREFIX), not in the server's key-value store
+    #[arg(long, value_name = "PLACE")]
+    pub(super) checkpoints: Option<Place>,
     /// Copies of the checkpoints that the servers keep [default: 1]
     #[arg(long, value_name = "N")]
     pub(super) replicas: Option<usize>,
@@ -270,9 +272,9 @@ pub(super) struct Permissions {
     /// Leave out what only a first start needs, where streams and the checkpoint bucket exist already
     #[arg(long)]
     pub(super) no_create: bool,
-    /// The pipeline runs with checkpoints in a directory
-    #[arg(long, value_name = "DIR")]
-    pub(super) checkpoints: Option<PathBuf>,
+    /// The pipeline runs with checkpoints in a directory or bucket
+    #[arg(long, value_name = "PLACE")]
+    pub(super) checkpoints: Option<Place>,
 }
 
 /// Remove what a pipeline left on the server: its consumers and checkpoints
@@ -287,9 +289,9 @@ pub(super) struct Remove {
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
-    /// Checkpoints are in this directory
-    #[arg(long, value_name = "DIR")]
-    pub(super) checkpoints: Option<PathBuf>,
+    /// Checkpoints are in this directory or bucket
+    #[arg(long, value_name = "PLACE")]
+    pub(super) checkpoints: Option<Place>,
     #[command(flatten)]
     pub(super) server: Server,
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use millstream_operators::{Fault, FaultKind};
@@ -10,7 +11,7 @@ use millstream_pipelines::graph::{Access, Graph};
 use super::args::Server;
 use super::file::Ends;
 use super::settings::Settings;
-use super::{Failure, Program, output};
+use super::{Failure, Program, output, place};
 use crate::checkpoint::{Manifest, OutputLog, Revision, StateIn, Store, StoreError, load, read_manifest};
 use crate::connectors::{Connections, Purpose, marked};
 use crate::engine::Clock;
@@ -49,9 +50,9 @@ struct Kept {
     /// Pipeline file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Checkpoints are in this directory
-    #[arg(long, value_name = "DIR")]
-    checkpoints: Option<PathBuf>,
+    /// Checkpoints are in this directory or bucket
+    #[arg(long, value_name = "PLACE")]
+    checkpoints: Option<place::Place>,
     #[command(flatten)]
     server: Server,
 }
@@ -88,7 +89,7 @@ fn savepoint_name(text: &str) -> Result<String, String> {
 
 /// Where a pipeline keeps its checkpoints.
 struct Place {
-    store: Box<dyn Store>,
+    store: Arc<dyn Store>,
     pipeline: String,
     graph: Graph,
     connections: Connections,

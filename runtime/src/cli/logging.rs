@@ -15,8 +15,14 @@ use crate::broker::CLIENT;
 /// The level is none: usage.
 pub(super) fn init(settings: &Settings, screen: &Screen) -> Result<(), Failure> {
     let level = settings.log_level();
-    // The client logs its URLs at debug and every connection at info: neither is ours to say, unless it is asked for.
-    let quiet = if level.contains(CLIENT) { level.to_owned() } else { format!("{CLIENT}=warn,{level}") };
+    // The clients log URLs at debug, and every connection and every other try at info: neither is ours to say, unless it is
+    // asked for.
+    let mut quiet = level.to_owned();
+    for client in [CLIENT, "object_store"] {
+        if !level.contains(client) {
+            quiet = format!("{client}=warn,{quiet}");
+        }
+    }
     let filter = EnvFilter::try_new(quiet).map_err(|error| {
         Failure::usage(format!("the log level {level:?} is none ({error}): use error, warn, info, debug or trace"))
     })?;

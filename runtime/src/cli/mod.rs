@@ -38,6 +38,7 @@ mod logging;
 mod new_enough;
 mod output;
 mod permissions;
+mod place;
 mod program;
 mod remove;
 mod run;

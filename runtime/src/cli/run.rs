@@ -42,7 +42,7 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
     // A trial on files must leave the real pipeline's checkpoints alone.
     match settings.checkpoints() {
         _ if !ends.is_empty() => launch = launch.without_checkpoints(),
-        Some(directory) => launch = launch.checkpoints_in(directory),
+        Some(place) => launch = launch.checkpoints_at(settings.store_at(place)?),
         None => {}
     }
     if let Some(directory) = settings.spill() {

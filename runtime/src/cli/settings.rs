@@ -12,8 +12,9 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::args::{Common, LogFormat, Server};
+use super::place::Place;
 use crate::broker::{ConnectOptions, split_urls};
-use crate::checkpoint::{KvStore, LocalStore, Store};
+use crate::checkpoint::{KvStore, LocalStore, S3Options, Store};
 use crate::connectors::Connections;
 
 const DEFAULT_FILE: &str = "millstream.toml";
@@ -23,7 +24,8 @@ const DEFAULT_FILE: &str = "millstream.toml";
 #[serde(default, deny_unknown_fields)]
 struct Layer {
     nats: ConnectOptions,
-    checkpoints: Option<PathBuf>,
+    checkpoints: Option<Place>,
+    s3: S3Options,
     replicas: Option<usize>,
     workers: Option<usize>,
     state_memory: Option<Size>,
@@ -98,7 +100,12 @@ impl Settings {
         let mut file: Layer = layer(Config::builder().add_source(source))?;
         // A path in a file is meant from there.
         let folder = path.parent().unwrap_or(Path::new(""));
-        for place in file.checkpoints.iter_mut().chain(&mut file.spill).chain(file.nats.files_mut()) {
+        let directory = match &mut file.checkpoints {
+            Some(Place::Directory(directory)) => Some(directory),
+            _ => None,
+        };
+        let places = directory.into_iter().chain(&mut file.spill).chain(&mut file.s3.ca);
+        for place in places.chain(file.nats.files_mut()) {
             *place = folder.join(&*place);
         }
         let mut here: Layer = layer(Config::builder().add_source(Environment(environment)))?;
@@ -128,8 +135,8 @@ impl Settings {
 
     /// The same settings with what a command's flags say of checkpoints.
     #[must_use]
-    pub(super) fn with_checkpoints(mut self, directory: Option<&PathBuf>, replicas: Option<usize>) -> Self {
-        self.here.checkpoints = directory.cloned().or(self.here.checkpoints);
+    pub(super) fn with_checkpoints(mut self, place: Option<&Place>, replicas: Option<usize>) -> Self {
+        self.here.checkpoints = place.cloned().or(self.here.checkpoints);
         self.here.replicas = replicas.or(self.here.replicas);
         self
     }
@@ -138,13 +145,31 @@ impl Settings {
     ///
     /// # Errors
     /// The options of the connection contradict each other.
-    pub(super) fn store(&self, nats: Option<ConnectOptions>) -> Result<Box<dyn Store>, Failure> {
-        if let Some(directory) = self.checkpoints() {
-            return Ok(Box::new(LocalStore::new(directory)));
+    pub(super) fn store(&self, nats: Option<ConnectOptions>) -> Result<Arc<dyn Store>, Failure> {
+        if let Some(place) = self.checkpoints() {
+            return self.store_at(place);
         }
         let connections = Connections::to_nats(self.connect_options(nats));
         let connections = connections.map_err(|fault| Failure::fault(fault.chain()))?;
-        Ok(Box::new(KvStore::new(Arc::new(connections), self.replicas())))
+        Ok(Arc::new(KvStore::new(Arc::new(connections), self.replicas())))
+    }
+
+    /// The store at a place that is not the server.
+    ///
+    /// # Errors
+    /// The options of the bucket contradict each other.
+    pub(super) fn store_at(&self, place: &Place) -> Result<Arc<dyn Store>, Failure> {
+        match place {
+            Place::Directory(directory) => Ok(Arc::new(LocalStore::new(directory))),
+            #[cfg(feature = "s3")]
+            Place::Bucket(url) => {
+                let options = self.file.s3.clone().at(url);
+                let store = options.and_then(crate::checkpoint::S3Store::new);
+                Ok(Arc::new(store.map_err(|fault| Failure::usage(fault.chain()))?))
+            }
+            #[cfg(not(feature = "s3"))]
+            Place::Bucket(url) => Err(Failure::usage(format!("this build keeps no checkpoints in {url}"))),
+        }
     }
 
     /// The same settings with what a flag says of workers.
@@ -183,8 +208,8 @@ impl Settings {
     }
 
     /// Where checkpoints are kept, if not on the server.
-    pub(super) fn checkpoints(&self) -> Option<&Path> {
-        self.here.checkpoints.as_deref().or(self.file.checkpoints.as_deref())
+    pub(super) fn checkpoints(&self) -> Option<&Place> {
+        self.here.checkpoints.as_ref().or(self.file.checkpoints.as_ref())
     }
 
     /// How many copies of the checkpoints the servers keep.
@@ -309,6 +334,23 @@ mod tests {
     fn a_path_in_a_settings_file_is_meant_from_there() {
         let (folder, path) = written("checkpoints = \"ckpt\"");
         let settings = Settings::from(&common(Some(&path)), |_| None).unwrap();
-        assert_eq!(settings.checkpoints(), Some(folder.path().join("ckpt").as_path()));
+        assert_eq!(settings.checkpoints(), Some(&Place::Directory(folder.path().join("ckpt"))));
+    }
+
+    #[cfg(feature = "s3")]
+    #[test]
+    fn a_bucket_of_the_settings_stays_as_it_is_written_and_its_table_says_how_to_reach_it() {
+        let table = "[s3]\nendpoint = \"https://objects.internal\"\naccess_key_id = \"id\"\nca = \"ca.pem\"\n";
+        let (folder, path) = written(&format!("checkpoints = \"s3://ckpt/prod\"\n{table}"));
+        let settings = Settings::from(&common(Some(&path)), |_| None).unwrap();
+        assert_eq!(settings.checkpoints(), Some(&Place::Bucket("s3://ckpt/prod".to_owned())));
+        assert_eq!(settings.file.s3.ca, Some(folder.path().join("ca.pem")));
+        let (_folder, path) = written("[s3]\nendpiont = \"https://objects.internal\"");
+        let error = Settings::from(&common(Some(&path)), |_| None).unwrap_err();
+        assert!(error.to_string().contains("endpiont") && error.to_string().contains("endpoint"), "{error}");
+        let wrong =
+            Settings::from(&common(None), |name| (name == "MILLSTREAM_CHECKPOINTS").then(|| "s3://".to_owned()));
+        let error = wrong.unwrap_err().to_string();
+        assert!(error.contains("`checkpoints`") && error.contains("s3://BUCKET"), "{error}");
     }
 }

@@ -4,6 +4,8 @@
 mod flow;
 mod misfits;
 
+#[cfg(feature = "jetstream")]
+pub use crate::broker::free_port;
 pub use crate::connectors::{CollectSink, Collected, ListSource};
 pub use flow::Flow;
 pub use misfits::{FailingStore, Gate, StallingSink};

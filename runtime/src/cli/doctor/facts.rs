@@ -7,6 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 use crate::broker::{ApiError, BrokerError, ConsumerInfo, Js, StreamInfo, codes};
+use crate::checkpoint::StoreError;
 use crate::connectors::{consumer_name, marker_subjects};
 use crate::engine::Clock;
 
@@ -25,6 +26,8 @@ pub(super) struct Facts {
     pub(super) protocol: Option<Protocol>,
     /// The bucket of the checkpoints, where they are kept on the server.
     pub(super) bucket: Option<Bucket>,
+    /// Where checkpoints are kept, where that is not the server, and whether there is one.
+    pub(super) kept: Option<(String, Result<bool, StoreError>)>,
 }
 
 /// A stream that a node uses.
@@ -94,7 +97,7 @@ impl Facts {
         };
         let version = js.connection().server_version();
         let protocol = graph.and_then(|graph| protocol(graph, &Resources::on_paper()));
-        Facts { place, version, account, streams, protocol, bucket }
+        Facts { place, version, account, streams, protocol, bucket, kept: None }
     }
 
     /// How far the server's clock is ahead of ours, from the quickest answer.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::facts::{Bucket, Facts};
 use super::streams;
 use crate::broker::{BrokerError, parse_version};
+use crate::checkpoint::StoreError;
 use crate::cli::check::plural;
 use crate::cli::output::{bytes, count, span};
 
@@ -73,6 +74,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         findings.fact(format!("once     {protocol}"));
     }
     facts.bucket.iter().for_each(|bucket| checkpoints(bucket, &mut findings));
+    facts.kept.iter().for_each(|(place, found)| kept(place, found, &mut findings));
     findings.0
 }
 
@@ -157,6 +159,16 @@ fn account(info: &Value, findings: &mut Findings) {
     }
 }
 
+fn kept(place: &str, found: &Result<bool, StoreError>, findings: &mut Findings) {
+    let there = match found {
+        Ok(true) => "there are some",
+        Ok(false) => "will begin at the first start",
+        Err(StoreError::Failed(fault) | StoreError::Unknown(fault)) => return findings.error(fault.chain()),
+        Err(error @ StoreError::Fenced) => return findings.error(error.to_string()),
+    };
+    findings.fact(format!("place    {place}, for checkpoints: {there}"));
+}
+
 fn checkpoints(bucket: &Bucket, findings: &mut Findings) {
     let name = &bucket.name;
     match &bucket.stream {
@@ -218,6 +230,7 @@ mod tests {
             streams,
             protocol: None,
             bucket: None,
+            kept: None,
         };
         judge(&facts).into_iter().map(|finding| (finding.grade, finding.text)).collect()
     }

@@ -26,8 +26,12 @@ pub(super) async fn doctor(program: &Program, args: Doctor, settings: Settings) 
     let connections = Arc::new(Connections::to_nats(options).map_err(setup)?);
     let js = connections.js(Purpose::Control).await.map_err(setup)?;
     let graph = file.as_ref().map(|file| &file.graph);
-    let on_server = settings.checkpoints().is_none();
-    let facts = Facts::ask(&js, graph, connections.describe(), settings.replicas(), on_server).await;
+    let place = settings.checkpoints();
+    let mut facts = Facts::ask(&js, graph, connections.describe(), settings.replicas(), place.is_none()).await;
+    if let (Some(graph), Some(place)) = (graph, place) {
+        let store = settings.store_at(place)?;
+        facts.kept = Some((store.describe(&graph.name), store.read(&graph.name).await.map(|found| found.is_some())));
+    }
     let findings = findings::judge(&facts);
     let colour = output::colour(&std::io::stdout());
     findings.iter().for_each(|finding| output::print(&line(finding, colour)));

@@ -8,8 +8,10 @@ use serde_json::json;
 
 use super::args::Permissions;
 use super::file::Ends;
+use super::place::Place;
 use super::settings::Settings;
 use super::{Failure, Program, output};
+use crate::checkpoint::S3Options;
 use grants::{Grants, Scope};
 
 pub(super) fn permissions(program: &Program, args: &Permissions, settings: &Settings) -> Result<ExitCode, Failure> {
@@ -28,8 +30,23 @@ pub(super) fn permissions(program: &Program, args: &Permissions, settings: &Sett
             "the subjects that `{node}` publishes to are computed by code: add them to publish.allow yourself"
         ));
     }
+    if let Some(Place::Bucket(url)) = settings.checkpoints() {
+        let place = S3Options::to(url).map_err(|fault| Failure::usage(fault.chain()))?;
+        output::say(&in_bucket(&place, &file.graph.name));
+    }
     output::print(&if args.json { as_json(&grants) } else { as_block(&file.graph.name, &grants) });
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the key of the bucket needs beside that.
+fn in_bucket(place: &S3Options, pipeline: &str) -> String {
+    let S3Options { bucket, prefix, .. } = place;
+    let slash = if prefix.is_empty() { "" } else { "/" };
+    let folder = format!("{prefix}{slash}{pipeline}/*");
+    format!(
+        "the key of the bucket needs s3:ListBucket on arn:aws:s3:::{bucket} (s3:prefix {folder}), and s3:GetObject, \
+         s3:PutObject and s3:DeleteObject on arn:aws:s3:::{bucket}/{folder}"
+    )
 }
 
 /// As they stand in a user's JWT, and as other tools take them.

@@ -1,0 +1,370 @@
+//! Checkpoints in a bucket of a real service that speaks S3: kills, an absence, damage, twins, and the command line.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is test code, though not all inside a test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream::broker::NatsServer;
+use millstream::checkpoint::{BlobId, Revision, S3Store, Store};
+use millstream::engine::Ended;
+use millstream::operators::FaultKind;
+use millstream::testkit::{Collected, Flow};
+use millstream_tests::support::counts::{Rows, counted, graph, keys, last, listed, three_runs, until_checkpoints};
+use millstream_tests::support::weed::Weed;
+use millstream_tests::support::{Dice, Running, Said, setting};
+use tokio::time::{Instant, sleep};
+
+const MILLSTREAM: &str = env!("CARGO_BIN_EXE_own");
+const PLACE: &str = "s3://ckpt/stories";
+
+/// A pipeline file in a folder of its own, whose checkpoints are in a bucket.
+struct Story {
+    weed: Weed,
+    folder: tempfile::TempDir,
+}
+
+impl Story {
+    /// Of generated rows with so many ids, which come again and again, the first of each id comes out.
+    async fn of(ids: u64, interval: &str, lines: &str) -> Story {
+        let story = Story { weed: Weed::start().await, folder: tempfile::tempdir().unwrap() };
+        let text = format!(
+            r#"
+name = "firsts"
+checkpoint = {{ interval = "{interval}" }}
+
+[sources.made]
+kind = "generate"
+fields = {{ id = "'order-' || (n % {ids})", n = "n" }}
+on_error = "stop"
+{lines}
+
+[[steps]]
+name = "firsts"
+from = "made"
+dedup = {{ by = ["id"], within = "1h" }}
+
+[sinks.out]
+kind = "file"
+from = "firsts"
+path = "{}"
+format = "json"
+"#,
+            story.out().display()
+        );
+        fs::write(story.file(), text).unwrap();
+        story
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("pipeline.toml")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// Starts the program, with the file in place of the word FILE.
+    fn start(&self, words: &[&str]) -> Running {
+        let file = self.file().display().to_string();
+        let all: Vec<&str> = words.iter().map(|word| if *word == "FILE" { file.as_str() } else { word }).collect();
+        let of_bucket = self.weed.variables();
+        let mut variables: Vec<(&str, &str)> = of_bucket.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        variables.push(("MILLSTREAM_CHECKPOINTS", PLACE));
+        Running::start(MILLSTREAM, &all, &variables)
+    }
+
+    async fn call(&self, words: &[&str]) -> Said {
+        self.start(words).ended_within(Duration::from_secs(90)).await
+    }
+
+    fn store(&self) -> S3Store {
+        self.weed.store("stories")
+    }
+
+    /// Waits for the checkpoint of so many rows, or of more.
+    async fn until_rows(&self, rows: u64) {
+        let (store, deadline) = (self.store(), Instant::now() + Duration::from_secs(60));
+        loop {
+            let newest = store.read("firsts").await.ok().flatten();
+            let text = newest.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+            let json: serde_json::Value =
+                text.lines().nth(1).map_or_else(Default::default, |line| serde_json::from_str(line).unwrap());
+            let stood = json.pointer("/sources/made/0/position").cloned().unwrap_or_default();
+            let stood = stood.as_u64().or_else(|| stood.as_object()?.values().find_map(serde_json::Value::as_u64));
+            if stood.is_some_and(|stood| stood >= rows) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no checkpoint of {rows} rows: {text}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn lines(&self) -> usize {
+        fs::read_to_string(self.out()).map_or(0, |text| text.lines().count())
+    }
+
+    async fn until_lines(&self, lines: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.lines() < lines {
+            assert!(Instant::now() < deadline, "{lines} lines did not come");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// How often each row is in the output.
+    fn written(&self) -> BTreeMap<u64, u32> {
+        let mut times = BTreeMap::new();
+        for line in fs::read_to_string(self.out()).unwrap().lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            *times.entry(row["n"].as_u64().unwrap()).or_default() += 1;
+        }
+        times
+    }
+}
+
+#[tokio::test]
+async fn state_survives_kills_and_other_numbers_of_subtasks_in_a_bucket() {
+    let weed = Weed::start().await;
+    let store = Arc::new(weed.store("stories"));
+    three_runs(Arc::clone(&store) as Arc<dyn Store>, &keys(&mut Dice::new(2), 20_000, 60_000)).await;
+    let kept = store.blobs("counts").await.unwrap();
+    println!("{} pieces of {} bytes", kept.len(), kept.iter().map(|blob| blob.size).sum::<u64>());
+    assert!(!kept.is_empty(), "the state was in the manifests all along");
+    // One is damaged, until it is put again.
+    let (id, whole) = (kept[0].id, store.get("counts", kept[0].id).await.unwrap().unwrap());
+    weed.tamper(&format!("stories/counts/segments/{id}"), Some(b"stale"));
+    assert_eq!(store.get("counts", id).await.unwrap(), Some(Bytes::from_static(b"stale")));
+    for _ in 0..2 {
+        store.put("counts", id, whole.clone()).await.unwrap();
+        assert_eq!(store.get("counts", id).await.unwrap(), Some(whole.clone()));
+    }
+    assert_eq!(store.blobs("counts").await.unwrap().len(), kept.len());
+}
+
+#[tokio::test]
+async fn a_killed_process_goes_on_from_the_bucket_with_its_state() {
+    let story = Story::of(5_000, "100ms", "rate = 20000\ncount = 60000").await;
+    for rows in [4_000, 20_000] {
+        let run = story.start(&["run", "FILE"]);
+        story.until_rows(rows).await;
+        let said = run.killed().await;
+        assert_eq!(said.code, None, "it ended by itself: {}", said.err);
+    }
+    let said = story.call(&["run", "FILE"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    // Without its state each run would give the ids that come again.
+    let written = story.written();
+    assert!(written.keys().copied().eq(0..5_000), "{:?}", written.keys().rev().take(3).collect::<Vec<_>>());
+    println!("killed twice: {} repeats", written.values().sum::<u32>() - 5_000);
+}
+
+#[tokio::test]
+async fn a_run_waits_while_the_bucket_is_away_and_goes_on_by_itself() {
+    let mut story = Story::of(5_000, "100ms", "rate = 5000\ncount = 40000").await;
+    let mut run = story.start(&["run", "FILE"]);
+    story.until_rows(2_000).await;
+    story.weed.kill_9();
+    run.says("s3://ckpt/stories does not answer").await;
+    story.weed.restart().await;
+    let said = run.ended_within(Duration::from_secs(90)).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let written = story.written();
+    assert!(written.len() == 5_000 && written.values().all(|times| *times == 1), "{}", written.len());
+    // Who starts while it is away waits for it.
+    story.weed.kill_9();
+    let mut run = story.start(&["run", "FILE"]);
+    run.says("the last checkpoint cannot be read yet").await;
+    story.weed.restart().await;
+    assert_eq!(run.ended_within(Duration::from_secs(90)).await.code, Some(0));
+    assert_eq!(story.written().len(), 5_000);
+}
+
+#[tokio::test]
+async fn of_two_instances_the_last_starter_wins_and_the_other_ends() {
+    let story = Story::of(100, "1s", "rate = 1000").await;
+    let first = story.start(&["run", "FILE"]);
+    story.until_rows(1_000).await;
+    let second = story.start(&["run", "FILE"]);
+    let said = first.ended().await;
+    assert!(
+        said.code == Some(3) && said.err.contains("another instance of pipeline firsts has taken over"),
+        "{said:?}"
+    );
+    second.signal("TERM");
+    let said = second.ended().await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+}
+
+/// All that is kept of a pipeline: manifests, the oldest first, and pieces.
+#[derive(PartialEq)]
+struct Copied {
+    manifests: Vec<(Revision, Bytes)>,
+    pieces: Vec<(BlobId, Bytes)>,
+}
+
+impl Copied {
+    async fn of(store: &S3Store) -> Copied {
+        let mut pieces = Vec::new();
+        for blob in store.blobs("counts").await.unwrap() {
+            pieces.extend(store.get("counts", blob.id).await.unwrap().map(|bytes| (blob.id, bytes)));
+        }
+        let manifests = store.history("counts").await.unwrap().into_iter().rev().collect();
+        Copied { manifests, pieces }
+    }
+
+    /// Puts all of it elsewhere, and gives the names of the objects and what is in them.
+    async fn put(&self, store: &S3Store) -> Vec<(String, Bytes)> {
+        let (mut objects, mut revision) = (Vec::new(), Revision(0));
+        for (_, bytes) in &self.manifests {
+            revision = store.write("counts", revision, bytes.clone()).await.unwrap();
+            objects.push((format!("counts/manifests/{:020}", revision.0), bytes.clone()));
+        }
+        for (id, bytes) in &self.pieces {
+            store.put("counts", *id, bytes.clone()).await.unwrap();
+            objects.push((format!("counts/segments/{id}"), bytes.clone()));
+        }
+        objects
+    }
+}
+
+/// Damages one of the objects in one of many ways; says how.
+fn damage(dice: &mut Dice, weed: &Weed, prefix: &str, objects: &[(String, Bytes)]) -> String {
+    let (name, bytes) = &objects[usize::try_from(dice.below(objects.len() as u64)).unwrap()];
+    let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
+    let mut changed = bytes.to_vec();
+    let how = match dice.below(5) {
+        0 => {
+            changed.truncate(at);
+            "truncated"
+        }
+        1 | 2 => {
+            changed[at] ^= 1 << dice.below(8);
+            "flipped"
+        }
+        3 => {
+            changed = b"nothing of the kind".to_vec();
+            "foreign"
+        }
+        _ => {
+            weed.tamper(&format!("{prefix}/{name}"), None);
+            return format!("{name} is missing");
+        }
+    };
+    weed.tamper(&format!("{prefix}/{name}"), Some(&changed));
+    format!("{name} is {how} at {at}")
+}
+
+#[tokio::test]
+async fn what_is_damaged_in_a_bucket_is_named_or_the_checkpoint_before_is_used_and_nothing_is_deleted() {
+    let (weed, mut dice, rows) = (Weed::start().await, Dice::new(4), Rows::new([]).at_once(500));
+    let keys = keys(&mut dice, 4_000, 8_000);
+    let base = weed.store("base");
+    let store: Arc<dyn Store> = Arc::new(base.clone());
+    let flow = Flow::start_with(graph(&rows, false, 2, &Collected::default()), store, |e| e).unwrap();
+    for (piece, rows_of_piece) in (1..).zip(keys.chunks(3_000)) {
+        rows.feed(listed(rows_of_piece.iter().copied()));
+        until_checkpoints(&flow, piece + 1).await;
+    }
+    flow.drain().await.unwrap();
+    rows.feed(listed(keys.clone()));
+    let (whole, expected) = (Copied::of(&base).await, counted(&keys.repeat(2)));
+    assert!(whole.manifests.len() == 3 && !whole.pieces.is_empty());
+    let (mut refused, mut right) = (0, 0);
+    // In the last all pieces are.
+    let rounds: u64 = setting("MILLSTREAM_DAMAGED", 20) + 1;
+    for round in 0..rounds {
+        let prefix = format!("damaged/{round}");
+        let place = weed.store(&prefix);
+        let objects = whole.put(&place).await;
+        let mut how = damage(&mut dice, &weed, &prefix, &objects);
+        if round + 1 == rounds {
+            how.push_str(", and all pieces");
+            for (name, _) in objects.iter().filter(|(name, _)| name.contains("segments")) {
+                weed.tamper(&format!("{prefix}/{name}"), Some(b"nothing of the kind"));
+            }
+        }
+        let (before, out) = (Copied::of(&place).await, Collected::default());
+        let flow = Flow::start_with(graph(&rows, true, 2, &out), Arc::new(place.clone()), |e| e).unwrap();
+        match flow.finish().await {
+            Ok(ended) => {
+                right += 1;
+                assert_eq!(ended, Ended::Finished);
+                assert!(last(&out) == expected, "{how}");
+            }
+            Err(fault) => {
+                refused += 1;
+                assert_eq!(fault.kind(), FaultKind::Checkpoint, "{how}: {}", fault.chain());
+                assert!(fault.chain().contains(&format!("s3://ckpt/{prefix}/counts")), "{how}: {}", fault.chain());
+                assert!(Copied::of(&place).await == before, "{how}: something was changed");
+            }
+        }
+    }
+    println!("damaged checkpoints: {rounds}, of which {refused} refused and {right} right in the end");
+    assert!(right > rounds / 4 && refused > 0);
+}
+
+#[tokio::test]
+async fn the_command_line_looks_at_names_starts_from_and_removes_what_is_in_a_bucket() {
+    let (story, nats) = (Story::of(1_000_000, "100ms", "rate = 1000").await, NatsServer::start().await.unwrap());
+    let none = story.call(&["checkpoint", "ls", "FILE"]).await;
+    assert!(none.code == Some(0) && none.out.contains("has no checkpoints at s3://ckpt/stories/firsts"), "{none:?}");
+    let run = story.start(&["run", "FILE"]);
+    story.until_rows(2_000).await;
+    let saved = story.call(&["savepoint", "FILE", "before-v2"]).await;
+    assert!(saved.code == Some(0) && saved.out.contains("savepoint before-v2 of firsts: checkpoint"), "{saved:?}");
+    run.signal("TERM");
+    assert_eq!(run.ended().await.code, Some(0));
+    let list = story.call(&["checkpoint", "ls", "FILE", "--checkpoints", PLACE]).await;
+    assert!(list.out.contains("(newest)") && list.out.contains("before-v2"), "{list:?}");
+    let show = story.call(&["checkpoint", "show", "FILE", "before-v2"]).await;
+    assert!(show.out.contains("source made[0/1] stood at") && show.out.contains("operator firsts[0/1]"), "{show:?}");
+    let verified = story.call(&["checkpoint", "verify", "FILE"]).await;
+    assert!(verified.code == Some(0) && verified.out.contains("before-v2: checkpoint"), "{verified:?}");
+    let lines = story.lines();
+    let again = story.start(&["run", "FILE", "--from", "before-v2"]);
+    story.until_lines(lines + 500).await;
+    again.signal("TERM");
+    let said = again.ended().await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+
+    let url = nats.url();
+    let looked = story.call(&["doctor", "FILE", "--nats", &url]).await;
+    assert!(looked.out.contains("place    s3://ckpt/stories/firsts, for checkpoints: there are some"), "{looked:?}");
+    let rights = story.call(&["permissions", "FILE"]).await;
+    assert!(
+        rights.err.contains("s3:PutObject and s3:DeleteObject on arn:aws:s3:::ckpt/stories/firsts/*"),
+        "{rights:?}"
+    );
+
+    for piece in story.store().blobs("firsts").await.unwrap() {
+        story.weed.tamper(&format!("stories/firsts/segments/{}", piece.id), Some(b"nothing of the kind"));
+    }
+    let damaged = story.call(&["checkpoint", "verify", "FILE"]).await;
+    let named = "in s3://ckpt/stories/firsts should have";
+    assert!(damaged.code == Some(1) && damaged.out.contains(named), "{damaged:?}");
+    let removed = story.call(&["checkpoint", "rm", "FILE", "before-v2"]).await;
+    assert_eq!(removed.code, Some(0), "{removed:?}");
+    let removed = story.call(&["remove", "FILE", "--yes", "--nats", &url]).await;
+    assert!(removed.code == Some(0) && removed.out.contains("checkpoints, s3://ckpt/stories/firsts"), "{removed:?}");
+    assert!(story.store().read("firsts").await.unwrap().is_none());
+    assert!(story.store().blobs("firsts").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_there_or_refuses_is_named_with_the_way_out() {
+    let weed = Weed::start().await;
+    let mut wrong = weed.options("stories");
+    wrong.secret_access_key = Some("another".to_owned().into());
+    let mut missing = weed.options("stories");
+    missing.bucket = "nowhere".to_owned();
+    for (options, words) in [(wrong, "refuses this user: check key"), (missing, "is not there: create the bucket")] {
+        let error = S3Store::new(options).unwrap().read("p").await.unwrap_err();
+        let millstream::checkpoint::StoreError::Failed(fault) = error else { panic!("{error}: {words}") };
+        assert!(fault.to_string().contains(words) && fault.to_string().contains("s3://"), "{fault}");
+    }
+}
