@@ -210,8 +210,13 @@ fields = {{ id = "'order-' || n" }}
 on_error = "stop"
 
 [[steps]]
-name = "firsts"
+name = "come"
 from = "made"
+processing_time = {{ every = "1s" }}
+
+[[steps]]
+name = "firsts"
+from = "come"
 dedup = {{ by = ["id"], within = "1h" }}
 
 [sinks.out]

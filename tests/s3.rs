@@ -44,8 +44,13 @@ on_error = "stop"
 {lines}
 
 [[steps]]
-name = "firsts"
+name = "come"
 from = "made"
+processing_time = {{ every = "1s" }}
+
+[[steps]]
+name = "firsts"
+from = "come"
 dedup = {{ by = ["id"], within = "1h" }}
 
 [sinks.out]

@@ -112,7 +112,7 @@ impl fmt::Debug for PortType {
 
 /// A type name without the paths of modules, and without the `Vec` that every typed payload has: `Vec<a::b::Order>`
 /// becomes `Order`.
-fn short_type_name(full: &str) -> String {
+pub(crate) fn short_type_name(full: &str) -> String {
     let mut short = String::new();
     for piece in full.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
         short.push_str(piece.rsplit("::").next().unwrap_or(piece));

@@ -147,15 +147,22 @@ impl Outputs {
         self
     }
 
-    /// Which old event is neither late nor in a window that is there.
+    /// Which window of an old event has fewer rows than came for it in time: of its results one must have them all.
     pub(super) fn judge_old(&self, events: &[Event]) -> Result<(), String> {
+        let window_of = |event: &Event| (event.key, event.at - event.at % WINDOW);
         for event in events.iter().filter(|event| event.old && !event.bad && !self.late.contains(&event.id)) {
-            let start = event.at - event.at % WINDOW;
-            let is_its = |window: &Value| {
-                window.get("key") == Some(&json!(event.key)) && window.get("start") == Some(&json!(start))
-            };
-            if !self.windows.iter().any(is_its) {
-                return Err(format!("event {} is neither late nor in a window", event.id));
+            let (key, start) = window_of(event);
+            let came =
+                |other: &&Event| !other.bad && window_of(other) == (key, start) && !self.late.contains(&other.id);
+            let due = events.iter().filter(came).count() as u64;
+            let number = |window: &Value, name: &str| window.get(name).and_then(Value::as_u64);
+            let its = self
+                .windows
+                .iter()
+                .filter(|window| number(window, "key") == Some(key) && number(window, "start") == Some(start));
+            let most = its.filter_map(|window| number(window, "count")).max().unwrap_or_default();
+            if most < due {
+                return Err(format!("event {}: of {due} events in its window {most} are counted", event.id));
             }
         }
         Ok(())

@@ -113,8 +113,11 @@ impl<T, V: StateValue + Ord, F: Fn(&T) -> V + Send + Sync + 'static> Aggregate<T
     }
 
     fn result(&self, top: &Vec<V>) -> Vec<V> {
-        // More are kept where the pipeline asks for fewer than before.
         top.iter().take(self.rows).cloned().collect()
+    }
+
+    fn shape(&self) -> String {
+        format!("the greatest {}", self.rows)
     }
 }
 

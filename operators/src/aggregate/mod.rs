@@ -22,6 +22,7 @@ pub use quantile::{Quantile, quantile};
 pub use sum::{Number, Sum, sum};
 pub use top_rows::{TopRows, top_rows};
 
+use crate::port::short_type_name;
 use crate::{StateValue, Timestamp};
 
 /// What is computed of rows, piece by piece: a state that takes rows in, can be put together with another, and gives a
@@ -66,12 +67,10 @@ pub trait Aggregate<T>: Send + Sync + 'static {
     /// What comes of the rows seen.
     fn result(&self, state: &Self::State) -> Self::Out;
 
-    /// What is kept, in a word: a run does not go on from state that something else has kept. It is the name of the type unless
-    /// an aggregate says otherwise, which it does where what is kept changes its meaning.
+    /// What is kept, in words: a run does not go on from state that something else has kept. It is the name of the type unless
+    /// an aggregate says otherwise, which it does where what it keeps depends on more than its type.
     fn shape(&self) -> String {
-        let name = std::any::type_name::<Self>();
-        let name = name.split('<').next().unwrap_or(name);
-        name.rsplit("::").next().unwrap_or(name).to_owned()
+        short_type_name(std::any::type_name::<Self>()).replace("{{closure}}", "_")
     }
 }
 

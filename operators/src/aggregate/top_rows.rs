@@ -79,6 +79,10 @@ where
     fn result(&self, best: &Self::State) -> Vec<T> {
         best.iter().take(self.fitting(best)).map(|(.., row)| row.clone()).collect()
     }
+
+    fn shape(&self) -> String {
+        format!("the best {} rows{}", self.rows, if self.ties { " with ties" } else { "" })
+    }
 }
 
 impl<F> fmt::Debug for TopRows<F> {

@@ -109,6 +109,7 @@ impl<T: Send + 'static, K: StateKey, U: Send + 'static> Operator for Dedup<T, K,
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape(&format!("the {} of keys", self.repeats.word()))?;
         visit.timers("timers", &mut self.timers)?;
         visit.keyed(self.repeats.word(), &mut self.noted)
     }

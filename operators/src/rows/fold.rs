@@ -91,6 +91,7 @@ where
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape("fold")?;
         visit.keyed_as("values", &mut self.values, &self.versions)?;
         self.silence.as_mut().map_or(Ok(()), |silence| silence.state(visit))
     }

@@ -107,11 +107,13 @@ impl<S> fmt::Debug for Kept<S> {
 
 impl<S> fmt::Display for Kept<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.ttl {
-            Some((span, Time::OfRows)) => write!(f, "forgotten after {span:?}, ")?,
-            Some((span, Time::OfClock(_))) => write!(f, "forgotten after {span:?} by the clock, ")?,
-            None => {}
-        }
-        write!(f, "state version {}", self.versions.version())
+        let forgotten = match &self.ttl {
+            Some((span, Time::OfRows)) => Some(format!("forgotten after {span:?}")),
+            Some((span, Time::OfClock(_))) => Some(format!("forgotten after {span:?} by the clock")),
+            None => None,
+        };
+        let version = self.versions.version();
+        let version = (version > 1).then(|| format!("state version {version}"));
+        f.write_str(&forgotten.into_iter().chain(version).collect::<Vec<_>>().join(", "))
     }
 }

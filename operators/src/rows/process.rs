@@ -7,7 +7,8 @@ use super::Kept;
 use super::silence::Silence;
 use crate::window::KeyOf;
 use crate::{
-    Batch, Keyed, Operator, Outbox, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp, Turn, Versions,
+    Batch, Keyed, Operator, Outbox, PortType, Result, Side, StateKey, StateValue, StateVisitor, Timers, Timestamp,
+    Turn, Versions,
 };
 
 /// What a closure of [`Process`] sees and may do: the key it is about, its state, timers, and the way out.
@@ -50,6 +51,11 @@ impl<K: StateKey, S, U: Send + 'static> Visit<'_, '_, K, S, U> {
         self.out.push(self.time, row);
     }
 
+    /// Gives a row at a side output, which must be among those that the operator [has](Process::with_sides).
+    pub fn give_to<V: Send + 'static>(&mut self, side: &Side<V>, row: V) {
+        self.out.push_side(side, self.time, row);
+    }
+
     /// Gives a row at another time.
     pub fn give_at(&mut self, time: Timestamp, row: U) {
         self.out.push(time, row);
@@ -63,7 +69,17 @@ impl<K, S, U: Send + 'static> fmt::Debug for Visit<'_, '_, K, S, U> {
 }
 
 /// Calls a closure for each row with the state of its key, and another when event time has come to a timer that one of
-/// them has set. Timers come in the order of time, then of keys.
+/// them has set. Timers come in the order of time, then of keys. To tell of keys that say nothing for 10:
+///
+/// ```text
+/// rows        0: b   0: a   5: a  |        15: b  |
+/// watermark                       | 14            | 15
+/// timers      b: 10  a: 10  a: 15 | b at 10       | a at 15
+/// given                           | b             | a
+/// ```
+///
+/// # State
+/// A value for each key that was set and not taken, and timers.
 pub struct Process<T, K, S, R, W> {
     key: KeyOf<T, K>,
     on_row: Arc<R>,
@@ -72,13 +88,14 @@ pub struct Process<T, K, S, R, W> {
     timers: Timers<K>,
     silence: Option<Silence<K>>,
     versions: Versions<S>,
+    sides: Vec<PortType>,
 }
 
 impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
     /// The operator that finds keys with `key`.
     pub fn new(key: KeyOf<T, K>, on_row: Arc<R>, on_timer: Arc<W>) -> Self {
         let (state, timers, versions) = (Keyed::default(), Timers::default(), Versions::default());
-        Process { key, on_row, on_timer, state, timers, silence: None, versions }
+        Process { key, on_row, on_timer, state, timers, silence: None, versions, sides: Vec::new() }
     }
 
     /// The same operator, which keeps its state as `kept` says. A timer counts as something that comes for its key, too.
@@ -86,6 +103,13 @@ impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
     pub fn kept(mut self, kept: Kept<S>) -> Self {
         self.silence = kept.silence();
         self.versions = kept.versions;
+        self
+    }
+
+    /// The same operator with these side outputs, whose ports are 1, 2, ….
+    #[must_use]
+    pub fn with_sides<V: Send + 'static>(mut self, sides: &[Side<V>]) -> Self {
+        self.sides = sides.iter().map(Side::port_type).collect();
         self
     }
 
@@ -180,9 +204,14 @@ where
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape("process")?;
         visit.timers("timers", &mut self.0.timers)?;
         visit.keyed_as("state", &mut self.0.state, &self.0.versions)?;
         self.0.silence.as_mut().map_or(Ok(()), |silence| silence.state(visit))
+    }
+
+    fn sides(&self) -> Vec<PortType> {
+        self.0.sides.clone()
     }
 }
 
@@ -195,7 +224,7 @@ impl<T, K, S, R, W> fmt::Debug for Process<T, K, S, R, W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::{Step, steps_do_not_matter};
+    use crate::testkit::{Bench, Step, steps_do_not_matter};
 
     fn at(micros: i64) -> Timestamp {
         Timestamp::from_micros(micros)
@@ -225,5 +254,33 @@ mod tests {
         let steps =
             [row(0, 2, 1), row(0, 1, 2), row(5, 1, 3), Step::Watermark(at(14)), row(15, 2, 4), Step::Watermark(at(15))];
         assert_eq!(steps_do_not_matter(silence, &steps), [(2, 1), (1, 3)]);
+    }
+
+    #[test]
+    fn a_side_output_takes_what_is_told_beside() {
+        type Row = (u8, u32);
+        let small = || Side::<Row>::new(1, "small");
+        let make = || {
+            let on_row = move |visit: &mut Visit<'_, '_, u8, u32, Row>, row: Row| {
+                visit.set_timer(at(visit.time().as_micros() + 3));
+                match visit.state().replace(row.1) {
+                    Some(before) if before > row.1 => visit.give_to(&small(), row),
+                    _ => visit.give(row),
+                }
+            };
+            let on_timer = move |visit: &mut Visit<'_, '_, u8, u32, Row>| {
+                let key = *visit.key();
+                visit.give_to(&small(), (key, 0));
+            };
+            let key: KeyOf<Row, u8> = Arc::new(|row: &Row| row.0);
+            Process::new(key, Arc::new(on_row), Arc::new(on_timer)).with_sides(&[small()]).operator()
+        };
+        let steps = [(0, 5), (1, 4), (2, 6)].map(|(time, n)| Step::Row(at(time), (1, n)));
+        let steps = [&steps[..], &[Step::Watermark(at(4))]].concat();
+        assert_eq!(steps_do_not_matter(make, &steps), [(1, 5), (1, 6)]);
+        let mut bench = Bench::new(make());
+        bench.rows([(1, 5), (1, 4)]);
+        assert_eq!(bench.take_side::<Row>(1), [(1, 4)]);
+        assert_eq!(make().sides().iter().map(PortType::name).collect::<Vec<_>>(), ["small"]);
     }
 }

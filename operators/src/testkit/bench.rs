@@ -141,7 +141,8 @@ impl<O: Operator> Bench<O> {
         }
     }
 
-    fn wake(&mut self) {
+    /// Wakes it, as the engine does once when a run begins, and when a time has come that the operator asked for.
+    pub fn wake(&mut self) {
         let now = self.now;
         while unwrap(self.call(|operator, out| operator.on_wake(now, out))) == Turn::Again {}
     }

@@ -1,9 +1,11 @@
 //! Event times of rows, and the watermarks that follow from them.
 
+mod by_clock;
 mod event_time;
 mod progress;
 mod strategy;
 
+pub use by_clock::ByClock;
 pub use event_time::{EventTime, IntoEventTime};
 #[cfg(feature = "columnar")]
 pub(crate) use event_time::{tell, wake};

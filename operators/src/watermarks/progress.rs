@@ -1,6 +1,6 @@
 //! [`Progress`]: how far event time has come, and when to say so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::Watermarks;
@@ -9,7 +9,8 @@ use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Water
 
 /// What the generators of watermarks share: it sees event times and tells when the watermark has moved.
 ///
-/// A time that is more than [`max_ahead`](Watermarks::max_ahead) ahead of all that came before does not move it by itself:
+/// A time that is more than a day (or [`max_ahead`](Watermarks::max_ahead), if that is more) ahead of all that came before does
+/// not move it by itself:
 ///
 /// ```text
 /// times       10:00  10:01  in 2091  10:02  10:03        a row whose time is wrong
@@ -19,7 +20,9 @@ use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Water
 /// watermark   Friday  Friday  Friday … Monday
 /// ```
 ///
-/// Where the server stores messages about when their rows happen, its clock vouches for a gap, and one row is enough.
+/// Of those that are far ahead 32 are believed, less those that come in between and are not. Where rows are days apart, that
+/// is learnt, and gaps like those between them are no longer far. Where the server stores messages about when their rows
+/// happen, its clock vouches for a gap, and one row is enough.
 #[derive(Debug)]
 pub struct Progress {
     watermarks: Watermarks,
@@ -39,40 +42,65 @@ enum Said {
     Idle,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Part {
     highest: Timestamp,
     // Looks at the clock since the last row.
     quiet: u8,
     // Whether its rows are stored about when they happen.
     is_live: bool,
-    // How many rows one behind the other are too far ahead, and the earliest time of these.
-    ahead: u32,
-    least: Timestamp,
+    // The times of rows that are too far ahead.
+    ahead: VecDeque<Timestamp>,
+    // Rows are so far apart.
+    apart: Duration,
 }
 
 // The clock is looked at twice in a span of silence; after three looks without a row at least a whole one has passed.
 const LOOKS: u32 = 2;
 const QUIET: u8 = 3;
 
-// So many rows that are far ahead, with none in between that is not, are a gap in time and no mistake.
-const BELIEVED: u32 = 32;
+// So many rows that are far ahead are a gap in time and no mistake.
+const BELIEVED: usize = 32;
 
 impl Part {
-    fn at(highest: Timestamp) -> Self {
-        Part { highest, quiet: 0, is_live: true, ahead: 0, least: highest }
+    fn at(highest: Timestamp, is_live: bool) -> Self {
+        Part { highest, quiet: 0, is_live, ahead: VecDeque::new(), apart: Duration::ZERO }
     }
 
-    /// Takes note of a row, whose time may be far ahead.
-    fn saw(&mut self, time: Timestamp, is_far: bool, is_vouched_for: bool) {
-        if !is_far || self.is_live && is_vouched_for {
-            (self.highest, self.ahead) = (self.highest.max(time), 0);
+    fn is_far(&self, time: Timestamp, most: Duration) -> bool {
+        // Three times what they are apart: some days have no rows.
+        time > self.highest.saturating_add(most.max(self.apart.saturating_mul(3)))
+    }
+
+    /// Takes note of a row, which may be far ahead.
+    fn saw(&mut self, time: Timestamp, most: Duration, is_vouched_for: bool) {
+        if !self.is_far(time, most) || self.is_live && is_vouched_for {
+            self.highest = self.highest.max(time);
+            self.ahead.pop_front();
+            self.is_live = is_vouched_for;
             return;
         }
-        self.least = if self.ahead == 0 { time } else { self.least.min(time) };
-        self.ahead += 1;
-        if self.ahead == BELIEVED {
-            (self.highest, self.ahead) = (self.least, 0);
+        self.ahead.push_back(time);
+        if self.ahead.len() >= BELIEVED {
+            self.believe(most);
+        }
+    }
+
+    /// Goes on to where most of those that were far ahead are, and leaves out what is far ahead of them.
+    fn believe(&mut self, most: Duration) {
+        let mut times: Vec<Timestamp> = std::mem::take(&mut self.ahead).into();
+        times.sort_unstable();
+        let mut apart: Vec<i64> =
+            times.iter().zip(times.iter().skip(1)).map(|(a, b)| b.as_micros().saturating_sub(a.as_micros())).collect();
+        apart.sort_unstable();
+        self.apart = Duration::from_micros(apart.get(apart.len() / 2).map_or(0, |apart| apart.unsigned_abs()));
+        let mut later = times.iter().skip(times.len() / 2);
+        self.highest = later.next().map_or(self.highest, |median| self.highest.max(*median));
+        for time in later {
+            if self.is_far(*time, most) {
+                return;
+            }
+            self.highest = self.highest.max(*time);
         }
     }
 }
@@ -118,28 +146,32 @@ impl Progress {
     /// Takes note of the event times of some rows; `subject` is empty unless subjects are told apart. When the message of a
     /// row was stored, where that is known, is told by `stored_at`.
     fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
-        let (Some(least), Some(highest)) = (times.iter().min(), times.iter().max()) else { return };
-        let most = self.watermarks.max_ahead;
-        let is_far = |from: Timestamp, time: Timestamp| most.is_some_and(|most| time > from.saturating_add(most));
+        let all = times.iter().copied().enumerate();
+        let (Some((first, least)), Some(highest)) = (all.min_by_key(|(_, time)| *time), times.iter().max()) else {
+            return;
+        };
+        let most = self.watermarks.max_ahead.map(|most| most.max(Watermarks::MAX_AHEAD));
         let is_vouched_for = |row: usize, time: Timestamp| match (stored_at(row), most) {
             (Some(stored), Some(most)) => stored <= time.saturating_add(most) && time <= stored.saturating_add(most),
             _ => false,
         };
         if !self.parts.contains_key(subject) {
             // Not the first row: its time may be the one that is wrong.
-            self.parts.insert(subject.to_owned(), Part::at(*least));
+            self.parts.insert(subject.to_owned(), Part::at(least, is_vouched_for(first, least)));
         }
         let Some(part) = self.parts.get_mut(subject) else { return };
         part.quiet = 0;
-        match is_far(part.highest, *highest) {
-            false => (part.highest, part.ahead) = (part.highest.max(*highest), 0),
-            true => {
+        match most.filter(|most| !part.ahead.is_empty() || part.is_far(*highest, *most)) {
+            None => {
+                part.highest = part.highest.max(*highest);
+                part.is_live = times.last().is_some_and(|last| is_vouched_for(times.len() - 1, *last));
+            }
+            Some(most) => {
                 for (row, time) in times.iter().enumerate() {
-                    part.saw(*time, is_far(part.highest, *time), is_vouched_for(row, *time));
+                    part.saw(*time, most, is_vouched_for(row, *time));
                 }
             }
         }
-        part.is_live = times.last().is_some_and(|last| is_vouched_for(times.len() - 1, *last));
     }
 
     /// The watermark, if there is something new to say.
@@ -183,18 +215,21 @@ impl Progress {
     pub fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         let mut highest = self.parts.iter().map(|(subject, part)| (subject.clone(), part.highest)).collect();
         visit.times("highest", &mut highest)?;
+        let live = self.parts.iter().filter(|(_, part)| part.is_live);
+        let mut live = live.map(|(subject, part)| (subject.clone(), part.highest)).collect();
+        visit.times("live", &mut live)?;
         // A subject that was idle may be behind it; what was told does not go back.
         visit.time("given", &mut self.given)?;
-        if visit.is_restoring() && planted(Bug::ForgetWatermark) {
-            (self.parts, self.given) = (BTreeMap::new(), Timestamp::MIN);
-            return Ok(());
+        if visit.is_restoring() {
+            if planted(Bug::ForgetWatermark) {
+                (highest, self.given) = (BTreeMap::new(), Timestamp::MIN);
+            }
+            let part = |(subject, highest)| {
+                let is_live = live.contains_key(&subject);
+                (subject, Part::at(highest, is_live))
+            };
+            self.parts = highest.into_iter().map(part).collect();
         }
-        let known = |(subject, highest): (String, Timestamp)| {
-            let part = self.parts.get(&subject).filter(|part| part.highest == highest);
-            let part = part.copied().unwrap_or_else(|| Part::at(highest));
-            (subject, part)
-        };
-        self.parts = highest.into_iter().map(known).collect();
         Ok(())
     }
 }
@@ -309,18 +344,36 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_believed_when_row_after_row_is_behind_it() {
+    fn a_gap_is_believed_when_many_rows_are_behind_it() {
         let mut progress = Progress::new(ascending());
         saw(&mut progress, "", &[at(100)]);
-        let monday: Vec<_> = (0..i64::from(BELIEVED)).map(|n| at(3 * 86_400 + n)).collect();
-        saw(&mut progress, "", &monday[1..]);
+        let monday = |n: usize| at(3 * 86_400 + i64::try_from(n).unwrap());
+        let mut all: Vec<_> = (1..BELIEVED).map(monday).collect();
+        all.insert(7, day(30_000));
+        saw(&mut progress, "", &all[1..]);
         assert_eq!(progress.news(), Some(Watermark::At(at(100))));
-        // One in between that is not begins anew.
-        saw(&mut progress, "", &[at(101)]);
-        saw(&mut progress, "", &monday[1..]);
+        // One that is not far ahead tells against it, and no more than that.
+        saw(&mut progress, "", &[at(101), monday(1)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(101))));
-        saw(&mut progress, "", &monday[..1]);
-        assert_eq!(progress.news(), Some(Watermark::At(day(3))));
+        saw(&mut progress, "", &[monday(0)]);
+        assert_eq!(progress.news(), Some(Watermark::At(monday(BELIEVED - 1))), "but for the one that is wrong");
+    }
+
+    #[test]
+    fn rows_without_a_time_worth_the_name_in_between_do_not_hold_it_for_ever() {
+        let mut progress = Progress::new(ascending());
+        for n in 0..2_000 {
+            saw(&mut progress, "", &[if n % 20 == 0 { at(0) } else { at(1_700_000_000 + n) }]);
+        }
+        assert_eq!(progress.news(), Some(Watermark::At(at(1_700_001_999))));
+    }
+
+    #[test]
+    fn that_rows_are_days_apart_is_learnt() {
+        let mut progress = Progress::new(ascending());
+        let working = |n: i64| day(n / 5 * 7 + n % 5 * 26 / 24);
+        (0..100).for_each(|n| saw(&mut progress, "", &[working(n * 2)]));
+        assert_eq!(progress.news(), Some(Watermark::At(working(198))));
     }
 
     #[test]
@@ -328,12 +381,31 @@ mod tests {
         let soon = |time: Timestamp| Some(time.saturating_add(Duration::from_secs(1)));
         let mut progress = Progress::new(ascending());
         progress.saw("", &[day(1)], |_| soon(day(1)));
-        progress.saw("", &[day(8)], |_| soon(day(8)));
-        assert_eq!(progress.news(), Some(Watermark::At(day(8))));
-        // Old rows that are stored now: one that says it is of now is a mistake.
-        let mut progress = Progress::new(ascending());
-        [day(1), day(300), day(1)].iter().for_each(|time| progress.saw("", &[*time], |_| Some(day(300))));
-        assert_eq!(progress.news(), Some(Watermark::At(day(1))));
+        let mut frozen = Frozen::default();
+        progress.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
+        let mut restored = Progress::new(ascending());
+        restored.state(&mut StateVisitor::restore(&frozen.encode(128).unwrap())).unwrap();
+        for mut progress in [progress, restored] {
+            progress.saw("", &[day(8)], |_| soon(day(8)));
+            assert_eq!(progress.news(), Some(Watermark::At(day(8))));
+        }
+    }
+
+    #[test]
+    fn of_old_rows_that_are_stored_now_one_that_says_it_is_of_now_is_a_mistake() {
+        let times = [day(1), day(300), day(1), day(300), day(2)];
+        for cut in 1..=times.len() {
+            let mut progress = Progress::new(ascending());
+            times.chunks(cut).for_each(|times| progress.saw("", times, |_| Some(day(300))));
+            assert_eq!(progress.news(), Some(Watermark::At(day(2))), "cut in {cut}");
+        }
+    }
+
+    #[test]
+    fn how_far_ahead_a_row_may_be_of_its_message_does_not_hold_time() {
+        let mut progress = Progress::new(ascending().max_ahead(Duration::ZERO));
+        [100, 110, 120].iter().for_each(|time| progress.saw("", &[at(*time)], |_| Some(at(time + 10))));
+        assert_eq!(progress.news(), Some(Watermark::At(at(120))));
     }
 
     #[test]

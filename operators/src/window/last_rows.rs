@@ -190,8 +190,8 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, O: RowOrder<T>> Operator f
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
-        // Rows are kept, whatever is made of them.
-        visit.shape("the last rows")?;
+        // Rows that more of them would need may be gone.
+        visit.shape(&format!("the last {} rows: {}", self.windows.rows, self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
         visit.keyed("held", &mut self.held)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CountWindowed, CountWindows, GlobalWindowed, GlobalWindows, LastRows, LastWindowed, RowOrder, SessionWindowed,
-    SessionWindows, TimeWindowed, TimeWindows, Until,
+    CountWindowed, CountWindows, Emit, GlobalWindowed, GlobalWindows, LastRows, LastWindowed, RowOrder,
+    SessionWindowed, SessionWindows, TimeWindowed, TimeWindows, Until,
 };
 use crate::aggregate::Aggregate;
 use crate::{Cause, Code, Operator, Origins, Outbox, Payload, PortType, Problem, Rejected, Side, StateKey, Timestamp};
@@ -31,7 +31,7 @@ pub trait Windows<T>: fmt::Display + Clone + Send + Sync + 'static {
 }
 
 macro_rules! windows {
-    ($($windows:ty => $operator:ident by $time:literal $(, $param:ident: { $($bound:tt)+ })?;)*) => {$(
+    ($($windows:ty => $operator:ident by $time:expr $(, $param:ident: { $($bound:tt)+ })?;)*) => {$(
         impl<T: Send + 'static $(, $param: $($bound)+)?> Windows<T> for $windows {
             fn operator<K: StateKey, A: Aggregate<T>>(
                 self,
@@ -46,18 +46,18 @@ macro_rules! windows {
             }
 
             fn by_event_time(&self) -> bool {
-                $time
+                ($time)(self)
             }
         }
     )*};
 }
 windows! {
-    TimeWindows => TimeWindowed by true;
-    SessionWindows => SessionWindowed by true;
-    CountWindows => CountWindowed by false;
-    GlobalWindows => GlobalWindowed by false;
-    LastRows<O> => LastWindowed by true, O: { RowOrder<T> };
-    Until<F> => SessionWindowed by true, F: { Fn(&T) -> Timestamp + Clone + Send + Sync + 'static };
+    TimeWindows => TimeWindowed by |_: &_| true;
+    SessionWindows => SessionWindowed by |_: &_| true;
+    CountWindows => CountWindowed by |_: &_| false;
+    GlobalWindows => GlobalWindowed by |windows: &GlobalWindows| matches!(windows.emit, Emit::Every(_));
+    LastRows<O> => LastWindowed by |_: &_| true, O: { RowOrder<T> };
+    Until<F> => SessionWindowed by |_: &_| true, F: { Fn(&T) -> Timestamp + Clone + Send + Sync + 'static };
 }
 
 /// How the key of a row is found.

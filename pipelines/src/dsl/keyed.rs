@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-
 use std::time::Duration;
 
-use millstream_operators::rows::{Dedup, Fold, Kept, Process, Visit};
+use millstream_operators::rows::{Dedup, Fold, Kept, Visit, kept};
 use millstream_operators::window::{KeyOf, Windows};
-use millstream_operators::{Key, Operator, Result, StateKey, StateValue};
+use millstream_operators::{Key, Operator, Result, Side, StateKey, StateValue};
 
 use super::{Join, Keeping, Stream, WindowedStream};
 use crate::graph::Subtask;
@@ -111,11 +110,27 @@ impl<K: Key, T: Send + 'static> KeyedStream<K, T> {
         R: Fn(&mut Visit<'_, '_, K, S, U>, T) + Send + Sync + 'static,
         W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
     {
-        let (key, on_row, on_timer) = (Arc::clone(&self.key), Arc::new(on_row), Arc::new(on_timer));
-        let make = move |_: &Subtask| {
-            Ok(Process::new(Arc::clone(&key), Arc::clone(&on_row), Arc::clone(&on_timer)).operator())
-        };
-        self.rows().node(name, "process", make).main()
+        self.keeping(kept()).process(name, on_row, on_timer)
+    }
+
+    /// As [`process`](KeyedStream::process), with side outputs of one type, whose ports are 1, 2, …: closures give rows there
+    /// with [`Visit::give_to`].
+    pub fn process_with_sides<S, U, V, R, W, const N: usize>(
+        self,
+        name: &str,
+        sides: [Side<V>; N],
+        on_row: R,
+        on_timer: W,
+    ) -> (Stream<U>, [Stream<V>; N])
+    where
+        K: StateKey,
+        S: StateValue,
+        U: Send + 'static,
+        V: Send + 'static,
+        R: Fn(&mut Visit<'_, '_, K, S, U>, T) + Send + Sync + 'static,
+        W: Fn(&mut Visit<'_, '_, K, S, U>) + Send + Sync + 'static,
+    {
+        self.keeping(kept()).process_with_sides(name, sides, on_row, on_timer)
     }
 
     /// Your own operator, each subtask of which sees all rows of its keys.

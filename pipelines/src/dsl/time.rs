@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use millstream_operators::Rejected;
+use std::time::Duration;
+
 use millstream_operators::rows::RowFn;
-use millstream_operators::watermarks::{EventTime, IntoEventTime, Watermarks};
+use millstream_operators::watermarks::{ByClock, EventTime, IntoEventTime, Watermarks};
+use millstream_operators::{Rejected, Timestamp};
 
 use super::Stream;
 use super::pipeline::of_node;
+use crate::graph::{Now, Subtask};
 
 impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
     /// Each row gets the event time that the closure tells of it, and watermarks follow as `watermarks` says. Rows without
@@ -26,4 +29,19 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         let [main, rejected] = node.detailed(watermarks.to_string()).ports();
         (main.of(), rejected.of())
     }
+
+    /// Processing time: each row gets the time of the engine's clock when it comes, and no row is late. Windows, joins and
+    /// timers behind it go by the clock, at most `every` later than it says. Rows that are read again after a crash come
+    /// when they come, so that results may be others then.
+    pub fn processing_time(self, name: &str, every: Duration) -> Stream<T> {
+        let wrong = of_node(name, "", ByClock::<Vec<T>>::problem(every).into_iter().collect());
+        wrong.for_each(|problem| self.pipeline().problem(problem));
+        let make = move |subtask: &Subtask| Ok(ByClock::<Vec<T>>::new(clock_of(subtask), every));
+        self.node(name, "processing_time", make).detailed(format!("every {every:?}")).main()
+    }
+}
+
+/// The engine's clock, where the engine runs the operator.
+fn clock_of(subtask: &Subtask) -> Arc<dyn Fn() -> Timestamp + Send + Sync> {
+    subtask.resources.get::<Now>().map_or_else(|| Arc::new(Timestamp::default) as _, |now| Arc::clone(&now.0))
 }

@@ -6,9 +6,9 @@ use millstream_operators::{Problem, TimeKeeping};
 
 use super::{Graph, Node, NodeId, Resources, Role, Subtask};
 
-const HELP: &str = "say `event_time = { column = \"…\", max_lateness = \"5s\" }` where they begin, or in a step before";
+const HELP: &str = "say `event_time = { column = \"…\", max_lateness = \"5s\" }` where they begin, or in a step before; `processing_time = { every = \"100ms\" }` goes by the clock";
 
-const IN_RUST: &str = "say `.event_time(…)` of the stream where it begins";
+const IN_RUST: &str = "say `.event_time(…)` of the stream where it begins, or `.processing_time(…)` to go by the clock";
 
 /// Each source whose rows have no event time when they come to a node that goes by it.
 pub(super) fn timed(graph: &Graph, problems: &mut Vec<Problem>) {

@@ -51,6 +51,8 @@ pub(crate) struct Coordinator {
     /// What of the checkpoint that the run starts from each sink has to see to.
     pub(crate) outputs: BTreeMap<TaskId, Vec<Outputs>>,
     pub(crate) reports: mpsc::Receiver<Report>,
+    /// Whether a source has given rows in this run.
+    pub(crate) has_read: bool,
     pub(crate) nudge: Arc<Notify>,
     pub(crate) stop: watch::Receiver<Stop>,
     pub(crate) clock: Clock,
@@ -98,7 +100,8 @@ impl Coordinator {
                         }
                     }
                     Some(Report::Exhausted(task)) => { exhausted.insert(task); }
-                    Some(Report::Open(..) | Report::Resumed(..) | Report::Read | Report::Published) => {}
+                    Some(Report::Read) => self.has_read = true,
+                    Some(Report::Open(..) | Report::Resumed(..) | Report::Published) => {}
                     // Whoever joins the tasks knows why.
                     None => std::future::pending().await,
                 },
@@ -217,7 +220,7 @@ impl Coordinator {
         }
         let at = self.clock.now();
         let Round { barrier, sources, operators, blobs, .. } = round;
-        let finished = barrier.then == Then::Finish || self.manifest.finished && sources == self.manifest.sources;
+        let finished = barrier.then == Then::Finish || self.manifest.finished && !self.has_read;
         let manifest = Manifest {
             pipeline: self.pipeline.to_string(),
             epoch: barrier.epoch,

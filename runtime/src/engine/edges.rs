@@ -51,6 +51,7 @@ impl SourceTask {
         self.line.tell(Report::Open(self.line.task, Some(position))).await;
         let (mut running, mut open, mut exhausted, mut stopping) = (false, false, false, None);
         let mut paced: Option<Paced> = None;
+        let mut has_read = false;
         loop {
             let rows = paced.as_ref().map_or(self.batch_rows, |paced| paced.left().min(self.batch_rows));
             let reading = running && !exhausted && stopping.is_none() && rows > 0;
@@ -114,6 +115,8 @@ impl SourceTask {
                                 self.line.tell(Report::Read).await;
                             }
                             paced.read += batch.len();
+                        } else if !std::mem::replace(&mut has_read, true) {
+                            self.line.tell(Report::Read).await;
                         }
                         self.send(batch).await?;
                     }

@@ -94,6 +94,7 @@ impl Job<'_> {
             stateless: self.stateless.clone(),
             outputs: BTreeMap::new(),
             reports: inbound,
+            has_read: false,
             nudge: Arc::clone(nudge),
             stop,
             clock: *clock,

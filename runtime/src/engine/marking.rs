@@ -156,7 +156,7 @@ impl Coordinator {
                             }
                         }
                     }
-                    Some(Report::Read) => course.read = true,
+                    Some(Report::Read) => (course.read, self.has_read) = (true, true),
                     Some(Report::Exhausted(task)) => { course.exhausted.insert(task); }
                     Some(Report::Open(..) | Report::Resumed(..) | Report::Published) => {}
                     // Whoever joins the tasks knows why.
@@ -209,7 +209,7 @@ impl Coordinator {
     fn stored(&mut self, formed: Formed, started: Instant) {
         let Formed { epoch, sources, bytes, .. } = formed;
         let at = self.clock.now();
-        self.manifest.finished &= self.manifest.sources == sources;
+        self.manifest.finished &= !self.has_read;
         (self.manifest.epoch, self.manifest.sources, self.manifest.at) = (epoch, sources, at);
         self.checkpointed(epoch, at, started.elapsed(), bytes);
     }

@@ -18,7 +18,8 @@ pub(crate) struct TaskId(pub(crate) usize);
 pub(crate) enum Report {
     /// A source is open at this position, and waits for checkpoint 0; or a sink is open.
     Open(TaskId, Option<Bytes>),
-    /// A source has read rows behind the last barrier, and waits for the next when they are as many as it may read.
+    /// A source has read rows: the first of this run or, where it reads at a pace, behind the last barrier, and it waits for the
+    /// next when they are as many as it may read.
     Read,
     /// A bounded source has given all that it has; it waits for the last barrier.
     Exhausted(TaskId),

@@ -415,7 +415,8 @@ impl Operator for LastAggregate {
         let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
         let (keys, rest) = names.split_at_checked(self.keys.places().len()).unwrap_or_default();
         let order = rest.get(..self.order.len()).unwrap_or_default().join(", ");
-        visit.shape(&format!("the last rows of {} by {order}: {}", keys.join(", "), self.aggregates.words()))?;
+        let (rows, keys, words) = (self.rows, keys.join(", "), self.aggregates.words());
+        visit.shape(&format!("the last {rows} rows of {keys} by {order}: {words}"))?;
         visit.time("now", &mut self.now)?;
         self.settle()?;
         let table = &mut self.table;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use millstream_operators::Operator;
 use millstream_operators::columnar::{Clock, Dedup, EventTime, KeyColumns};
-use millstream_operators::watermarks::Watermarks;
+use millstream_operators::watermarks::{ByClock, Watermarks};
 
 use super::node::{built, idle, routed};
 use super::{ColumnWindows, Frame, WindowedFrame};
@@ -34,6 +35,21 @@ impl Frame {
             let schema = Arc::clone(made.schema());
             let make = move |clock| make(clock).map_err(built);
             Some(frame.node(name, "event_time", detail, &schema, &made.sides(), make).main(frame, schema))
+        };
+        self.then(make)
+    }
+
+    /// As [`Stream::processing_time`](crate::dsl::Stream::processing_time): each row gets the time of the engine's clock when it
+    /// comes.
+    #[must_use]
+    pub fn processing_time(self, name: &str, every: Duration) -> Frame {
+        let make = |frame: &Frame| {
+            let wrong = of_node(name, "processing_time.", ByClock::<RecordBatch>::problem(every).into_iter().collect());
+            wrong.for_each(|problem| frame.pipeline.problem(problem));
+            let make = move |clock: Clock| Ok(ByClock::<RecordBatch>::new(clock, every));
+            let schema = Arc::clone(&frame.schema);
+            let node = frame.node(name, "processing_time", format!("every {every:?}"), &schema, &[], make);
+            Some(node.main(frame, schema))
         };
         self.then(make)
     }

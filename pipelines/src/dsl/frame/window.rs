@@ -213,7 +213,11 @@ impl WindowedFrame {
                     add.operator(make, GlobalAggregate::schema)?
                 }
             };
-            let by_event_time = !matches!(self.windows, ColumnWindows::Global | ColumnWindows::Count(_));
+            let by_event_time = match self.windows {
+                ColumnWindows::Count(_) => false,
+                ColumnWindows::Global => matches!(emit, Emit::Every(_)),
+                _ => true,
+            };
             frame.pipeline.change(node.id, |node| node.by_event_time = by_event_time);
             self.end_late(frame, name, &node);
             Some(node.main(frame, schema))

@@ -19,7 +19,13 @@ pub(super) fn all(registry: Registry) -> Registry {
         .step::<Throttle>()
         .step::<Sample>()
         .step::<Rebalance>();
-    registry.step::<EventTime>().step::<Window>().step::<Dedup>().step::<Distinct>().step::<Join>()
+    registry
+        .step::<EventTime>()
+        .step::<ProcessingTime>()
+        .step::<Window>()
+        .step::<Dedup>()
+        .step::<Distinct>()
+        .step::<Join>()
 }
 
 /// Rows for which an expression is true go on.
@@ -245,6 +251,28 @@ impl Spec for EventTime {
     fn wire(self, wiring: &mut Wiring<'_>) {
         let keys = self.event_time;
         let rows = wiring.input().event_time(wiring.name(), &keys.column, keys.watermarks());
+        wiring.output(rows);
+    }
+}
+
+/// Each row gets the time of the clock when it comes: windows, joins and timers behind it go by the clock.
+#[derive(Deserialize, JsonSchema)]
+struct ProcessingTime {
+    /// `{ every = "100ms" }`.
+    processing_time: ClockKeys,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct ClockKeys {
+    /// How often the clock is looked at when nothing comes: so much later at most does a window close.
+    every: Span,
+}
+
+impl Spec for ProcessingTime {
+    const KIND: &'static str = "processing_time";
+
+    fn wire(self, wiring: &mut Wiring<'_>) {
+        let rows = wiring.input().processing_time(wiring.name(), self.processing_time.every.0);
         wiring.output(rows);
     }
 }

@@ -41,6 +41,9 @@ const LOOKS: usize = 3;
 const TRIES: usize = 3;
 const TRYING: Duration = Duration::from_secs(20);
 
+const NOT_HONOURED: &str = "does not honour `If-None-Match: *`, so that two instances of a pipeline would not notice each other: \
+                            use a service that honours conditional writes, or keep checkpoints elsewhere";
+
 impl S3Store {
     /// A store in the bucket that the options name. Nothing is asked of it yet.
     ///
@@ -81,14 +84,16 @@ impl S3Store {
                 let way = "use https, or accept with `allow_http = true` that state travels open";
                 return Err(wrong(format!("`endpoint` {endpoint:?} is not encrypted: {way}")));
             }
-            if options.virtual_hosted {
+            if options.virtual_hosted || is_said(builder.get_config_value(&Key::VirtualHostedStyleRequest)) {
                 builder = builder.with_config(Key::S3Endpoint, format!("{scheme}://{}.{host}", options.bucket));
             }
+        }
+        if options.virtual_hosted {
+            builder = builder.with_virtual_hosted_style_request(true);
         }
         let retry = RetryConfig { max_retries: TRIES, retry_timeout: TRYING, ..RetryConfig::default() };
         let bucket = builder
             .with_bucket_name(&options.bucket)
-            .with_virtual_hosted_style_request(options.virtual_hosted)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .with_retry(retry)
             .with_http_connector(Https::new(options.ca.as_deref(), loopback)?)
@@ -199,10 +204,8 @@ impl S3Store {
                 Ok(())
             }
             Ok(()) => {
-                let words = "overwrites what it should not (it ignores `If-None-Match: *`), so that two instances of a \
-                             pipeline would not notice each other: use a service that honours conditional writes, or \
-                             keep checkpoints elsewhere";
-                Err(StoreError::Failed(Fault::new(FaultKind::Setup, format!("{} {words}", self.options.shown()))))
+                let words = format!("{} {NOT_HONOURED}", self.options.shown());
+                Err(StoreError::Failed(Fault::new(FaultKind::Setup, words)))
             }
             Err(error) => Err(self.failed(&error)),
         }
@@ -241,12 +244,15 @@ impl S3Store {
         let status = match error {
             Error::NotFound { .. } => Some(404),
             Error::Unauthenticated { .. } | Error::PermissionDenied { .. } => Some(403),
+            // It comes as any wrong request does.
+            Error::Generic { .. } if error.to_string().contains("<Code>ExpiredToken") => Some(403),
             Error::Generic { .. } => status(error),
             Error::JoinError { .. } | Error::AlreadyExists { .. } => None,
             _ => Some(400),
         };
         let (kind, words) = match status {
             Some(404) => (FaultKind::Setup, "is not there: create the bucket, or correct its name or the endpoint"),
+            Some(501 | 505) => (FaultKind::Setup, NOT_HONOURED),
             Some(401 | 403) => (
                 FaultKind::Permission,
                 "refuses this user: check key, secret and region, and its rights to list, get, put and delete",
@@ -262,6 +268,11 @@ impl S3Store {
     fn fault(&self, what: &str) -> Fault {
         Fault::new(FaultKind::Connection, format!("{} {what}", self.options.shown()))
     }
+}
+
+/// Whether a variable says yes.
+fn is_said(value: Option<String>) -> bool {
+    value.is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes" | "y"))
 }
 
 /// Whether a host, perhaps with a port and a path, is this machine.
@@ -284,7 +295,16 @@ fn in_words(error: &Error) -> String {
         words.push_str(": ");
         words.push_str(&ground);
     }
-    words
+    without_body(&words)
+}
+
+/// Of the body of an answer only its code and message: some services repeat the token there.
+fn without_body(words: &str) -> String {
+    let begin = ["<?xml", "<Error", "<error", "<html", "<!DOCTYPE"].iter().filter_map(|tag| words.find(tag)).min();
+    let Some((before, body)) = begin.and_then(|begin| words.split_at_checked(begin)) else { return words.to_owned() };
+    let of = |tag: &str| Some(body.split_once(&format!("<{tag}>"))?.1.split_once("</")?.0);
+    let said: Vec<&str> = ["Code", "Message"].into_iter().filter_map(of).collect();
+    format!("{before}{}", said.join(": "))
 }
 
 /// With what status the service has answered, if it has: the client tells it in words alone.

@@ -11,8 +11,8 @@ use crate::state::MemoryTables;
 use crate::{KeyGroup, Operator, Result, Run, Runs, Saved, Spill};
 
 /// How many inputs: `MILLSTREAM_WINDOW_CASES=10000` is the long form.
-pub(super) fn cases() -> u32 {
-    std::env::var("MILLSTREAM_WINDOW_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1_000)
+pub(super) fn cases(otherwise: u32) -> u32 {
+    std::env::var("MILLSTREAM_WINDOW_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(otherwise)
 }
 
 type Pieces = Vec<(Vec<Row>, i64)>;
@@ -212,7 +212,7 @@ fn last(told: Vec<(i64, Value)>) -> BTreeMap<String, Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
     #[test]
     fn sessions_are_those_of_the_definition(pieces in timeline(), gap in 1i64..30, way in way()) {

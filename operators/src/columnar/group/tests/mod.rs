@@ -180,7 +180,7 @@ fn timeline() -> impl Strategy<Value = Vec<(Vec<Row>, i64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(definitions::cases()))]
+    #![proptest_config(ProptestConfig::with_cases(definitions::cases(200)))]
 
     #[test]
     fn windows_of_columns_give_what_the_definition_gives(

@@ -1,0 +1,132 @@
+//! [`ByClock`]: rows get the time at which they come.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{
+    Batch, Operator, Outbox, Parts, Payload, Problem, Result, StateVisitor, TimeKeeping, Timestamp, Turn, Watermark,
+};
+
+/// Gives each row the time of the engine's clock as its event time: windows, joins and timers behind it go by the clock, and
+/// no row is late. Watermarks follow each batch, and the clock alone when nothing comes. The times of upstream end here.
+///
+/// ```text
+/// clock        3     5  |       8       10 (every 5)
+/// rows         a     b  |       c          |
+/// times        3     5  |       8          |
+/// watermarks   3     5  |       8       10 |
+/// ```
+///
+/// Rows that are read again after a crash come when they come: which window they are in may be another then. What counts is
+/// the time at which this operator sees a row, not that at which its message was stored. A clock that is set back stands
+/// still until it has caught up, over a restart too.
+pub struct ByClock<P> {
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    every: Duration,
+    now: Timestamp,
+    rows: PhantomData<fn(P)>,
+}
+
+impl<P> ByClock<P> {
+    /// The operator, which looks at the clock so often when nothing comes.
+    pub fn new(clock: Arc<dyn Fn() -> Timestamp + Send + Sync>, every: Duration) -> Self {
+        ByClock { clock, every, now: Timestamp::MIN, rows: PhantomData }
+    }
+
+    /// What is wrong with how often the clock is looked at, as pipeline files call it.
+    pub fn problem(every: Duration) -> Option<Problem> {
+        let wrong = || Problem::at("", "the clock would be looked at without a pause").in_setting("every");
+        every.is_zero().then(|| wrong().help("say how late a window may close: `100ms`"))
+    }
+
+    fn look(&mut self) -> Timestamp {
+        self.now = self.now.max((self.clock)());
+        self.now
+    }
+}
+
+impl<P: Payload> Operator for ByClock<P> {
+    type In = P;
+    type Out = P;
+
+    fn on_batch(&mut self, batch: Batch<P>, out: &mut Outbox<'_, P>) -> Result<Turn> {
+        let now = self.look();
+        let Parts { rows, origins, weight, .. } = batch.into_parts();
+        out.send(Batch::from_parts(Parts { times: vec![now; rows.len()], rows, origins, weight })?);
+        out.watermark(Watermark::At(now));
+        Ok(Turn::Done)
+    }
+
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, P>) -> Result<Turn> {
+        // Whatever an input may say of its times, the end of time is the end.
+        if now == Timestamp::MAX {
+            out.watermark(Watermark::At(now));
+        }
+        Ok(Turn::Done)
+    }
+
+    fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, P>) -> Result<Turn> {
+        out.watermark(Watermark::At(self.look()));
+        out.wake_after(self.every);
+        Ok(Turn::Done)
+    }
+
+    fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.time("now", &mut self.now)
+    }
+
+    fn time_keeping(&self) -> TimeKeeping {
+        TimeKeeping::Makes
+    }
+}
+
+impl<P> fmt::Debug for ByClock<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByClock(every {:?}, at {})", self.every, self.now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::testkit::Bench;
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    #[test]
+    fn rows_have_the_time_at_which_they_come_and_the_clock_alone_moves_time_on() {
+        let clock = Arc::new(AtomicI64::new(3));
+        let make = || {
+            let clock = Arc::clone(&clock);
+            ByClock::<Vec<char>>::new(Arc::new(move || at(clock.load(Ordering::Relaxed))), Duration::from_micros(5))
+        };
+        let mut bench = Bench::new(make());
+        bench.rows(['a']);
+        clock.store(5, Ordering::Relaxed);
+        bench.rows(['b', 'c']);
+        clock.store(10, Ordering::Relaxed);
+        bench.wake();
+        let times: Vec<_> = bench.take_batches().iter().flat_map(|batch| batch.times().to_vec()).collect();
+        assert_eq!(times, [3, 5, 5].map(at));
+        assert_eq!(bench.take_watermarks(), [3, 5, 10].map(|time| Watermark::At(at(time))));
+        // It is set back, over a restart too.
+        clock.store(4, Ordering::Relaxed);
+        let mut bench = Bench::restored(make(), &bench.save());
+        bench.rows(['d']);
+        bench.watermark(at(1_000));
+        bench.watermark(Timestamp::MAX);
+        assert_eq!(bench.take_watermarks(), [10, 10, i64::MAX].map(|time| Watermark::At(at(time)))[1..]);
+    }
+
+    #[test]
+    fn a_clock_that_is_looked_at_all_the_time_is_refused() {
+        assert!(ByClock::<Vec<char>>::problem(Duration::ZERO).is_some());
+        assert!(ByClock::<Vec<char>>::problem(Duration::from_millis(1)).is_none());
+    }
+}
