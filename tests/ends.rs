@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use millstream::broker::{Embedded, EmbeddedOptions, Js, Outgoing, StreamConfig};
 use millstream::checkpoint::{MemoryStore, Store};
-use millstream::engine::Ended;
+use millstream::connectors::Connections;
+use millstream::engine::{Ended, RunMode};
 use millstream::file::{Ends, load};
 use millstream::prelude::*;
 use millstream::testkit::{CollectSink, Collected, Flow, ListSource};
@@ -220,4 +222,47 @@ async fn typed_windows_and_joins_go_on_from_before_the_end() {
     let before = found.rows().len();
     run(&list, &store, &found).await;
     assert_eq!(found.rows().len(), before, "nothing has come, and something is given again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_run_to_the_end_of_a_stream_gives_nothing_again() {
+    let broker = Embedded::new(EmbeddedOptions::default());
+    let js = Js::new(broker.connect());
+    js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
+    let publish = async |rows: std::ops::Range<i64>| {
+        for n in rows {
+            let payload = format!("[{},{}]", n % 3, n * 10);
+            js.connection().publish(Outgoing::new("in.row", payload)).await.unwrap();
+        }
+    };
+    let (store, out) = (memory(), Collected::<(u64, u64)>::default());
+    let run =
+        async || {
+            let pipeline = Pipeline::new("ends");
+            let late = bounded_lateness(Duration::from_micros(20));
+            let (rows, rejected) = pipeline
+                .source("rows", jetstream("IN").json::<Row>().stop_on_rejected())
+                .event_time("timed", |row: &Row| Timestamp::from_micros(row.1), late);
+            rejected.discard("without_time");
+            rows.key_by(|row| row.0)
+                .window(tumbling(Duration::from_micros(1_000)))
+                .aggregate("counted", count())
+                .map("result", |window: Windowed<u64, u64>| (window.key, window.value))
+                .sink("out", CollectSink::new(out.clone()));
+            let connections = Connections::to_embedded(broker.clone());
+            let adapt =
+                |environment: millstream::engine::Environment| environment.with(connections).with(RunMode::until_end());
+            let flow = Flow::start_with(pipeline.build().unwrap(), Arc::clone(&store), adapt).unwrap();
+            assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+        };
+    publish(0..30).await;
+    run().await;
+    assert_eq!(out.rows(), [(0, 10), (1, 10), (2, 10)]);
+    for _ in 0..2 {
+        run().await;
+        assert_eq!(out.rows().len(), 3, "nothing has come, and something is given again");
+    }
+    publish(30..33).await;
+    run().await;
+    assert_eq!(out.rows()[3..], [(0, 11), (1, 11), (2, 11)], "what was open is given with all its rows");
 }
