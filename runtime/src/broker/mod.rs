@@ -48,7 +48,7 @@ pub use connections::{Connections, Purpose, fault};
 pub use embedded::{Embedded, EmbeddedOptions, Fate, Hook};
 pub use error::{ApiError, BrokerError, DeniedAction};
 pub use message::{Incoming, Outgoing};
-#[cfg(all(feature = "jetstream", any(feature = "cli", feature = "testkit")))]
+#[cfg(feature = "jetstream")]
 pub use ports::free_port;
 #[cfg(feature = "jetstream")]
 pub use program::find_program;

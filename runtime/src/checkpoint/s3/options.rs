@@ -73,6 +73,7 @@ impl S3Options {
     }
 
     /// The place as [`to`](S3Options::to) reads it.
+    #[cfg(any(feature = "s3", test))]
     pub(crate) fn shown(&self) -> String {
         let slash = if self.prefix.is_empty() { "" } else { "/" };
         format!("{SCHEME}{}{slash}{}", self.bucket, self.prefix)
