@@ -42,11 +42,11 @@ pub fn did_you_mean<'a>(word: &str, kind: &str, known: impl IntoIterator<Item = 
     list(kind, known)
 }
 
-/// "the columns are `a`, `b`"; of more than sixteen the first dozen.
+/// "the columns are `a`, `b`"; of more than two dozen the first eighteen.
 pub fn list<'a>(kind: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let names: Vec<String> = known.into_iter().map(|name| format!("`{name}`")).collect();
     // Where few would be left out, none is.
-    let more = if names.len() > 16 { names.len() - 12 } else { 0 };
+    let more = if names.len() > 24 { names.len() - 18 } else { 0 };
     let shown: Vec<&str> = names.iter().take(names.len() - more).map(String::as_str).collect();
     match (shown.is_empty(), more) {
         (true, _) => None,
@@ -82,10 +82,10 @@ mod tests {
 
     #[test]
     fn a_list_is_cut_only_where_many_are_left_out() {
-        let names: Vec<String> = (10..27).map(|n| n.to_string()).collect();
+        let names: Vec<String> = (10..35).map(|n| n.to_string()).collect();
         let listed = |count| list("kinds", names.iter().take(count).map(String::as_str)).unwrap_or_default();
-        assert!(listed(16).ends_with("`24`, `25`"), "{}", listed(16));
-        assert!(listed(17).ends_with("`20`, `21` and 5 more"), "{}", listed(17));
+        assert!(listed(24).ends_with("`32`, `33`"), "{}", listed(24));
+        assert!(listed(25).ends_with("`26`, `27` and 7 more"), "{}", listed(25));
         assert_eq!(listed(0), "");
     }
 }

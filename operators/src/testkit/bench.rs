@@ -141,8 +141,7 @@ impl<O: Operator> Bench<O> {
         }
     }
 
-    /// Wakes it, as the engine does once when a run begins, and when a time has come that the operator asked for.
-    pub fn wake(&mut self) {
+    fn wake(&mut self) {
         let now = self.now;
         while unwrap(self.call(|operator, out| operator.on_wake(now, out))) == Turn::Again {}
     }

@@ -120,7 +120,7 @@ async fn a_write_whose_answer_is_lost_is_unknown_and_ours_when_it_is_tried_again
 async fn a_service_that_overwrites_is_refused_at_the_first_write() {
     let error = store(Answer::Blind, usize::MAX).write("p", Revision(0), text("one")).await.unwrap_err();
     let StoreError::Failed(fault) = error else { panic!("{error}") };
-    assert!(fault.to_string().contains("s3://ckpt/prod overwrites what it should not"), "{fault}");
+    assert!(fault.to_string().contains("s3://ckpt/prod does not honour `If-None-Match: *`"), "{fault}");
 }
 
 #[tokio::test]
