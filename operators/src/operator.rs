@@ -29,7 +29,7 @@ pub enum TimeKeeping {
 /// Something that is done to a stream of rows: synchronous, typed and pure.
 ///
 /// # What the engine promises
-/// - It calls one method at a time, in the order of the stream: `(on_batch | on_watermark | on_wake | state)* on_end`.
+/// - It calls one method at a time, in the order of the stream: `(on_batch | on_watermark | on_idle | on_wake | state)* on_end`.
 /// - No batch is empty, and watermarks never go back.
 /// - After [`Turn::Again`] it drains the outbox, waits for room downstream, and calls again: [`on_more`] after
 ///   `on_batch`, and otherwise the same method with the same argument, until [`Turn::Done`].
@@ -96,6 +96,15 @@ pub trait Operator: Send + 'static {
     /// # Errors
     /// As [`on_batch`](Operator::on_batch).
     fn on_watermark(&mut self, _now: Timestamp, _out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        Ok(Turn::Done)
+    }
+
+    /// Nothing comes from upstream for now ([`Watermark::Idle`](crate::Watermark::Idle)): of interest to who
+    /// [makes](TimeKeeping::Makes) watermarks; for all others the engine passes it on when this is done.
+    ///
+    /// # Errors
+    /// As [`on_batch`](Operator::on_batch).
+    fn on_idle(&mut self, _out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         Ok(Turn::Done)
     }
 

@@ -27,6 +27,7 @@ pub struct Launch {
     mode: RunMode,
     savepoint: Option<String>,
     rewind: bool,
+    forget: Vec<String>,
     state_memory: Option<usize>,
     spill_to: Option<PathBuf>,
     drain_within: Option<Duration>,
@@ -188,6 +189,14 @@ impl Launch {
         self
     }
 
+    /// Goes on without the place of a source that the pipeline no longer has: should it come back, it begins anew. The state of
+    /// operators that are gone needs no such word: it is kept as a savepoint, of which the log tells.
+    #[must_use]
+    pub fn forget(mut self, source: impl Into<String>) -> Self {
+        self.forget.push(source.into());
+        self
+    }
+
     /// Ends the run when everything that its sources have now is processed. A source that has no such end refuses to be
     /// made: a shared stream, core NATS, or generated rows without a count.
     #[must_use]
@@ -280,6 +289,7 @@ impl Launch {
         environment.stopper = self.stopper.clone();
         environment.savepoint = self.savepoint;
         environment.rewind = self.rewind;
+        environment.forget = self.forget;
         let tables = Tables::of_server(Arc::clone(&connections));
         environment = environment.with(tables);
         environment.state_memory = self.state_memory;

@@ -67,10 +67,12 @@ pub trait Aggregate<T>: Send + Sync + 'static {
     /// What comes of the rows seen.
     fn result(&self, state: &Self::State) -> Self::Out;
 
-    /// What is kept, in words: a run does not go on from state that something else has kept. It is the name of the type unless
-    /// an aggregate says otherwise, which it does where what it keeps depends on more than its type.
+    /// What is kept, in words: a run does not go on from state that something else has kept. It is the name of the type, without
+    /// what that is generic over, unless an aggregate says otherwise, which it does where what it keeps depends on more.
     fn shape(&self) -> String {
-        short_type_name(std::any::type_name::<Self>()).replace("{{closure}}", "_")
+        // Names of closures and rows change with the program around them, and state stays what it was.
+        let name = std::any::type_name::<Self>();
+        short_type_name(name.split('<').next().unwrap_or(name))
     }
 }
 

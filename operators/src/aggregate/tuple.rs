@@ -51,6 +51,6 @@ mod tests {
     fn each_part_gives_what_it_gives_alone() {
         let all = (count(), sum(|n: &i64| *n), max(|n: &i64| *n));
         assert_eq!(of(&all, &[4, 1, 3]), (3, 8, Some(4)));
-        assert_eq!(Aggregate::<i64>::shape(&all), "(Count, Sum<_>, Max<_>)");
+        assert_eq!(Aggregate::<i64>::shape(&all), "(Count, Sum, Max)");
     }
 }

@@ -110,6 +110,12 @@ impl Operator for EventTime {
         Ok(Turn::Done)
     }
 
+    fn on_idle(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        self.progress.fall_silent();
+        tell(&mut self.progress, out);
+        Ok(Turn::Done)
+    }
+
     fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         wake(&mut self.progress, out);
         Ok(Turn::Done)

@@ -130,6 +130,11 @@ impl<O: Operator> Bench<O> {
         while unwrap(self.call(|operator, out| operator.on_watermark(now, out))) == Turn::Again {}
     }
 
+    /// Tells it that nothing comes from upstream for now.
+    pub fn idle(&mut self) {
+        while unwrap(self.call(O::on_idle)) == Turn::Again {}
+    }
+
     /// Lets the engine's clock go on, and wakes the operator if it asked for a time that has passed.
     pub fn advance(&mut self, span: Duration) {
         self.now = self.now.saturating_add(span);

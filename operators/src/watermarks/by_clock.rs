@@ -9,6 +9,8 @@ use crate::{
     Batch, Operator, Outbox, Parts, Payload, Problem, Result, StateVisitor, TimeKeeping, Timestamp, Turn, Watermark,
 };
 
+const LEAST: Duration = Duration::from_millis(1);
+
 /// Gives each row the time of the engine's clock as its event time: windows, joins and timers behind it go by the clock, and
 /// no row is late. Watermarks follow each batch, and the clock alone when nothing comes. The times of upstream end here.
 ///
@@ -21,29 +23,42 @@ use crate::{
 ///
 /// Rows that are read again after a crash come when they come: which window they are in may be another then. What counts is
 /// the time at which this operator sees a row, not that at which its message was stored. A clock that is set back stands
-/// still until it has caught up, over a restart too.
+/// still until it has caught up, over a restart too. Behind the end of an input, which has closed all windows, the clock stands
+/// still until the next row.
 pub struct ByClock<P> {
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     every: Duration,
     now: Timestamp,
+    // Whether that is told.
+    told: bool,
     rows: PhantomData<fn(P)>,
 }
 
 impl<P> ByClock<P> {
     /// The operator, which looks at the clock so often when nothing comes.
     pub fn new(clock: Arc<dyn Fn() -> Timestamp + Send + Sync>, every: Duration) -> Self {
-        ByClock { clock, every, now: Timestamp::MIN, rows: PhantomData }
+        ByClock { clock, every, now: Timestamp::MIN, told: false, rows: PhantomData }
     }
 
     /// What is wrong with how often the clock is looked at, as pipeline files call it.
     pub fn problem(every: Duration) -> Option<Problem> {
-        let wrong = || Problem::at("", "the clock would be looked at without a pause").in_setting("every");
-        every.is_zero().then(|| wrong().help("say how late a window may close: `100ms`"))
+        let wrong = || Problem::at("", "the clock would be looked at all the time").in_setting("every");
+        (every < LEAST).then(|| wrong().help("say how late a window may close, a millisecond at least: `100ms`"))
     }
 
     fn look(&mut self) -> Timestamp {
+        let before = self.now;
         self.now = self.now.max((self.clock)());
+        self.told &= self.now == before;
         self.now
+    }
+}
+
+impl<P: Payload> ByClock<P> {
+    fn tell(&mut self, out: &mut Outbox<'_, P>) {
+        if !std::mem::replace(&mut self.told, true) {
+            out.watermark(Watermark::At(self.now));
+        }
     }
 }
 
@@ -55,7 +70,7 @@ impl<P: Payload> Operator for ByClock<P> {
         let now = self.look();
         let Parts { rows, origins, weight, .. } = batch.into_parts();
         out.send(Batch::from_parts(Parts { times: vec![now; rows.len()], rows, origins, weight })?);
-        out.watermark(Watermark::At(now));
+        self.tell(out);
         Ok(Turn::Done)
     }
 
@@ -68,12 +83,14 @@ impl<P: Payload> Operator for ByClock<P> {
     }
 
     fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, P>) -> Result<Turn> {
-        out.watermark(Watermark::At(self.look()));
+        self.look();
+        self.tell(out);
         out.wake_after(self.every);
         Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape("processing time")?;
         visit.time("now", &mut self.now)
     }
 
@@ -114,19 +131,19 @@ mod tests {
         bench.advance(Duration::from_micros(5));
         let times: Vec<_> = bench.take_batches().iter().flat_map(|batch| batch.times().to_vec()).collect();
         assert_eq!(times, [3, 5, 5].map(at));
-        assert_eq!(bench.take_watermarks(), [3, 3, 5, 10].map(|time| Watermark::At(at(time))));
+        assert_eq!(bench.take_watermarks(), [3, 5, 10].map(|time| Watermark::At(at(time))));
         // It is set back, over a restart too.
         clock.store(4, Ordering::Relaxed);
         let mut bench = Bench::restored(make(), &bench.save());
         bench.rows(['d']);
         bench.watermark(at(1_000));
         bench.watermark(Timestamp::MAX);
-        assert_eq!(bench.take_watermarks(), [10, 10, i64::MAX].map(|time| Watermark::At(at(time))));
+        assert_eq!(bench.take_watermarks(), [10, i64::MAX].map(|time| Watermark::At(at(time))));
     }
 
     #[test]
     fn a_clock_that_is_looked_at_all_the_time_is_refused() {
-        assert!(ByClock::<Vec<char>>::problem(Duration::ZERO).is_some());
+        assert!(ByClock::<Vec<char>>::problem(Duration::from_micros(999)).is_some());
         assert!(ByClock::<Vec<char>>::problem(Duration::from_millis(1)).is_none());
     }
 }

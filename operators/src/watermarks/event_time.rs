@@ -40,7 +40,8 @@ impl<E: fmt::Display> IntoEventTime for Result<Timestamp, E> {
 /// Gives each row its event time, and tells how far event time has come. Rows without a time, and those too far ahead of
 /// their message, go to the side output `rejected`.
 ///
-/// Watermarks from upstream end here. After each batch that moves the highest time, a watermark follows:
+/// Watermarks from upstream end here; when nothing comes from there for now, that goes on. After each batch that moves the
+/// highest time, a watermark follows:
 ///
 /// ```text
 /// rows       10   12 | 11   20 |
@@ -122,6 +123,12 @@ where
         Ok(Turn::Done)
     }
 
+    fn on_idle(&mut self, out: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
+        self.progress.fall_silent();
+        tell(&mut self.progress, out);
+        Ok(Turn::Done)
+    }
+
     fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, Vec<T>>) -> Result<Turn> {
         wake(&mut self.progress, out);
         Ok(Turn::Done)
@@ -200,6 +207,16 @@ mod tests {
         assert_eq!(bench.take_watermarks(), []);
         bench.watermark(Timestamp::MAX);
         assert_eq!(bench.take_watermarks(), [Watermark::At(Timestamp::MAX)]);
+    }
+
+    #[test]
+    fn when_nothing_comes_from_upstream_it_says_so_and_with_the_next_row_it_is_back() {
+        let mut bench = Bench::new(by_value());
+        bench.rows([10]);
+        bench.idle();
+        bench.idle();
+        bench.rows([11]);
+        assert_eq!(bench.take_watermarks(), [Watermark::At(at(5)), Watermark::Idle, Watermark::At(at(6))]);
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Water
 /// ```
 ///
 /// Of those that are far ahead 32 are believed, less those that come in between and are not. Where rows are days apart, that
-/// is learnt, and gaps like those between them are no longer far. Where the server stores messages about when their rows
-/// happen, its clock vouches for a gap, and one row is enough.
+/// is learnt, and gaps like those between them are no longer far. A row that the server stored about when it happened has
+/// its clock as a witness: four such are believed, and one is enough if one of the eight rows before it was such a row too.
 #[derive(Debug)]
 pub struct Progress {
     watermarks: Watermarks,
@@ -47,10 +47,10 @@ struct Part {
     highest: Timestamp,
     // Looks at the clock since the last row.
     quiet: u8,
-    // Whether its rows are stored about when they happen.
-    is_live: bool,
-    // The times of rows that are too far ahead.
-    ahead: VecDeque<Timestamp>,
+    // Which of the last rows that were not too far ahead are stored about when they happened, the last one in the lowest bit.
+    witnessed: u8,
+    // The times of rows that are too far ahead, and what each counts for.
+    ahead: VecDeque<(Timestamp, u8)>,
     // Rows are so far apart.
     apart: Duration,
 }
@@ -59,12 +59,13 @@ struct Part {
 const LOOKS: u32 = 2;
 const QUIET: u8 = 3;
 
-// So many rows that are far ahead are a gap in time and no mistake.
-const BELIEVED: usize = 32;
+// So many rows that are far ahead are a gap in time and no mistake; one that was stored about when it happened counts for more.
+const BELIEVED: u32 = 32;
+const WITNESS: u8 = 8;
 
 impl Part {
-    fn at(highest: Timestamp, is_live: bool) -> Self {
-        Part { highest, quiet: 0, is_live, ahead: VecDeque::new(), apart: Duration::ZERO }
+    fn at(highest: Timestamp) -> Self {
+        Part { highest, quiet: 0, witnessed: 0, ahead: VecDeque::new(), apart: Duration::ZERO }
     }
 
     fn is_far(&self, time: Timestamp, most: Duration) -> bool {
@@ -73,22 +74,26 @@ impl Part {
     }
 
     /// Takes note of a row, which may be far ahead.
-    fn saw(&mut self, time: Timestamp, most: Duration, is_vouched_for: bool) {
-        if !self.is_far(time, most) || self.is_live && is_vouched_for {
+    fn saw(&mut self, time: Timestamp, most: Duration, is_witnessed: bool) {
+        if !self.is_far(time, most) || is_witnessed && self.witnessed != 0 {
             self.highest = self.highest.max(time);
-            self.ahead.pop_front();
-            self.is_live = is_vouched_for;
+            self.witnessed = self.witnessed << 1 | u8::from(is_witnessed);
+            if let Some((_, counts)) = self.ahead.front_mut() {
+                *counts = counts.saturating_sub(1);
+            }
+            self.ahead.pop_front_if(|(_, counts)| *counts == 0);
             return;
         }
-        self.ahead.push_back(time);
-        if self.ahead.len() >= BELIEVED {
-            self.believe(most);
+        self.ahead.push_back((time, if is_witnessed { WITNESS } else { 1 }));
+        if self.ahead.iter().map(|(_, counts)| u32::from(*counts)).sum::<u32>() >= BELIEVED {
+            self.believe(most, is_witnessed);
         }
     }
 
     /// Goes on to where most of those that were far ahead are, and leaves out what is far ahead of them.
-    fn believe(&mut self, most: Duration) {
-        let mut times: Vec<Timestamp> = std::mem::take(&mut self.ahead).into();
+    fn believe(&mut self, most: Duration, is_witnessed: bool) {
+        self.witnessed = u8::from(is_witnessed);
+        let mut times: Vec<Timestamp> = std::mem::take(&mut self.ahead).into_iter().map(|(time, _)| time).collect();
         times.sort_unstable();
         let mut apart: Vec<i64> =
             times.iter().zip(times.iter().skip(1)).map(|(a, b)| b.as_micros().saturating_sub(a.as_micros())).collect();
@@ -146,29 +151,29 @@ impl Progress {
     /// Takes note of the event times of some rows; `subject` is empty unless subjects are told apart. When the message of a
     /// row was stored, where that is known, is told by `stored_at`.
     fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
-        let all = times.iter().copied().enumerate();
-        let (Some((first, least)), Some(highest)) = (all.min_by_key(|(_, time)| *time), times.iter().max()) else {
-            return;
-        };
+        let (Some(least), Some(highest)) = (times.iter().copied().min(), times.iter().max()) else { return };
         let most = self.watermarks.max_ahead.map(|most| most.max(Watermarks::MAX_AHEAD));
-        let is_vouched_for = |row: usize, time: Timestamp| match (stored_at(row), most) {
+        let is_witnessed = |row: usize, time: Timestamp| match (stored_at(row), most) {
             (Some(stored), Some(most)) => stored <= time.saturating_add(most) && time <= stored.saturating_add(most),
             _ => false,
         };
         if !self.parts.contains_key(subject) {
             // Not the first row: its time may be the one that is wrong.
-            self.parts.insert(subject.to_owned(), Part::at(least, is_vouched_for(first, least)));
+            self.parts.insert(subject.to_owned(), Part::at(least));
         }
         let Some(part) = self.parts.get_mut(subject) else { return };
         part.quiet = 0;
         match most.filter(|most| !part.ahead.is_empty() || part.is_far(*highest, *most)) {
             None => {
                 part.highest = part.highest.max(*highest);
-                part.is_live = times.last().is_some_and(|last| is_vouched_for(times.len() - 1, *last));
+                let last = times.iter().enumerate().skip(times.len().saturating_sub(8));
+                for (row, time) in last {
+                    part.witnessed = part.witnessed << 1 | u8::from(is_witnessed(row, *time));
+                }
             }
             Some(most) => {
                 for (row, time) in times.iter().enumerate() {
-                    part.saw(*time, most, is_vouched_for(row, *time));
+                    part.saw(*time, most, is_witnessed(row, *time));
                 }
             }
         }
@@ -208,27 +213,57 @@ impl Progress {
         }
     }
 
+    /// Nothing comes for now, for certain.
+    pub fn fall_silent(&mut self) {
+        self.quiet = QUIET;
+        self.parts.values_mut().for_each(|part| part.quiet = QUIET);
+    }
+
     /// Lists the state.
     ///
     /// # Errors
     /// As [`StateVisitor::times`].
     pub fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.shape("event time")?;
         let mut highest = self.parts.iter().map(|(subject, part)| (subject.clone(), part.highest)).collect();
         visit.times("highest", &mut highest)?;
-        let live = self.parts.iter().filter(|(_, part)| part.is_live);
-        let mut live = live.map(|(subject, part)| (subject.clone(), part.highest)).collect();
-        visit.times("live", &mut live)?;
+        let micros = |subject: &String, span: i64| (subject.clone(), Timestamp::from_micros(span));
+        let witnessed = self.parts.iter().filter(|(_, part)| part.witnessed != 0);
+        let mut witnessed =
+            witnessed.map(|(subject, part)| micros(subject, i64::from(part.witnessed))).collect::<BTreeMap<_, _>>();
+        visit.times("witnessed", &mut witnessed)?;
+        let apart = self.parts.iter().filter(|(_, part)| !part.apart.is_zero());
+        let span = |apart: Duration| i64::try_from(apart.as_micros()).unwrap_or(i64::MAX);
+        let mut apart = apart.map(|(subject, part)| micros(subject, span(part.apart))).collect::<BTreeMap<_, _>>();
+        visit.times("apart", &mut apart)?;
+        let mut ahead = BTreeMap::new();
+        for (subject, part) in &self.parts {
+            for (place, (time, counts)) in part.ahead.iter().enumerate() {
+                ahead.insert(format!("{place:02} {counts} {subject}"), *time);
+            }
+        }
+        visit.times("ahead", &mut ahead)?;
         // A subject that was idle may be behind it; what was told does not go back.
         visit.time("given", &mut self.given)?;
         if visit.is_restoring() {
             if planted(Bug::ForgetWatermark) {
                 (highest, self.given) = (BTreeMap::new(), Timestamp::MIN);
             }
-            let part = |(subject, highest)| {
-                let is_live = live.contains_key(&subject);
-                (subject, Part::at(highest, is_live))
+            let part = |(subject, highest): (String, Timestamp)| {
+                let mut part = Part::at(highest);
+                let number = |times: &BTreeMap<_, Timestamp>| times.get(&subject).map_or(0, |time| time.as_micros());
+                part.witnessed = u8::try_from(number(&witnessed)).unwrap_or_default();
+                part.apart = Duration::from_micros(u64::try_from(number(&apart)).unwrap_or_default());
+                (subject, part)
             };
             self.parts = highest.into_iter().map(part).collect();
+            for (place, time) in ahead {
+                let mut words = place.splitn(3, ' ').skip(1);
+                let (Some(counts), Some(subject)) = (words.next(), words.next()) else { continue };
+                if let (Ok(counts), Some(part)) = (counts.parse(), self.parts.get_mut(subject)) {
+                    part.ahead.push_back((time, counts));
+                }
+            }
         }
         Ok(())
     }
@@ -347,7 +382,7 @@ mod tests {
     fn a_gap_is_believed_when_many_rows_are_behind_it() {
         let mut progress = Progress::new(ascending());
         saw(&mut progress, "", &[at(100)]);
-        let monday = |n: usize| at(3 * 86_400 + i64::try_from(n).unwrap());
+        let monday = |n: u32| at(3 * 86_400 + i64::from(n));
         let mut all: Vec<_> = (1..BELIEVED).map(monday).collect();
         all.insert(7, day(30_000));
         saw(&mut progress, "", &all[1..]);
@@ -378,17 +413,67 @@ mod tests {
 
     #[test]
     fn a_gap_is_believed_at_once_where_rows_are_stored_when_they_happen() {
-        let soon = |time: Timestamp| Some(time.saturating_add(Duration::from_secs(1)));
         let mut progress = Progress::new(ascending());
-        progress.saw("", &[day(1)], |_| soon(day(1)));
-        let mut frozen = Frozen::default();
-        progress.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
-        let mut restored = Progress::new(ascending());
-        restored.state(&mut StateVisitor::restore(&frozen.encode(128).unwrap())).unwrap();
-        for mut progress in [progress, restored] {
-            progress.saw("", &[day(8)], |_| soon(day(8)));
+        live(&mut progress, day(1));
+        for mut progress in [restored(&mut progress), progress] {
+            live(&mut progress, day(8));
             assert_eq!(progress.news(), Some(Watermark::At(day(8))));
         }
+    }
+
+    /// A row that is stored a second after it happened.
+    fn live(progress: &mut Progress, time: Timestamp) {
+        progress.saw("", &[time], |_| Some(time.saturating_add(Duration::from_secs(1))));
+    }
+
+    /// What a restart makes of it.
+    fn restored(progress: &mut Progress) -> Progress {
+        let mut frozen = Frozen::default();
+        progress.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
+        let mut restored = Progress::new(progress.watermarks);
+        restored.state(&mut StateVisitor::restore(&frozen.encode(128).unwrap())).unwrap();
+        restored
+    }
+
+    #[test]
+    fn a_device_whose_first_rows_have_no_time_worth_the_name_holds_nobody_for_long() {
+        let mut progress = Progress::new(ascending());
+        progress.saw("", &[at(0)], |_| Some(day(20_000)));
+        (0..4).for_each(|n| live(&mut progress, day(20_000).saturating_add(Duration::from_secs(n))));
+        assert_eq!(progress.news(), Some(Watermark::At(day(20_000).saturating_add(Duration::from_secs(3)))));
+    }
+
+    #[test]
+    fn rows_that_the_server_bears_out_are_not_held_by_as_many_that_it_does_not() {
+        let mut progress = Progress::new(ascending());
+        for n in 0..100 {
+            progress.saw("", &[at(0)], |_| Some(day(20_000 + n)));
+            live(&mut progress, day(20_000 + n));
+        }
+        assert_eq!(progress.news(), Some(Watermark::At(day(20_099))));
+    }
+
+    #[test]
+    fn a_straggler_does_not_make_the_rows_behind_it_incredible() {
+        let mut progress = Progress::new(ascending());
+        for n in 0..20 {
+            live(&mut progress, day(2 * n));
+            if n == 10 {
+                progress.saw("", &[day(15)], |_| Some(day(20)));
+            }
+        }
+        assert_eq!(progress.news(), Some(Watermark::At(day(38))));
+    }
+
+    #[test]
+    fn what_was_seen_of_a_gap_and_learnt_of_gaps_is_known_over_restarts() {
+        let mut progress = Progress::new(ascending());
+        saw(&mut progress, "", &[day(0)]);
+        for n in 0..40 {
+            saw(&mut progress, "", &[day(7 + 2 * n)]);
+            progress = restored(&mut progress);
+        }
+        assert_eq!(progress.news(), Some(Watermark::At(day(7 + 2 * 39))));
     }
 
     #[test]

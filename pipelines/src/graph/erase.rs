@@ -27,6 +27,7 @@ pub trait DynOperator: Send {
     fn on_batch(&mut self, port: usize, batch: AnyBatch, emit: &mut dyn Emit) -> Result<Turn>;
     fn on_more(&mut self, emit: &mut dyn Emit) -> Result<Turn>;
     fn on_watermark(&mut self, now: Timestamp, emit: &mut dyn Emit) -> Result<Turn>;
+    fn on_idle(&mut self, emit: &mut dyn Emit) -> Result<Turn>;
     fn on_wake(&mut self, now: Timestamp, emit: &mut dyn Emit) -> Result<Turn>;
     fn on_end(&mut self, emit: &mut dyn Emit) -> Result<Turn>;
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result;
@@ -83,6 +84,10 @@ impl<O: Operator> DynOperator for Erased<O> {
 
     fn on_watermark(&mut self, now: Timestamp, emit: &mut dyn Emit) -> Result<Turn> {
         self.with(emit, |operator, out| operator.on_watermark(now, out))
+    }
+
+    fn on_idle(&mut self, emit: &mut dyn Emit) -> Result<Turn> {
+        self.with(emit, O::on_idle)
     }
 
     fn on_wake(&mut self, now: Timestamp, emit: &mut dyn Emit) -> Result<Turn> {

@@ -118,6 +118,9 @@ pub(super) struct Run {
     /// Where outputs are stored once: start from a checkpoint that is older than they are, and store what came since again
     #[arg(long, conflicts_with_all = ["input", "output"])]
     pub(super) rewind: bool,
+    /// Go on without the place of this source, which the pipeline no longer has
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["input", "output"])]
+    pub(super) forget: Vec<String>,
     /// End when everything that the sources have now is processed
     ///
     /// Windows and joins then give what they have. The next run goes on from before that: what was open is given again when more

@@ -132,7 +132,8 @@ impl Chain {
                 Item::Watermark(Watermark::At(now)) => operator.on_watermark(*now, &mut emit),
                 Item::Wake(now) => operator.on_wake(*now, &mut emit),
                 Item::End => operator.on_end(&mut emit),
-                Item::Watermark(Watermark::Idle) | Item::Batch(..) => Ok(Turn::Done),
+                Item::Watermark(Watermark::Idle) => operator.on_idle(&mut emit),
+                Item::Batch(..) => Ok(Turn::Done),
             }
             .map(|turn| (turn, Some(item))),
             None => Ok((Turn::Done, None)),

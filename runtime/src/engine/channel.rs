@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures::task::AtomicWaker;
@@ -35,6 +35,8 @@ struct Shared {
     free: AtomicU64,
     capacity: Capacity,
     closed: AtomicBool,
+    // Watermarks that are sent and not received: they take no room.
+    watermarks: AtomicU32,
     // The one task that sends along the edge, while it waits for room.
     waiting: AtomicWaker,
 }
@@ -49,6 +51,7 @@ pub(crate) struct Capacity {
 
 // Both bounds are counted in u32: units of 16 bytes let one count to 64 GiB.
 const BYTE_UNIT: usize = 16;
+const MANY_WATERMARKS: u32 = 64;
 
 impl Capacity {
     pub(crate) fn new(rows: usize, bytes: usize) -> Self {
@@ -72,6 +75,7 @@ impl Budget {
             free: AtomicU64::new(capacity.packed()),
             capacity,
             closed: AtomicBool::new(false),
+            watermarks: AtomicU32::new(0),
             waiting: AtomicWaker::new(),
         }))
     }
@@ -150,6 +154,10 @@ impl Sender {
                 let need = Capacity::new(batch.len(), batch.weight());
                 Some(self.budget.admit(need).await.ok_or(Closed)?)
             }
+            Message::Watermark(_) => {
+                self.budget.0.watermarks.fetch_add(1, Ordering::Relaxed);
+                None
+            }
             _ => None,
         };
         self.queue.send((self.input, Envelope { message, room })).map_err(|_| Closed)
@@ -157,6 +165,11 @@ impl Sender {
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// Whether many watermarks are on their way that nobody has taken: more would only fill memory.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.budget.0.watermarks.load(Ordering::Relaxed) >= MANY_WATERMARKS
     }
 }
 
@@ -192,7 +205,11 @@ impl Receiver {
     pub(crate) async fn recv(&mut self) -> Option<(usize, Envelope)> {
         // From here on only the senders that were handed out keep the channel open.
         self.sender = None;
-        self.queue.recv().await
+        let (input, envelope) = self.queue.recv().await?;
+        if let (Message::Watermark(_), Some(budget)) = (&envelope.message, self.budgets.get(input)) {
+            budget.0.watermarks.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some((input, envelope))
     }
 }
 

@@ -161,6 +161,8 @@ impl Coordinator {
                 for line in self.sources.values().chain(self.sinks.values()) {
                     let _ = line.send(Command::Committed(barrier.epoch)).await;
                 }
+                // Whatever was read before the end is before it.
+                self.has_read &= barrier.then != Then::Finish;
                 let ended = match barrier.then {
                     Then::GoOn => continue,
                     Then::Stop if !at_end || !self.manifest.finished => Ended::Drained,
@@ -300,9 +302,11 @@ impl Coordinator {
                 Err(StoreError::Fenced) => {}
                 Err(StoreError::Unknown(fault)) => {
                     unknown = true;
-                    tracing::warn!(pipeline = %self.pipeline, "a checkpoint is not confirmed, looking again in {pause:?}: {}", fault.chain());
+                    tracing::warn!(pipeline = %self.pipeline, "a checkpoint is not confirmed, trying again in {pause:?}: {}", fault.chain());
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
+                    // A store may know more of its own write than whoever reads: it is asked first.
+                    continue;
                 }
             }
             match self.store.read(&self.pipeline).await {

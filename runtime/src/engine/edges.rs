@@ -106,6 +106,10 @@ impl SourceTask {
                     Some(batch) => {
                         self.metrics.came_in(batch.len());
                         self.metrics.went_out(0, batch.len());
+                        let is_first = !std::mem::replace(&mut has_read, true);
+                        if is_first {
+                            self.latch.rouse();
+                        }
                         if let Some(lag) = self.source.lag() {
                             self.metrics.set_lag(lag);
                         }
@@ -115,13 +119,15 @@ impl SourceTask {
                                 self.line.tell(Report::Read).await;
                             }
                             paced.read += batch.len();
-                        } else if !std::mem::replace(&mut has_read, true) {
+                        } else if is_first {
                             self.line.tell(Report::Read).await;
                         }
                         self.send(batch).await?;
                     }
                     None => {
                         exhausted = true;
+                        // It holds the time of others back no more.
+                        self.router.control(|| Message::Watermark(Watermark::Idle)).await?;
                         self.line.tell(Report::Exhausted(self.line.task)).await;
                     }
                 },

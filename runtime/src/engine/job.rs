@@ -75,6 +75,7 @@ impl Job<'_> {
         // Nodes that are made last may look at something that is not there yet.
         let latch: Arc<Latch> = self.environment.resources.get().unwrap_or_default();
         let seated = latch.hold();
+        latch.rest(self.from.manifest.finished);
         let (reports, inbound) = mpsc::channel(1_024);
         let named = self.from.manifest.segments().map(|segment| segment.sha256).collect();
         let mut coordinator = Coordinator {

@@ -7,8 +7,12 @@ use tokio::sync::watch;
 
 /// Holds rows back until everything is there that operators look at: sources read nothing, and nobody is woken. Nodes find it
 /// among the resources.
-#[derive(Debug, Default)]
-pub struct Latch(Mutex<Vec<watch::Receiver<State>>>);
+#[derive(Debug)]
+pub struct Latch {
+    opening: Mutex<Vec<watch::Receiver<State>>>,
+    // Whether nobody is to be woken before a row has been read.
+    resting: watch::Sender<bool>,
+}
 
 /// Nothing yet; or that reading may begin, or the fault that it would be.
 type State = Option<Result<(), (FaultKind, String)>>;
@@ -17,11 +21,40 @@ type State = Option<Result<(), (FaultKind, String)>>;
 #[derive(Debug)]
 pub struct Opener(watch::Sender<State>);
 
+impl Default for Latch {
+    fn default() -> Self {
+        Latch { opening: Mutex::default(), resting: watch::Sender::new(false) }
+    }
+}
+
 impl Latch {
+    /// A run begins, in which nobody is woken before the first row if it `rests`: it goes on from the end of the input, where
+    /// all that was due has been given, and of which no trace is in the state.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.resting.send_replace(rests);
+    }
+
+    /// A row has been read.
+    pub(crate) fn rouse(&self) {
+        self.resting.send_if_modified(std::mem::take);
+    }
+
+    /// Waits until operators may be woken. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`opened`](Latch::opened).
+    pub(crate) async fn woken(&self) -> Result {
+        self.opened().await?;
+        let mut resting = self.resting.subscribe();
+        // It is dropped with this.
+        let _ = resting.wait_for(|rests| !rests).await;
+        Ok(())
+    }
+
     /// Nothing is read until the opener has said that it may.
     pub fn hold(&self) -> Opener {
         let (sender, receiver) = watch::channel(None);
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         // Who is gone without a word belonged to a run that did not come about.
         let is_forgotten = |one: &watch::Receiver<State>| one.borrow().is_none() && one.has_changed().is_err();
         all.retain(|one| !is_open(one) && !is_forgotten(one));
@@ -44,7 +77,7 @@ impl Latch {
     }
 
     fn shut(&self) -> Option<watch::Receiver<State>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().find(|one| !is_open(one)).cloned()
     }
 }
@@ -104,6 +137,17 @@ mod tests {
         assert!(tokio::time::timeout(std::time::Duration::ZERO, latch.opened()).await.is_err());
         third.unwrap().open();
         latch.opened().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn behind_the_end_of_the_input_nobody_is_woken_before_a_row() {
+        let latch = Latch::default();
+        latch.woken().await.unwrap();
+        latch.rest(true);
+        latch.opened().await.unwrap();
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, latch.woken()).await.is_err());
+        latch.rouse();
+        latch.woken().await.unwrap();
     }
 
     #[tokio::test]

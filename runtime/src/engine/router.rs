@@ -79,6 +79,11 @@ impl Router {
         last.send(batch, port.copy, self.key_groups, &mut self.groups).await
     }
 
+    /// Whether a task downstream has many watermarks before it that it has not taken.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.ports.iter().flat_map(|port| &port.lanes).flat_map(|lane| &lane.senders).any(Sender::is_behind)
+    }
+
     /// Sends a control message along every edge.
     pub(crate) async fn control(&self, message: impl Fn() -> Message) -> Result<(), Stopped> {
         for sender in self.ports.iter().flat_map(|port| &port.lanes).flat_map(|lane| &lane.senders) {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::{Fault, FaultKind, Result, Retry};
-use millstream_pipelines::graph::{Graph, Guarantee, Now, Protocol, Resources, plan, protocol};
+use millstream_pipelines::graph::{Graph, Now, Protocol, Resources, plan, protocol};
 use tokio::sync::{Notify, watch};
 
+use super::claim::claim;
 use super::clock::Clock;
 use super::coordinator::Ended;
+use super::fits;
 use super::job::Job;
 use super::latch::Latch;
 use super::metrics::Metrics;
@@ -17,7 +19,7 @@ use super::ownership::Ownership;
 use super::spill::Spilling;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
-use crate::checkpoint::{self, Manifest, MemoryStore, OutputLog, Restored, Revision, StateIn, Store, StoreError};
+use crate::checkpoint::{self, Manifest, MemoryStore, Restored, Revision, StateIn, Store, StoreError};
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Environment {
     pub savepoint: Option<String>,
     /// Whether outputs that are stored already may be stored again; see [`Rewind`].
     pub rewind: bool,
+    /// The sources that the pipeline no longer has and whose places may be forgotten.
+    pub forget: Vec<String>,
     /// How many bytes of memory state may use where the pipeline does not say; as much as there is if nobody does.
     pub state_memory: Option<usize>,
     /// Where state goes that does not fit there: a local directory.
@@ -68,6 +72,7 @@ impl Environment {
             stopper,
             savepoint,
             rewind,
+            forget: Vec::new(),
             state_memory,
             spill_to,
             run: None,
@@ -154,8 +159,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 // The same fault at the same place so often in a row will come again for ever.
 const SAME_FAULT: u32 = 10;
-// So many checkpoints of another run may come before the first of a start.
+// So many checkpoints of another run may come before the first of a start; after some of them it is ended before this one
+// is ready.
 const OVERTAKEN: u32 = 100;
+const OVERTAKEN_OFTEN: u32 = 3;
 
 /// Runs a graph until it is asked to stop, its sources end, or it cannot go on.
 ///
@@ -215,6 +222,9 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0);
     loop {
         let mut stop = environment.stopper.watch();
+        if overtaken >= OVERTAKEN_OFTEN {
+            claim(&*environment.store, &graph.name, &name, environment.clock.now()).await;
+        }
         let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
         let Some(from) = from else { return Ok(Ended::Stopped) };
         if let Some(before) = before.take() {
@@ -237,6 +247,10 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         savepoint = savepoint.filter(|_| reached.epoch == first);
         rewind &= reached.epoch == first;
         let fault = match ended {
+            // It was asked to before it had read anything: what there was is in the checkpoint that it began from.
+            Ok(Ended::Stopped) if last.is_none() && !environment.stopper.is_stopping_now() => {
+                return Ok(Ended::Drained);
+            }
             Ok(ended) => return Ok(ended),
             // The run whose place it takes, or an earlier attempt of its own, has written one more checkpoint meanwhile; who
             // it was is looked at before the next attempt.
@@ -295,8 +309,14 @@ async fn newest(
                 return Ok((Revision(0), Some(Restored { manifest: first, ..Restored::default() })));
             }
             Ok(Some((revision, restored))) => {
-                check_fits(graph, &restored.manifest)?;
-                return Ok((revision, Some(restored)));
+                match fits::fitted((graph, &environment.forget), restored, &**store).await {
+                    Ok(restored) => return Ok((revision, Some(restored))),
+                    Err(StoreError::Failed(fault)) => return Err(fault),
+                    Err(StoreError::Unknown(fault)) => {
+                        tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be kept as a savepoint yet, trying again in {pause:?}: {}", fault.chain());
+                    }
+                    Err(StoreError::Fenced) => return Err(Fault::bug("a savepoint was fenced")),
+                }
             }
             Err(StoreError::Failed(fault)) => return Err(fault),
             Err(StoreError::Unknown(fault)) => {
@@ -323,45 +343,4 @@ fn check_nothing_kept(graph: &Graph, before: &Manifest, environment: &Environmen
         "the pipeline {name} has run without shared sources, and its checkpoint ({place}) knows how far it came, which shared sources cannot go on from; start under a new pipeline name, or remove the checkpoint to read all again"
     );
     Err(Fault::new(FaultKind::Setup, words))
-}
-
-/// Refuses a checkpoint whose sources or state the graph has no place for: going on would forget them in silence.
-fn check_fits(graph: &Graph, manifest: &Manifest) -> Result {
-    let setup = |words: String| Fault::new(FaultKind::Setup, words);
-    if manifest.key_groups != graph.settings.key_groups && !manifest.operators.is_empty() {
-        let (was, is) = (manifest.key_groups, graph.settings.key_groups);
-        return Err(setup(format!(
-            "the last checkpoint has {was} key groups and the pipeline has {is}; they are fixed for its life"
-        )));
-    }
-    let known = |name: &String| graph.nodes.iter().any(|node| node.name == *name);
-    let lost: Vec<_> = manifest.sources.keys().chain(manifest.operators.keys()).filter(|name| !known(name)).collect();
-    if !lost.is_empty() {
-        return Err(setup(format!(
-            "the last checkpoint holds the place or state of {lost:?}, which the pipeline no longer has; give the node its name back, or start under a new pipeline name"
-        )));
-    }
-    let is_open = |logs: &[OutputLog]| logs.iter().any(|log| !log.published);
-    let open: Vec<_> = manifest.sinks.iter().filter(|(name, logs)| !known(name) && is_open(logs)).collect();
-    if !open.is_empty() {
-        let names: Vec<_> = open.into_iter().map(|(name, _)| name).collect();
-        return Err(setup(format!(
-            "the last checkpoint holds outputs of {names:?} that may not all be published, and the pipeline no longer has this sink; give it its name back"
-        )));
-    }
-    if let Some(node) = manifest.ahead() {
-        let what = match known(&node.to_owned()) {
-            false => Some("which the pipeline no longer has: give it its name back".to_owned()),
-            true if graph.settings.guarantee != Guarantee::EffectivelyOnce => {
-                Some("which only a pipeline that promises effectively-once goes on from".to_owned())
-            }
-            true => None,
-        };
-        if let Some(what) = what {
-            return Err(setup(format!(
-                "where the sources stood is in the marker of the sink {node}, {what}, or first start the pipeline as it was and stop it in an orderly way"
-            )));
-        }
-    }
-    Ok(())
 }

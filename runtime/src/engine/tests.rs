@@ -16,17 +16,17 @@ use super::*;
 use crate::checkpoint::{MemoryStore, Store};
 use crate::testkit::{CollectSink, Collected, FailingStore, Flow, Gate, ListSource, StallingSink};
 
-fn graph() -> Graph {
+pub(super) fn graph() -> Graph {
     Graph { name: "test".into(), ..Graph::default() }
 }
 
-fn source<S: Source + Clone + Sync>(graph: &mut Graph, name: &str, source: S) -> NodeId {
+pub(super) fn source<S: Source + Clone + Sync>(graph: &mut Graph, name: &str, source: S) -> NodeId {
     let mut node = Node::new(name, "list", Role::Source(Arc::new(move |_| Ok(erase_source(source.clone())))));
     node.outputs = vec![PortType::of::<S::Out>("out")];
     graph.add(node)
 }
 
-fn operator<O: Operator>(
+pub(super) fn operator<O: Operator>(
     graph: &mut Graph,
     name: &str,
     from: NodeId,
@@ -41,7 +41,7 @@ fn operator<O: Operator>(
     id
 }
 
-fn sink<S: Sink + Clone + Sync>(graph: &mut Graph, name: &str, from: NodeId, sink: S) -> NodeId {
+pub(super) fn sink<S: Sink + Clone + Sync>(graph: &mut Graph, name: &str, from: NodeId, sink: S) -> NodeId {
     let mut node = Node::new(name, "collect", Role::Sink(Arc::new(move |_| Ok(erase_sink(sink.clone())))));
     node.inputs = vec![PortType::of::<S::In>("in")];
     node.parallelism = Some(1);
@@ -50,12 +50,12 @@ fn sink<S: Sink + Clone + Sync>(graph: &mut Graph, name: &str, from: NodeId, sin
     id
 }
 
-fn numbers(n: u32) -> impl Iterator<Item = (Timestamp, u32)> {
+pub(super) fn numbers(n: u32) -> impl Iterator<Item = (Timestamp, u32)> {
     (0..n).map(|n| (Timestamp::from_micros(i64::from(n)), n))
 }
 
 /// Adds up, and gives the sum so far behind each row.
-struct RunningSum(u64);
+pub(super) struct RunningSum(pub(super) u64);
 
 impl Operator for RunningSum {
     type In = Vec<u32>;
@@ -92,7 +92,7 @@ impl Operator for Fragile {
     }
 }
 
-fn sums(n: u32) -> Vec<u64> {
+pub(super) fn sums(n: u32) -> Vec<u64> {
     let mut sum = 0;
     (0..n)
         .map(|n| {

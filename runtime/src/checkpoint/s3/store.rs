@@ -85,7 +85,11 @@ impl S3Store {
                 return Err(wrong(format!("`endpoint` {endpoint:?} is not encrypted: {way}")));
             }
             if options.virtual_hosted || is_said(builder.get_config_value(&Key::VirtualHostedStyleRequest)) {
-                builder = builder.with_config(Key::S3Endpoint, format!("{scheme}://{}.{host}", options.bucket));
+                // As the variable has it, or as it is said everywhere else.
+                let bucket = format!("{}.", options.bucket);
+                if !host.starts_with(&bucket) {
+                    builder = builder.with_config(Key::S3Endpoint, format!("{scheme}://{bucket}{host}"));
+                }
             }
         }
         if options.virtual_hosted {
@@ -173,7 +177,7 @@ impl S3Store {
                 Some(_) => return Err(StoreError::Fenced),
                 None => return Err(StoreError::Unknown(self.fault("another write is under way").because(error))),
             },
-            Err(error) => return Err(self.failed(&error)),
+            Err(error) => return Err(self.not_created(&error)),
         }
         self.distrust(&name, &manifest).await?;
         // The name was free also for whoever slept while others wrote so much that it was let go again.
@@ -207,7 +211,7 @@ impl S3Store {
                 let words = format!("{} {NOT_HONOURED}", self.options.shown());
                 Err(StoreError::Failed(Fault::new(FaultKind::Setup, words)))
             }
-            Err(error) => Err(self.failed(&error)),
+            Err(error) => Err(self.not_created(&error)),
         }
     }
 
@@ -216,7 +220,7 @@ impl S3Store {
         let error = match self.create(&name, &bytes).await {
             Ok(()) => return Ok(()),
             Err(error @ Error::AlreadyExists { .. }) => error,
-            Err(error) => return Err(self.failed(&error)),
+            Err(error) => return Err(self.not_created(&error)),
         };
         match self.load(&name).await? {
             Some(there) if BlobId::of(&there) == id => Ok(()),
@@ -239,6 +243,17 @@ impl S3Store {
         Ok(all)
     }
 
+    /// What an error means for whoever wanted to take a name.
+    fn not_created(&self, error: &Error) -> StoreError {
+        match status(error) {
+            Some(501 | 505) => {
+                let words = format!("{} {NOT_HONOURED}", self.options.shown());
+                StoreError::Failed(Fault::new(FaultKind::Setup, words).because(in_words(error)))
+            }
+            _ => self.failed(error),
+        }
+    }
+
     /// What an error means for whoever asked.
     fn failed(&self, error: &Error) -> StoreError {
         let status = match error {
@@ -252,7 +267,7 @@ impl S3Store {
         };
         let (kind, words) = match status {
             Some(404) => (FaultKind::Setup, "is not there: create the bucket, or correct its name or the endpoint"),
-            Some(501 | 505) => (FaultKind::Setup, NOT_HONOURED),
+            Some(501 | 505) => (FaultKind::Setup, "does not know what is asked of it: it lacks a part of S3"),
             Some(401 | 403) => (
                 FaultKind::Permission,
                 "refuses this user: check key, secret and region, and its rights to list, get, put and delete",
@@ -299,7 +314,7 @@ fn in_words(error: &Error) -> String {
 }
 
 /// Of the body of an answer only its code and message: some services repeat the token there.
-fn without_body(words: &str) -> String {
+pub(super) fn without_body(words: &str) -> String {
     let begin = ["<?xml", "<Error", "<error", "<html", "<!DOCTYPE"].iter().filter_map(|tag| words.find(tag)).min();
     let Some((before, body)) = begin.and_then(|begin| words.split_at_checked(begin)) else { return words.to_owned() };
     let of = |tag: &str| Some(body.split_once(&format!("<{tag}>"))?.1.split_once("</")?.0);

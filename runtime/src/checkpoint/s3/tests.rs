@@ -15,6 +15,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::store::without_body;
 use super::{S3Options, S3Store};
 use crate::checkpoint::{BlobId, Revision, Store, StoreError};
 
@@ -29,6 +30,8 @@ enum Answer {
     Again,
     /// Done without looking whether something is there.
     Blind,
+    /// Refused with this status.
+    Status(&'static str),
 }
 
 #[derive(Debug)]
@@ -53,6 +56,9 @@ impl ObjectStore for Bucket {
         match answer {
             Answer::True => self.inner.put_opts(at, payload, options).await,
             Answer::Blind => self.inner.put_opts(at, payload, PutOptions::default()).await,
+            Answer::Status(status) => {
+                Err(Error::Generic { store: "S3", source: format!("status code: {status}").into() })
+            }
             Answer::Lost => {
                 self.inner.put_opts(at, payload, options).await?;
                 Err(Error::Generic { store: "S3", source: "the link is cut".into() })
@@ -203,4 +209,28 @@ async fn objects_of_others_among_the_manifests_are_none() {
     store.overwrite(&store.folder("p", "manifests").join(u64::MAX.to_string()), text("a lie")).await.unwrap();
     assert!(matches!(store.write("p", first, text("two")).await, Err(StoreError::Fenced)));
     assert!(matches!(store.write("p", Revision(u64::MAX), text("two")).await, Err(StoreError::Fenced)));
+}
+
+#[test]
+fn of_what_a_service_answers_code_and_message_are_told_and_nothing_that_was_sent() {
+    let body = "<?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code><Message>The token has expired.</Message>\
+                <Token-0>a secret</Token-0></Error>";
+    for body in [body.to_owned(), body.replace("<?xml version=\"1.0\"?>", "")] {
+        let told = without_body(&format!("the request failed, status code: 400 Bad Request: {body}"));
+        assert_eq!(told, "the request failed, status code: 400 Bad Request: ExpiredToken: The token has expired.");
+    }
+    assert_eq!(without_body("the link is cut"), "the link is cut");
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_know_the_condition_is_refused_and_nothing_is_waited_for() {
+    for (status, honours) in
+        [("501 Not Implemented", false), ("505 HTTP Version Not Supported", false), ("400 Bad Request", true)]
+    {
+        let store = store(Answer::Status(status), 1);
+        let StoreError::Failed(fault) = store.write("p", Revision(0), text("one")).await.unwrap_err() else {
+            panic!("{status}")
+        };
+        assert_eq!(!fault.chain().contains("does not honour"), honours, "{}", fault.chain());
+    }
 }

@@ -1,0 +1,123 @@
+//! [`claim`]: how a run ends another that makes checkpoints faster than this one gets ready.
+
+use millstream_operators::Timestamp;
+
+use crate::checkpoint::{Store, StoreError, as_stored, read_manifest};
+
+/// So many checkpoints may come between what is read and what is written: two round trips, not a whole start.
+const TRIES: u32 = 100;
+
+/// Writes the newest checkpoint once more, in the name of the run `run`: whoever wrote it cannot write another, and what is
+/// read from then on stays the newest until this run is ready. As if this run had begun, and crashed behind its first checkpoint.
+///
+/// Where it does not succeed nothing has changed, and the start goes on as it would have.
+pub(super) async fn claim(store: &dyn Store, pipeline: &str, run: &str, now: Timestamp) {
+    for _ in 0..TRIES {
+        match once(store, pipeline, run, now).await {
+            Ok(()) => return,
+            Err(StoreError::Fenced) => {}
+            Err(error) => {
+                tracing::debug!(pipeline, %error, "the newest checkpoint cannot be taken over yet");
+                return;
+            }
+        }
+    }
+}
+
+async fn once(store: &dyn Store, pipeline: &str, run: &str, now: Timestamp) -> Result<(), StoreError> {
+    let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(()) };
+    let (mut manifest, _) = read_manifest(store, pipeline, &stored).await?;
+    if manifest.run == run {
+        return Ok(());
+    }
+    run.clone_into(&mut manifest.run);
+    (manifest.epoch, manifest.at) = (manifest.epoch.next(), now);
+    let (bytes, beside) = as_stored(manifest.encode().map_err(StoreError::Failed)?);
+    if let Some((id, bytes)) = beside {
+        store.put(pipeline, id, bytes).await?;
+    }
+    store.write(pipeline, revision, bytes).await?;
+    tracing::info!(pipeline, "another instance makes checkpoints faster than this one starts: it is ended first");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use millstream_operators::{Batch, Epoch, FaultKind, Source};
+    use tokio::time::{sleep, timeout};
+
+    use super::super::Ended;
+    use super::super::tests::{graph, numbers, sink, source};
+    use super::*;
+    use crate::checkpoint::{Manifest, MemoryStore, Revision};
+    use crate::testkit::{CollectSink, Collected, Flow, ListSource};
+
+    /// Rows of a list, which is not open for half a second.
+    #[derive(Clone)]
+    struct Slow(ListSource<u32>);
+
+    impl Source for Slow {
+        type Out = Vec<u32>;
+        type Position = usize;
+
+        async fn open(&mut self, from: Option<usize>) -> millstream_operators::Result {
+            sleep(Duration::from_millis(500)).await;
+            self.0.open(from).await
+        }
+
+        async fn next(&mut self, most: usize) -> millstream_operators::Result<Option<Batch<Vec<u32>>>> {
+            self.0.next(most).await
+        }
+
+        fn position(&self) -> usize {
+            self.0.position()
+        }
+    }
+
+    fn start(store: &Arc<dyn Store>) -> Flow {
+        let mut graph = graph();
+        graph.settings.checkpoint_interval = Duration::from_millis(50);
+        let from = source(&mut graph, "in", Slow(ListSource::new(numbers(10)).endless()));
+        sink(&mut graph, "out", from, CollectSink::<u32>::new(Collected::default()));
+        Flow::start_with(graph, Arc::clone(store), |environment| environment).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_takes_over_though_it_takes_longer_than_is_between_two_checkpoints() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let first = start(&store);
+        sleep(Duration::from_secs(2)).await;
+        let second = start(&store);
+        let fault = timeout(Duration::from_secs(5), first.finish()).await.unwrap().unwrap_err();
+        assert_eq!(fault.kind(), FaultKind::Fenced);
+        sleep(Duration::from_secs(1)).await;
+        assert!(second.metrics().checkpoint().completed > 1);
+        assert_eq!(second.drain().await.unwrap(), Ended::Drained);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_asked_to_stop_before_anything_was_read_has_drained() {
+        let flow = start(&(Arc::new(MemoryStore::default()) as Arc<dyn Store>));
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+    }
+
+    #[tokio::test]
+    async fn what_is_claimed_is_the_same_but_for_who_wrote_it() {
+        let store = MemoryStore::default();
+        claim(&store, "p", "mine", Timestamp::from_millis(1)).await;
+        assert!(store.read("p").await.unwrap().is_none(), "there is nothing to claim");
+        let before = Manifest { pipeline: "p".into(), run: "other".into(), key_groups: 128, ..Manifest::default() };
+        store.write("p", Revision(0), before.encode().unwrap()).await.unwrap();
+        for _ in 0..2 {
+            claim(&store, "p", "mine", Timestamp::from_millis(1)).await;
+        }
+        let (revision, stored) = store.read("p").await.unwrap().unwrap();
+        let claimed = Manifest::decode(&stored, "p", "memory").unwrap();
+        let wanted = Manifest { epoch: Epoch(1), at: Timestamp::from_millis(1), run: "mine".into(), ..before };
+        assert_eq!((revision, claimed), (Revision(2), wanted), "once is enough");
+    }
+}
