@@ -117,10 +117,17 @@ on_error = "stop"
     let graph = loaded.unwrap_or_else(|report| panic!("{report}")).graph;
     let clock = Clock::starting_at(Timestamp::from_millis(BEGIN));
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let flow = Flow::start_with(graph, store, |environment| environment.on_clock(clock)).unwrap();
-    assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
-    let line: serde_json::Value = serde_json::from_str(std::fs::read_to_string(path("out")).unwrap().trim()).unwrap();
+    let run = async |clock: Clock| {
+        let flow = Flow::start_with(graph.clone(), Arc::clone(&store), |environment| environment.on_clock(clock));
+        assert_eq!(flow.unwrap().finish().await.unwrap(), Ended::Finished);
+        std::fs::read_to_string(path("out")).unwrap()
+    };
+    let given = run(clock).await;
+    let line: serde_json::Value = serde_json::from_str(given.trim()).unwrap();
     assert_eq!((&line["word"], &line["words"]), (&"a".into(), &2.into()), "{line}");
     let start = line["window_start"].as_i64().unwrap();
     assert!((BEGIN..BEGIN + 60_000).contains(&start) && start % 10_000 == 0, "{line}");
+    // An hour later the window is over, and its result was given at the end.
+    let later = Clock::starting_at(Timestamp::from_millis(BEGIN + 3_600_000));
+    assert_eq!(run(later).await, given, "nothing has come, and something is given again");
 }

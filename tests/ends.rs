@@ -17,6 +17,7 @@ use millstream::checkpoint::{MemoryStore, Store};
 use millstream::connectors::Connections;
 use millstream::engine::{Ended, RunMode};
 use millstream::file::{Ends, load};
+use millstream::pipelines::graph::Guarantee;
 use millstream::prelude::*;
 use millstream::testkit::{CollectSink, Collected, Flow, ListSource};
 use serde_json::Value;
@@ -265,4 +266,50 @@ async fn a_second_run_to_the_end_of_a_stream_gives_nothing_again() {
     publish(30..33).await;
     run().await;
     assert_eq!(out.rows()[3..], [(0, 11), (1, 11), (2, 11)], "what was open is given with all its rows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_once_is_not_stored_again_by_a_run_that_finds_nothing() {
+    let broker = Embedded::new(EmbeddedOptions::default());
+    let js = Js::new(broker.connect());
+    js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
+    let publish = async |rows: std::ops::Range<i64>| {
+        for n in rows {
+            let payload = format!("[{},{}]", n % 3, n * 10);
+            js.connection().publish(Outgoing::new("in.row", payload)).await.unwrap();
+        }
+    };
+    let store = memory();
+    let run =
+        async || {
+            let pipeline = Pipeline::new("ends").settings(|settings| settings.guarantee = Guarantee::EffectivelyOnce);
+            let late = bounded_lateness(Duration::from_micros(20));
+            let (rows, rejected) = pipeline
+                .source("rows", jetstream("IN").json::<Row>().stop_on_rejected())
+                .event_time("timed", |row: &Row| Timestamp::from_micros(row.1), late);
+            rejected.stop("without_time");
+            rows.key_by(|row| row.0)
+                .window(tumbling(Duration::from_micros(1_000)))
+                .aggregate("counted", count())
+                .map("result", |window: Windowed<u64, u64>| (window.key, window.value))
+                .sink("out", jetstream_to("OUT").create(["out.>"]).json().subject("out.all").stop_on_rejected());
+            let connections = Connections::to_embedded(broker.clone());
+            let adapt =
+                |environment: millstream::engine::Environment| environment.with(connections).with(RunMode::until_end());
+            let flow = Flow::start_with(pipeline.build().unwrap(), Arc::clone(&store), adapt).unwrap();
+            assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+            let (mut all, mut next) = (Vec::new(), 1);
+            while let Some(message) = js.next_message("OUT", next, "out.>").await.unwrap() {
+                all.push(String::from_utf8_lossy(&message.payload).into_owned());
+                next = message.seq + 1;
+            }
+            all
+        };
+    publish(0..30).await;
+    assert_eq!(run().await, ["[0,10]", "[1,10]", "[2,10]"]);
+    for _ in 0..2 {
+        assert_eq!(run().await.len(), 3, "nothing has come, and something is stored again");
+    }
+    publish(30..33).await;
+    assert_eq!(run().await[3..], ["[0,11]", "[1,11]", "[2,11]"], "what was open is given with all its rows");
 }

@@ -1,5 +1,6 @@
 //! [`Process`]: state and timers by key, for what no other verb does.
 
+use std::any::TypeId;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use super::Kept;
 use super::silence::Silence;
 use crate::window::KeyOf;
 use crate::{
-    Batch, Keyed, Operator, Outbox, PortType, Result, Side, StateKey, StateValue, StateVisitor, Timers, Timestamp,
-    Turn, Versions,
+    Batch, Fault, FaultKind, Keyed, Operator, Outbox, PortType, Result, Retry, Side, StateKey, StateValue,
+    StateVisitor, Timers, Timestamp, Turn, Versions,
 };
 
 /// What a closure of [`Process`] sees and may do: the key it is about, its state, timers, and the way out.
@@ -18,6 +19,9 @@ pub struct Visit<'a, 'o, K, S, U: Send + 'static> {
     state: &'a mut Option<S>,
     timers: &'a mut Timers<K>,
     out: &'a mut Outbox<'o, Vec<U>>,
+    // The side outputs that there are, and the first other that a row was given to.
+    sides: &'a [PortType],
+    undeclared: Option<String>,
 }
 
 impl<K: StateKey, S, U: Send + 'static> Visit<'_, '_, K, S, U> {
@@ -51,8 +55,14 @@ impl<K: StateKey, S, U: Send + 'static> Visit<'_, '_, K, S, U> {
         self.out.push(self.time, row);
     }
 
-    /// Gives a row at a side output, which must be among those that the operator [has](Process::with_sides).
+    /// Gives a row at a side output, which must be among those that the operator [has](Process::with_sides): the run ends with a
+    /// fault if it is not.
     pub fn give_to<V: Send + 'static>(&mut self, side: &Side<V>, row: V) {
+        let of = side.port().checked_sub(1).and_then(|place| self.sides.get(place));
+        if of.is_none_or(|of| of.payload() != TypeId::of::<Vec<V>>()) {
+            self.undeclared.get_or_insert_with(|| format!("{side:?} of {}", side.port_type().rows()));
+            return;
+        }
         self.out.push_side(side, self.time, row);
     }
 
@@ -125,14 +135,27 @@ impl<T, K: StateKey, S: StateValue, R, W> Process<T, K, S, R, W> {
         time: Timestamp,
         out: &mut Outbox<'_, Vec<U>>,
         call: impl FnOnce(&mut Visit<'_, '_, K, S, U>),
-    ) {
+    ) -> Result {
         if let Some(silence) = &mut self.silence
             && silence.touch(&key, time)
         {
             self.state.remove(&key);
         }
-        let timers = &mut self.timers;
-        self.state.update(key, |key, state| call(&mut Visit { key, time, state, timers, out }));
+        let (timers, sides) = (&mut self.timers, self.sides.as_slice());
+        let undeclared = self.state.update(key, |key, state| {
+            let mut visit = Visit { key, time, state, timers, out, sides, undeclared: None };
+            call(&mut visit);
+            visit.undeclared
+        });
+        match undeclared {
+            None => Ok(()),
+            Some(side) => {
+                let words = format!(
+                    "a row is given to {side} rows, which is not declared as a side output: hand it to `process_with_sides`"
+                );
+                Err(Fault::new(FaultKind::Setup, words).retry_with(Retry::Never))
+            }
+        }
     }
 }
 
@@ -173,7 +196,7 @@ where
         self.0.begin(out);
         for (time, row) in batch {
             let key = (self.0.key)(&row);
-            self.0.visit(key, time, out, |visit| on_row(visit, row));
+            self.0.visit(key, time, out, |visit| on_row(visit, row))?;
         }
         Ok(Turn::Done)
     }
@@ -182,7 +205,7 @@ where
         let on_timer = Arc::clone(&self.0.on_timer);
         self.0.begin(out);
         while let Some((at, key)) = self.0.timers.next_due(now) {
-            self.0.visit(key, at, out, |visit| on_timer(visit));
+            self.0.visit(key, at, out, |visit| on_timer(visit))?;
             if !out.has_room() {
                 return Ok(Turn::Again);
             }
@@ -282,5 +305,20 @@ mod tests {
         bench.rows([(1, 5), (1, 4)]);
         assert_eq!(bench.take_side::<Row>(1), [(1, 4)]);
         assert_eq!(make().sides().iter().map(PortType::name).collect::<Vec<_>>(), ["small"]);
+    }
+
+    #[test]
+    fn a_row_for_a_side_output_that_is_not_declared_is_a_fault_and_not_lost() {
+        fn given<V: Send + Copy + 'static>(side: impl Fn() -> Side<V> + Send + Sync + 'static, row: V) -> String {
+            let on_row = move |visit: &mut Visit<'_, '_, u8, u32, u8>, _: u8| visit.give_to(&side(), row);
+            let key: KeyOf<u8, u8> = Arc::new(|row: &u8| *row);
+            let process = Process::new(key, Arc::new(on_row), Arc::new(|_: &mut Visit<'_, '_, u8, u32, u8>| {}));
+            let mut bench = Bench::new(process.with_sides(&[Side::<u32>::new(1, "small")]).operator());
+            bench.try_batch(Batch::at(at(0), vec![1])).map_or_else(|fault| fault.to_string(), |()| String::new())
+        }
+        assert_eq!(given(|| Side::<u32>::new(1, "small"), 7), "");
+        for words in [given(|| Side::<u32>::new(2, "large"), 7), given(|| Side::<u64>::new(1, "small"), 7)] {
+            assert!(words.contains("hand it to `process_with_sides`"), "{words}");
+        }
     }
 }

@@ -101,7 +101,7 @@ mod tests {
     use crate::checkpoint::MemoryStore;
     use crate::testkit::{CollectSink, Collected, Flow, ListSource};
 
-    /// Numbers and, `with_sums`, their sums, on a store.
+    /// Numbers or, `with_sums`, their sums, on a store.
     fn start(
         (list, with_sums): (&ListSource<u32>, bool),
         store: &Arc<dyn Store>,
@@ -109,10 +109,11 @@ mod tests {
     ) -> (Flow, Collected<u64>) {
         let (mut graph, out) = (graph(), Collected::default());
         let from = source(&mut graph, "in", list.clone());
-        sink(&mut graph, "rows", from, CollectSink::<u32>::new(Collected::default()));
         if with_sums {
             let sum = operator(&mut graph, "sum", from, Route::Forward, || RunningSum(0));
             sink(&mut graph, "out", sum, CollectSink::new(out.clone()));
+        } else {
+            sink(&mut graph, "rows", from, CollectSink::<u32>::new(Collected::default()));
         }
         (Flow::start_with(graph, Arc::clone(store), adapt).unwrap(), out)
     }
