@@ -107,6 +107,16 @@ struct Session<S> {
 /// watermark                        | 15 |         | 100
 /// results                          | [0,15) of 0, 5    | [30,55) of 30, 38, 45
 /// ```
+///
+/// Results have the last time of their window, a microsecond before its end; they come in the order of ends, then of keys.
+/// [`Emit`] says which come early.
+///
+/// # State
+/// What is aggregated of each key in each window, until it is closed and no lateness is allowed for it any more.
+///
+/// # Errors
+/// A row whose window is closed already leaves by the port `late`, with the code [`Late`](crate::Code::Late). It may be left
+/// open.
 pub struct SessionWindowed<T, K, A: Aggregate<T>, W = SessionWindows> {
     windows: W,
     key: KeyOf<T, K>,

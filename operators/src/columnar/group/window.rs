@@ -21,16 +21,29 @@ use crate::columnar::{Clock, ExprError};
 use crate::window::{Emit, TimeWindows};
 use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
-/// Takes rows by key into windows of equal length: see [`TimeWindowed`](crate::window::TimeWindowed) for when results come,
-/// and [`Emit`] for those that come early. Rows of results have the columns of the key, `window_start`, `window_end` and what
-/// is computed, or are the best of the rows; they come in the order of keys. Rows that an expression cannot be computed for
-/// go to port 1; rows that are late to port 2, which may be left open.
+/// Takes rows by key into windows of equal length, as [`TimeWindowed`](crate::window::TimeWindowed) does. A window gives its
+/// results when the watermark reaches its end; [`Emit`] says which come early.
+///
+/// ```text
+/// rows (tumbling, 10)    b 3   a 7   b 12 |    | b 9 |
+/// watermark                               | 10 |     |  the end
+/// results                                 | [0,10) of a: 7, [0,10) of b: 3     | [10,20) of b: 12
+/// late                                         | b 9 |
+/// ```
+///
+/// Rows of results have the columns of the key, `window_start`, `window_end` (timestamps, in microseconds) and what is
+/// computed, or are the best of the rows. Those of a window come in the order of keys, with its last microsecond as their time.
 ///
 /// A result that late rows changed is given again once for the batch that they came in, at the last time of its window: windows
 /// behind take it for late, unless they allow for as much.
 ///
 /// # State
-/// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again.
+/// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again. It goes when the last
+/// window of the pane is closed, and no lateness is allowed for it any more.
+///
+/// # Errors
+/// Rows that an expression cannot be computed for go to port 1, and so do groups that a result cannot be computed for; rows all
+/// of whose windows are closed go to port 2, `late`, which may be left open. Both are JSON text.
 pub struct WindowAggregate {
     windows: TimeWindows,
     early: Early<(i64, KeyBytes)>,
