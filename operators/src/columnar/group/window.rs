@@ -44,6 +44,30 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// # Errors
 /// Rows that an expression cannot be computed for go to port 1, and so do groups that a result cannot be computed for; rows all
 /// of whose windows are closed go to port 2, `late`, which may be left open. Both are JSON text.
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+/// use arrow::datatypes::Int64Type;
+/// use millstream_operators::columnar::{Aggregates, KeyColumns, WindowAggregate};
+/// use millstream_operators::{Batch, Timestamp, testkit::Bench, window::tumbling};
+///
+/// let (keys, numbers) = (StringArray::from(vec!["b", "a", "b"]), Int64Array::from(vec![3, 7, 12]));
+/// let rows = [("key", Arc::new(keys) as ArrayRef), ("n", Arc::new(numbers))];
+/// let rows = RecordBatch::try_from_iter(rows).unwrap();
+/// let schema = rows.schema();
+///
+/// let by = KeyColumns::new(&schema, &["key".to_owned()]).unwrap();
+/// let total = Aggregates::compile(&[("total".to_owned(), "sum(n)".to_owned())], &schema).unwrap();
+/// let (windows, clock) = (tumbling(Duration::from_micros(10)), Arc::new(|| Timestamp::from_micros(0)));
+/// let mut bench = Bench::new(WindowAggregate::new(&schema, windows, by, total, clock).unwrap());
+/// bench.batch(Batch::new([3, 7, 12].map(Timestamp::from_micros).to_vec(), rows).unwrap());
+/// bench.watermark(Timestamp::from_micros(10));
+/// let results = bench.take_batches().remove(0);
+/// let total = results.rows().column_by_name("total").unwrap();
+/// assert_eq!(total.as_primitive::<Int64Type>().values(), &[7, 3]);
+/// ```
 pub struct WindowAggregate {
     windows: TimeWindows,
     early: Early<(i64, KeyBytes)>,
