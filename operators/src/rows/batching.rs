@@ -51,8 +51,8 @@ impl Group {
 /// ```
 ///
 /// A group has the latest of the times of its rows, or that of the watermark if that is later, so that it is not late for
-/// windows behind; it comes of several messages, and so of none. What is left at the end is a group too, whose rows come again
-/// where a later run finds more of the input. Each subtask gathers for itself.
+/// windows behind; as it comes of several messages, it has none of its own. What is left at the end is a group too, whose rows
+/// come again where a later run finds more of the input. Each subtask gathers for itself.
 ///
 /// # State
 /// The rows of the group that is not complete. They belong to a subtask, so that a run with another number of subtasks does not

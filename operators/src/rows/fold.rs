@@ -16,7 +16,7 @@ use crate::{
 /// given             even 0   odd 1   even 2   odd 4   even 6
 /// ```
 ///
-/// A value that is [kept](super::kept) for a time begins anew behind a silence of its key that is longer. Counted, with a
+/// A value that is [kept](super::kept()) for a time begins anew behind a silence of its key that is longer. Counted, with a
 /// [`ttl`](Kept::ttl) of 10:
 ///
 /// ```text
