@@ -109,3 +109,50 @@ fn the_folders_of_the_runtime_import_those_below_them_only() {
     }
     assert_eq!(upward, [""; 0]);
 }
+
+/// The operators of a file, and the steps of passes: their names, and the docs of those that are public.
+fn operators_in(text: &str) -> Vec<(String, Vec<&str>)> {
+    // `Whole` is where a pass begins, before its first step.
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines: Vec<&str> = code.lines().collect();
+    let names = lines.iter().filter(|line| line.starts_with("impl")).filter_map(|line| {
+        let (_, rest) = line.split_once(" Operator for ").or_else(|| line.split_once(" RowFn for "))?;
+        rest.split(|c: char| !c.is_alphanumeric()).next().filter(|name| *name != "Whole")
+    });
+    let documented = |name: &str| {
+        let begins = |line: &&str| {
+            let rest = line.strip_prefix("pub struct ").and_then(|line| line.strip_prefix(name));
+            rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+        };
+        let at = lines.iter().position(|line| begins(line))?;
+        let docs = lines.iter().take(at).rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+        Some((name.to_owned(), docs.copied().collect()))
+    };
+    names.filter_map(documented).collect()
+}
+
+#[test]
+fn every_operator_has_a_timeline_in_its_docs_and_is_tested_on_a_bench() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("operators/src"), &mut files);
+    let texts: Vec<(PathBuf, String)> =
+        files.into_iter().map(|file| (file.clone(), std::fs::read_to_string(file).unwrap())).collect();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (file, text) in &texts {
+        let on_benches = texts
+            .iter()
+            .filter(|(other, text)| other.starts_with(file.parent().unwrap()) && text.contains("Bench::new"));
+        let on_benches: Vec<&String> = on_benches.map(|(_, text)| text).collect();
+        for (name, docs) in operators_in(text) {
+            seen += 1;
+            if !docs.contains(&"/// ```text") {
+                wrong.push(format!("{} has no timeline ({})", name, file.display()));
+            }
+            if !on_benches.iter().any(|text| text.contains(&name)) {
+                wrong.push(format!("{} is not tested on a bench ({})", name, file.display()));
+            }
+        }
+    }
+    assert!(seen > 40, "only {seen} operators were found");
+    assert_eq!(wrong, [""; 0]);
+}

@@ -2,6 +2,23 @@
 //!
 //! This crate is pure: it does no I/O, reads no clock, draws no random number and knows no async runtime. (The
 //! DataFusion crates behind the feature `columnar` depend on one; nothing here uses it.)
+//!
+//! # Operators
+//! | what they do | over typed rows: [`rows`] | over columns: `columnar` |
+//! |---|---|---|
+//! | bytes to rows and back | [`Decode`](rows::Decode), [`Encode`](rows::Encode) | `Decode`, `Encode`, `RejectedColumns` |
+//! | row by row | [`Map`](rows::Map), [`MapWith`](rows::MapWith), [`Filter`](rows::Filter), [`FilterMap`](rows::FilterMap), [`FlatMap`](rows::FlatMap), [`Inspect`](rows::Inspect), in one [`RowPass`](rows::RowPass); [`TryMap`](rows::TryMap) | `Select`, `Filter`, `Explode` |
+//! | streams part and meet | [`Route`](rows::Route), [`Merge`](rows::Merge) | `Route`, [`Merge`](rows::Merge) |
+//! | fewer rows, or groups of them | [`Sample`](rows::Sample), [`ThrottleDrop`](rows::ThrottleDrop), [`Batching`](rows::Batching) | [`Sample`](rows::Sample), [`ThrottleDrop`](rows::ThrottleDrop) |
+//! | event time | [`EventTime`](watermarks::EventTime), [`ByClock`](watermarks::ByClock) | `EventTime`, [`ByClock`](watermarks::ByClock) |
+//! | state by key | [`Fold`](rows::Fold), [`Process`](rows::Process), [`Dedup`](rows::Dedup) | `Dedup` |
+//! | windows | [`TimeWindowed`](window::TimeWindowed), [`SessionWindowed`](window::SessionWindowed), [`CountWindowed`](window::CountWindowed), [`LastWindowed`](window::LastWindowed), [`GlobalWindowed`](window::GlobalWindowed) | `WindowAggregate`, `SessionAggregate`, `CountAggregate`, `LastAggregate`, `GlobalAggregate` |
+//! | joins and tables outside | [`IntervalJoin`](join::IntervalJoin), [`TemporalJoin`](join::TemporalJoin), [`Lookup`](rows::Lookup) | `Join`, `Lookup` |
+//!
+//! # Timelines
+//! The docs of each operator show what it gives for some rows. What comes first stands on the left, and `|` parts what comes
+//! one after the other: batches, watermarks, steps of the clock. Numbers of rows are their event times where time counts, in
+//! whatever unit; times are kept in microseconds since 1970 ([`Timestamp`]), and spans are cut to whole microseconds.
 
 pub mod aggregate;
 mod batch;

@@ -15,6 +15,26 @@ pub struct TopRows<F> {
 
 /// The `rows` rows for which `by` gives the greatest values, best first; of equal ones the earlier in event time, and of those
 /// the one that came first. For the least values let `by` give a [`Reverse`](std::cmp::Reverse).
+///
+/// ```text
+/// rows (the best 2)    a: 5   b: 9   c: 7   d: 7
+/// result                                          [b: 9, c: 7]
+/// with ties                                       [b: 9, c: 7, d: 7]
+/// ```
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use millstream_operators::aggregate::top_rows;
+/// use millstream_operators::testkit::Bench;
+/// use millstream_operators::window::{GlobalWindowed, global};
+///
+/// let best = Arc::new(top_rows(2, |row: &(char, i64)| row.1));
+/// let mut bench = Bench::new(GlobalWindowed::new(global(), Arc::new(|_: &(char, i64)| ()), best));
+/// bench.rows([('a', 5), ('b', 9), ('c', 7), ('d', 7)]);
+/// bench.end();
+/// assert_eq!(bench.take()[0].value, [('b', 9), ('c', 7)]);
+/// ```
 pub fn top_rows<F>(rows: usize, by: F) -> TopRows<F> {
     TopRows { rows: rows.max(1), by, ties: false }
 }

@@ -19,9 +19,22 @@ use crate::{
 /// Rows that are refused, each with the reason.
 type Refused = Vec<(usize, Cause)>;
 
-/// Gives each row the event time that stands in a column, and tells how far event time has come. Rows without a time, and
-/// those too far ahead of their message, go to the port [`REJECTED`](super::REJECTED), number 1. Watermarks from upstream
-/// end here.
+/// Gives each row the event time that stands in a column of timestamps (microseconds since 1970), and tells how far event
+/// time has come. Watermarks from upstream end here; behind each batch that moves the highest time one follows:
+///
+/// ```text
+/// column       10   12 |   | 11   null | 20 |
+/// times        10   12 |   | 11        | 20 |
+/// watermarks           | 7 |           |    | 15     (5 late at most)
+/// rejected             |   |      null |    |
+/// ```
+///
+/// # State
+/// The highest time so far, or that of each subject: see [`Progress`].
+///
+/// # Errors
+/// Rows whose time is null, and those too far ahead of their message, go to the port [`REJECTED`](super::REJECTED), number 1, as
+/// JSON text, with the code [`EventTime`](Code::EventTime).
 pub struct EventTime {
     schema: SchemaRef,
     column: usize,
@@ -145,7 +158,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::columnar::tests::{at_port, cut, joined, rejected, rows, run};
+    use crate::columnar::tests::{at_port, cut, joined, refused, rejected, rows, run};
+    use crate::testkit::Bench;
     use crate::watermarks::bounded_lateness;
 
     const COLUMNS: &[(&str, &str)] = &[("n", "int64"), ("at", "timestamp")];
@@ -185,5 +199,20 @@ mod tests {
         assert!(text.contains("is int64") && text.contains("timestamp"), "{text}");
         let text = event_time("att").unwrap_err().to_string();
         assert!(text.contains("no column `att`") && text.contains("`at`"), "{text}");
+    }
+
+    #[test]
+    fn a_watermark_follows_each_batch_that_moves_the_highest_time() {
+        let (at, schema) = (Timestamp::from_micros, rows(COLUMNS, &["{}"]).rows().schema());
+        let late = bounded_lateness(Duration::from_micros(5));
+        let mut bench = Bench::new(EventTime::new(&schema, "at", late).unwrap());
+        for lines in [&[r#"{"at":10}"#, r#"{"at":12}"#][..], &[r#"{"at":11}"#, "{}"], &[r#"{"at":20}"#]] {
+            bench.batch(rows(COLUMNS, lines));
+        }
+        let times: Vec<_> = bench.take_batches().iter().flat_map(|batch| batch.times().to_vec()).collect();
+        assert_eq!(times, [10, 12, 11, 20].map(at));
+        assert_eq!(bench.take_watermarks(), [7, 15].map(|time| Watermark::At(at(time))));
+        let rejected = refused(&mut bench, 1);
+        assert_eq!((rejected.len(), rejected[0].1.as_str()), (1, "its event time is null"));
     }
 }

@@ -8,8 +8,19 @@ use super::schema::describe_type;
 use super::{Clock, ExprError, Expression, keep};
 use crate::{Batch, Operator, Outbox, PortType, Result, Turn};
 
-/// Lets the rows pass for which its predicate is true; null is not. Rows that it cannot be computed for go to the
-/// port [`REJECTED`](super::REJECTED), number 1.
+/// Lets the rows pass for which its predicate is true; null is not.
+///
+/// ```text
+/// rows (6 / (n - 1) > 2)   0   1                2   3   4
+/// given                                         2   3
+/// rejected                     divide by zero
+/// ```
+///
+/// Rows keep their times and messages. Nothing is kept of them.
+///
+/// # Errors
+/// Rows that the predicate cannot be computed for go to the port [`REJECTED`](super::REJECTED), number 1, as JSON text. It may
+/// be left open where that cannot happen.
 pub struct Filter {
     predicate: Expression,
     clock: Clock,
@@ -66,8 +77,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::columnar::tests::{at_port, clock, cut, ints, joined, numbered_batch, rejected, rows, run};
+    use crate::columnar::tests::{at_port, clock, cut, ints, joined, numbered_batch, refused, rejected, rows, run};
     use crate::origin::tests::numbered;
+    use crate::testkit::Bench;
 
     fn filter(sql: &str) -> Filter {
         let schema = numbered_batch(1).rows().schema();
@@ -90,9 +102,10 @@ mod tests {
 
     #[test]
     fn rows_that_fail_are_rejected_and_the_others_go_on() {
-        let mut taken = run(&mut filter("6 / (n - 1) > 2"), [numbered_batch(5)]);
-        assert_eq!(ints(&joined(&mut taken, 0).unwrap(), "n"), [2, 3]);
-        let rejected = rejected(&mut taken, 1);
+        let mut bench = Bench::new(filter("6 / (n - 1) > 2"));
+        bench.batch(numbered_batch(5));
+        assert_eq!(ints(bench.take_batches()[0].rows(), "n"), [2, 3]);
+        let rejected = refused(&mut bench, 1);
         assert_eq!(rejected.len(), 1);
         assert_eq!(rejected[0].0, r#"{"n":1}"#);
         assert!(rejected[0].1.to_lowercase().contains("divide by zero"), "{}", rejected[0].1);

@@ -26,9 +26,23 @@ pub struct LookupColumns {
     pub inner: bool,
 }
 
-/// Puts the columns of a [`Table`]'s values behind those of each row: see [`rows::Lookup`](crate::rows::Lookup) for what
-/// is found when. A row whose entry cannot be read, or whose key cannot be computed, goes to the port
-/// [`REJECTED`](super::REJECTED), number 1.
+/// Puts the columns of a [`Table`]'s values behind those of each row: what the table has for its key at that moment (see
+/// [`rows::Lookup`](crate::rows::Lookup)).
+///
+/// ```text
+/// table            1: ann, 3: bob, 4: what cannot be read
+/// rows             0         1        2         3        4
+/// given            0, null   1, ann   2, null   3, bob
+/// given (inner)              1, ann             3, bob
+/// rejected                                               4
+/// ```
+///
+/// Rows keep their times and messages. The table is no state: what is found depends on when it is looked up, so a replay may
+/// give something else.
+///
+/// # Errors
+/// A row whose entry cannot be read, or whose key cannot be computed, goes to the port [`REJECTED`](super::REJECTED), number 1,
+/// as JSON text.
 pub struct Lookup {
     table: Table,
     key: Expression,
@@ -139,8 +153,9 @@ impl fmt::Debug for Lookup {
 mod tests {
     use super::*;
     use crate::Rejected;
-    use crate::columnar::tests::{at_port, clock, joined, lines, numbered_batch, run};
+    use crate::columnar::tests::{clock, joined, lines, numbered_batch, run};
     use crate::origin::tests::numbered;
+    use crate::testkit::Bench;
     use bytes::Bytes;
     use serde_json::json;
 
@@ -156,9 +171,9 @@ mod tests {
 
     #[test]
     fn rows_are_given_the_columns_of_their_entries_or_null() {
-        let mut lookup = Lookup::new(table(), &columns("n", false), clock()).unwrap();
-        let mut taken = run(&mut lookup, [numbered_batch(5).with_origins(numbered(5)).unwrap()]);
-        let given = at_port::<RecordBatch>(&mut taken, 0).remove(0);
+        let mut bench = Bench::new(Lookup::new(table(), &columns("n", false), clock()).unwrap());
+        bench.batch(numbered_batch(5).with_origins(numbered(5)).unwrap());
+        let given = bench.take_batches().remove(0);
         let wanted = [
             json!({"n": 0, "name": null, "points": null}),
             json!({"n": 1, "name": "ann", "points": 7}),
@@ -167,7 +182,7 @@ mod tests {
         ];
         assert_eq!(lines(given.rows()), wanted);
         assert_eq!(given.origins().unwrap().get(3).unwrap().sequence, 3);
-        let rejected = at_port::<Vec<Rejected<Bytes>>>(&mut taken, 1).remove(0);
+        let rejected = bench.take_side_batches::<Rejected<Bytes>>(1).remove(0);
         assert_eq!((rejected.len(), &rejected.rows()[0].row), (1, &Bytes::from(r#"{"n":4}"#)));
         assert!(rejected.rows()[0].cause.to_string().contains("for `4`"), "{}", rejected.rows()[0].cause);
     }

@@ -7,6 +7,26 @@
 //!
 //! A row that an expression cannot be computed for (a division by zero, a number that does not fit) goes to the port
 //! [`REJECTED`] of its operator, as JSON text with the cause; the other rows of the batch go on.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use bytes::Bytes;
+//! use millstream_operators::columnar::{Decode, DecodeFormat, Expression, Filter, schema};
+//! use millstream_operators::{Batch, Rejected, Timestamp, testkit::Bench};
+//!
+//! let columns = schema([("n", "int64")]).unwrap();
+//! let mut decode = Bench::new(Decode::new(DecodeFormat::Json, Some(&columns)).unwrap());
+//! let messages = [r#"{"n":1}"#, r#"{"n":"x"}"#, r#"{"n":3}"#].map(Bytes::from);
+//! decode.batch(Batch::at(Timestamp::from_micros(0), messages.to_vec()));
+//! assert_eq!(decode.take_side::<Rejected<Bytes>>(1)[0].row, r#"{"n":"x"}"#);
+//!
+//! let predicate = Expression::compile("6 / (n - 1) > 2", &columns).unwrap();
+//! let clock = Arc::new(|| Timestamp::from_micros(0));
+//! let mut filter = Bench::new(Filter::new(predicate, clock).unwrap());
+//! decode.take_batches().into_iter().for_each(|batch| filter.batch(batch));
+//! assert_eq!(filter.take_batches()[0].len(), 1);
+//! assert_eq!(filter.take_side::<Rejected<Bytes>>(1)[0].row, r#"{"n":1}"#);
+//! ```
 
 mod base64;
 mod cells;

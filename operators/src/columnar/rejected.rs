@@ -11,6 +11,15 @@ use crate::{Batch, Fault, Operator, Origin, Outbox, Parts, Rejected, Result, Tur
 
 /// Makes a row of each rejected row: what was rejected, why, by which node, and where it came from.
 ///
+/// ```text
+/// rejected by orders/json   {"a
+/// given                     row: {"a   reason: decode   error: no JSON   node: orders   byte: 3   sequence: 0   …
+/// ```
+///
+/// What is not known is null: `byte`, where the trouble was not found at a byte (counted from 0); `stream`, `sequence`,
+/// `subject` and `time`, when the message was stored, where the row came of no single message. Nothing is kept, and nothing
+/// is rejected once more.
+///
 /// Text that is not UTF-8 is shown as well as it can be; a dead letter keeps it bit for bit.
 #[derive(Debug, Default)]
 pub struct RejectedColumns;
@@ -75,6 +84,7 @@ mod tests {
     use super::*;
     use crate::columnar::tests::{cut, joined, lines, run};
     use crate::origin::tests::numbered;
+    use crate::testkit::Bench;
     use crate::{Cause, Code, Timestamp};
 
     #[test]
@@ -82,8 +92,9 @@ mod tests {
         let cause = Cause::new(Code::Decode, "no JSON").at_byte(3).at_node("orders/json");
         let rejected = Rejected { row: Bytes::from_static(b"{\"a\xff"), cause };
         let batch = Batch::at(Timestamp::MIN, vec![rejected]).with_origins(numbered(1)).unwrap();
-        let made = joined(&mut run(&mut RejectedColumns, [batch]), 0).unwrap();
-        let row = lines(&made).remove(0);
+        let mut bench = Bench::new(RejectedColumns);
+        bench.batch(batch);
+        let row = lines(bench.take_batches()[0].rows()).remove(0);
         assert_eq!(row["row"], json!("{\"a\u{fffd}"));
         assert_eq!((&row["reason"], &row["node"], &row["byte"]), (&json!("decode"), &json!("orders"), &json!(3)));
         assert_eq!(row["sequence"], json!(0));

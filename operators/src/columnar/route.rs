@@ -9,9 +9,23 @@ use super::rows::{REJECTED, columns_port, judge_or_reject, rejected_port};
 use super::{Clock, ExprError, Expression, keep};
 use crate::{Batch, Fault, Operator, Outbox, PortType, Result, Turn};
 
-/// Sends each row to the first of its routes whose predicate is true for it. Ports 1 and up are the routes, in order;
-/// port 0 is for rows that match none; the last one is [`REJECTED`](super::REJECTED), for rows that a predicate cannot
-/// be computed for before one has matched.
+/// Sends each row to the first of its routes whose predicate is true for it; null is not. Ports 1 and up are the routes, in
+/// order; port 0 is for rows that match none.
+///
+/// ```text
+/// rows                            0   1   2   3   4   5   6   7                8   9
+/// 1: small (n < 3)                0   1   2
+/// 2: even (n % 2 = 0)                             4       6                    8
+/// 3: risky (10 / (n - 7) > 4)                                                      9
+/// 0: all others                               3       5
+/// 4: rejected                                                 divide by zero
+/// ```
+///
+/// Rows of one output stay in order, with their times and messages. Nothing is kept of them.
+///
+/// # Errors
+/// Rows that a predicate cannot be computed for, before one has matched, go to the last port, [`REJECTED`](super::REJECTED), as
+/// JSON text. It may be left open where that cannot happen.
 pub struct Route {
     names: Vec<String>,
     predicates: Vec<Expression>,
@@ -105,8 +119,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::columnar::tests::{at_port, clock, cut, ints, joined, numbered_batch, rejected, rows, run};
+    use crate::columnar::tests::{clock, cut, ints, joined, numbered_batch, refused, rejected, rows, run};
     use crate::origin::tests::numbered;
+    use crate::testkit::Bench;
 
     fn route(routes: &[(&str, &str)]) -> Result<Route, ExprError> {
         let schema = numbered_batch(1).rows().schema();
@@ -116,15 +131,15 @@ mod tests {
 
     #[test]
     fn the_first_match_wins_and_the_rest_goes_to_port_zero() {
-        let mut route = route(&[("small", "n < 3"), ("even", "n % 2 = 0"), ("risky", "10 / (n - 7) > 4")]).unwrap();
-        let mut taken = run(&mut route, [numbered_batch(10).with_origins(numbered(10)).unwrap()]);
-        assert_eq!(ints(&joined(&mut taken, 1).unwrap(), "n"), [0, 1, 2]);
-        let even = at_port::<RecordBatch>(&mut taken, 2).remove(0);
-        assert_eq!(ints(even.rows(), "n"), [4, 6, 8]);
-        assert_eq!(even.origins().unwrap().get(2).unwrap().sequence, 8);
-        assert_eq!(ints(&joined(&mut taken, 3).unwrap(), "n"), [9]);
-        assert_eq!(rejected(&mut taken, 4)[0].0, r#"{"n":7}"#);
-        assert_eq!(ints(&joined(&mut taken, 0).unwrap(), "n"), [3, 5]);
+        let route = route(&[("small", "n < 3"), ("even", "n % 2 = 0"), ("risky", "10 / (n - 7) > 4")]).unwrap();
+        let mut bench = Bench::new(route);
+        bench.batch(numbered_batch(10).with_origins(numbered(10)).unwrap());
+        let given = [0, 1, 2, 3].map(|port| bench.take_port::<RecordBatch>(port).remove(0));
+        let numbers = given.each_ref().map(|batch| ints(batch.rows(), "n"));
+        assert_eq!(numbers, [vec![3, 5], vec![0, 1, 2], vec![4, 6, 8], vec![9]]);
+        assert_eq!(given[2].origins().unwrap().get(2).unwrap().sequence, 8);
+        let rejected = refused(&mut bench, 4);
+        assert_eq!((rejected.len(), rejected[0].0.as_str()), (1, r#"{"n":7}"#));
     }
 
     #[test]

@@ -10,8 +10,19 @@ use super::{Clock, ExprError, Expression};
 use crate::suggest::did_you_mean;
 use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, Turn};
 
-/// Makes the columns of each row anew. Rows that a column cannot be computed for go to the port
-/// [`REJECTED`](super::REJECTED), number 1.
+/// Makes the columns of each row anew: some computed, some kept, some dropped.
+///
+/// ```text
+/// rows                       n: 0    n: 1             n: 2
+/// given (x = 6 / (n - 1))    x: -6                    x: 6
+/// rejected                           divide by zero
+/// ```
+///
+/// Rows keep their times and messages. Nothing is kept of them.
+///
+/// # Errors
+/// Rows that a column cannot be computed for go to the port [`REJECTED`](super::REJECTED), number 1, with the columns that they
+/// came with, as JSON text. It may be left open where that cannot happen.
 pub struct Select {
     computed: Vec<Expression>,
     // For each column of the output, where it comes from.
@@ -125,9 +136,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::columnar::tests::{at_port, clock, cut, joined, lines, numbered_batch, rejected, rows, run};
+    use crate::columnar::tests::{
+        at_port, clock, cut, ints, joined, lines, numbered_batch, refused, rejected, rows, run,
+    };
     use crate::columnar::{describe, schema};
     use crate::origin::tests::numbered;
+    use crate::testkit::Bench;
 
     const COLUMNS: [(&str, &str); 3] = [("id", "int64 not null"), ("name", "utf8"), ("raw", "json")];
 
@@ -189,6 +203,17 @@ mod tests {
         let error = Select::new(columns(&[("a", "id"), ("a", "name")]), clock()).unwrap_err();
         assert_eq!(error.to_string(), "there would be two columns called `a`");
         assert!(Select::with(&input().rows().schema(), columns(&[("a", "id"), ("a", "name")]), clock()).is_err());
+    }
+
+    #[test]
+    fn a_column_that_cannot_be_computed_rejects_its_row_and_the_others_go_on() {
+        let input = numbered_batch(3);
+        let x = Expression::compile("6 / (n - 1)", &input.rows().schema()).unwrap();
+        let mut bench = Bench::new(Select::new(vec![("x".to_owned(), x)], clock()).unwrap());
+        bench.batch(input);
+        assert_eq!(ints(bench.take_batches()[0].rows(), "x"), [-6, 6]);
+        let rejected = refused(&mut bench, 1);
+        assert_eq!((rejected.len(), rejected[0].0.as_str()), (1, r#"{"n":1}"#));
     }
 
     #[test]

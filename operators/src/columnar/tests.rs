@@ -8,6 +8,7 @@ use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 
 use super::Clock;
+use crate::testkit::Bench;
 use crate::{AnyBatch, Batch, Emit, Operator, Outbox, Payload, Rejected, Timestamp, Turn};
 
 /// A clock that stands still.
@@ -95,8 +96,17 @@ pub(super) fn run<O: Operator>(operator: &mut O, batches: impl IntoIterator<Item
 /// The rejected rows that came out of a port, as text and message.
 pub(super) fn rejected(taken: &mut Taken, port: usize) -> Vec<(String, String)> {
     let batches = at_port::<Vec<Rejected<Bytes>>>(taken, port);
-    let rows = batches.into_iter().flat_map(|batch| batch.into_parts().rows);
-    rows.map(|row| (String::from_utf8_lossy(&row.row).into_owned(), row.cause.to_string())).collect()
+    in_words(batches.into_iter().flat_map(|batch| batch.into_parts().rows))
+}
+
+/// The same of an operator on a bench.
+pub(super) fn refused<O: Operator>(bench: &mut Bench<O>, port: usize) -> Vec<(String, String)> {
+    in_words(bench.take_side::<Rejected<Bytes>>(port))
+}
+
+fn in_words(rejected: impl IntoIterator<Item = Rejected<Bytes>>) -> Vec<(String, String)> {
+    let words = |row: Rejected<Bytes>| (String::from_utf8_lossy(&row.row).into_owned(), row.cause.to_string());
+    rejected.into_iter().map(words).collect()
 }
 
 /// The record batches that came out of a port, put together; `None` where there were none.

@@ -72,6 +72,26 @@ impl<L, R> Default for Sides<L, R> {
 ///
 /// # Errors
 /// A row behind that watermark leaves by the port `late`; without a bound, one that would be forgotten already.
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use millstream_operators::join::{IntervalJoin, Pair, Sided, within};
+/// use millstream_operators::{Timestamp, testkit::Bench};
+///
+/// // Rows are their times, and all have one key; rows without a partner are given as well.
+/// let (before, after) = (Duration::from_micros(1), Duration::from_micros(2));
+/// let key = Arc::new(|_: &Sided<i64, i64>| ());
+/// let mut bench = Bench::new(IntervalJoin::new(within(before, after), (true, true), key));
+/// let rows = [Sided::Left(10), Sided::Right(9), Sided::Right(12), Sided::Right(13)];
+/// let time = |row: &Sided<i64, i64>| match row {
+///     Sided::Left(n) | Sided::Right(n) => Timestamp::from_micros(*n),
+/// };
+/// bench.batch(rows.into_iter().map(|row| (time(&row), row)).collect());
+/// assert_eq!(bench.take(), [Pair::Both(10, 9), Pair::Both(10, 12)]);
+/// bench.watermark(Timestamp::from_micros(15));
+/// assert_eq!(bench.take(), [Pair::Right(13)]);
+/// ```
 pub struct IntervalJoin<L, R, K> {
     interval: Interval,
     // Whether rows of the left, and of the right, are given when they have no partner.

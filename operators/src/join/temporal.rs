@@ -39,8 +39,13 @@ impl<L, R> Default for Held<L, R> {
 /// in the order of time. The newest version of each key is kept for ever: of tables that grow without end, delete keys
 /// upstream.
 ///
+/// # State
+/// Of each key the rows that wait, and the versions from the one on that is valid where the watermark is.
+///
+/// # Errors
 /// A version that comes behind the watermark is taken if it is newer than the one that was valid so far: it counts for the
-/// rows to come, and those that were given stay as they are. Other rows behind the watermark leave by the port `late`.
+/// rows to come, and those that were given stay as they are. Other rows behind the watermark leave by the port `late`, which
+/// may be left open.
 pub struct TemporalJoin<L, R, K> {
     key: KeyOf<Sided<L, R>, K>,
     held: Keyed<K, Held<L, R>>,

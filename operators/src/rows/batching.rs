@@ -42,12 +42,26 @@ impl Group {
     }
 }
 
-/// Gathers rows into groups. A group has the time of its last row; what is left at the end is a group too, whose rows come again
-/// where a later run finds more of the input.
+/// Gathers rows into groups, each a row of its own: a group is given when it is complete ([`Group`]).
+///
+/// ```text
+/// rows (3, or after 1s)   1   2   3       | 4   5 |       | 6 |  the end
+/// clock                                   |       | 1s    |   |
+/// groups                          [1 2 3] |       | [4 5] |   |  [6]
+/// ```
+///
+/// A group has the latest of the times of its rows, or that of the watermark if that is later, so that it is not late for
+/// windows behind; as it comes of several messages, it has none of its own. What is left at the end is a group too, whose rows
+/// come again where a later run finds more of the input. Each subtask gathers for itself.
+///
+/// # State
+/// The rows of the group that is not complete. They belong to a subtask, so that a run with another number of subtasks does not
+/// go on from them.
 pub struct Batching<T> {
     limit: Group,
     size: Size<T>,
     held: Held<T>,
+    now: Timestamp,
     number: u64,
     // Which groups the wakes that will come are for: one that comes after its group was sent means nothing.
     wakes: VecDeque<u64>,
@@ -66,7 +80,7 @@ impl<T> Batching<T> {
     /// The operator that gathers up to `limit`; `size` tells the bytes of a row.
     pub fn new(limit: Group, size: Size<T>) -> Self {
         let held = Held { rows: Vec::new(), bytes: 0, time: Timestamp::MIN };
-        Batching { limit, size, held, number: 1, wakes: VecDeque::new() }
+        Batching { limit, size, held, now: Timestamp::MIN, number: 1, wakes: VecDeque::new() }
     }
 }
 
@@ -77,7 +91,8 @@ impl<T: Send + 'static> Batching<T> {
         }
         let rows = std::mem::take(&mut self.held.rows);
         let bytes = std::mem::take(&mut self.held.bytes);
-        out.send(Batch::at(self.held.time, vec![rows]).weighing(bytes));
+        let time = std::mem::replace(&mut self.held.time, Timestamp::MIN).max(self.now);
+        out.send(Batch::at(time, vec![rows]).weighing(bytes));
         self.number += 1;
     }
 
@@ -109,6 +124,15 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Operator for Batching<T> 
         Ok(Turn::Done)
     }
 
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        // What is behind would take what comes after the end of time for late.
+        match now {
+            Timestamp::MAX => self.give(out),
+            now => self.now = self.now.max(now),
+        }
+        Ok(Turn::Done)
+    }
+
     fn on_wake(&mut self, _: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         // The engine wakes once at the start, unasked; after a restore rows may be held for which nobody asked yet.
         if self.wakes.pop_front() == Some(self.number) {
@@ -124,6 +148,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Operator for Batching<T> 
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
+        visit.time("now", &mut self.now)?;
         visit.value("held", &mut self.held)
     }
 }
@@ -163,5 +188,37 @@ mod tests {
         assert!(bench.take().is_empty(), "the wake was for the group before");
         bench.advance(second / 2);
         assert_eq!(bench.take(), [vec![2]]);
+    }
+
+    #[test]
+    fn a_group_is_given_when_it_is_full_or_old_or_when_nothing_follows() {
+        let mut bench = Bench::new(Batching::new(Group::of(3).or_after(Duration::from_secs(1)), eight_bytes()));
+        bench.rows(1..4);
+        assert_eq!(bench.take(), [vec![1, 2, 3]]);
+        bench.rows(4..6);
+        assert!(bench.take().is_empty());
+        bench.advance(Duration::from_secs(1));
+        assert_eq!(bench.take(), [vec![4, 5]]);
+        bench.rows(6..7);
+        bench.end();
+        assert_eq!(bench.take(), [vec![6]]);
+    }
+
+    #[test]
+    fn a_group_has_the_latest_time_of_its_own_rows_and_is_not_given_behind_the_watermark() {
+        let at = Timestamp::from_micros;
+        let groups = || Batching::new(Group::of(2), eight_bytes());
+        let mut bench = Bench::new(groups());
+        let rows = [(9, 1), (3, 2), (5, 3), (4, 4), (6, 5)].map(|(time, row)| (at(time), row));
+        bench.batch(rows.into_iter().collect());
+        bench.watermark(at(50));
+        let mut times: Vec<_> = bench.take_batches().iter().map(|group| group.times()[0]).collect();
+        let mut bench = Bench::restored(groups(), &bench.save());
+        bench.batch([(at(7), 6), (at(60), 7)].into_iter().collect());
+        bench.watermark(Timestamp::MAX);
+        times.extend(bench.take_batches().iter().map(|group| group.times()[0]));
+        assert_eq!(times, [9, 5, 50, 60].map(at), "what is left is given before the end of time goes on");
+        bench.end();
+        assert!(bench.take().is_empty());
     }
 }

@@ -8,8 +8,20 @@ use bytes::Bytes;
 use super::Format;
 use crate::{Batch, Cause, Operator, Outbox, Parts, PortType, Rejected, Result, Side, Turn};
 
-/// Raw payloads become rows by a [`Format`]; what does not decode goes to the side output `rejected`, with its cause and
-/// its origin. It is never a fault of the run.
+/// Raw payloads become rows by a [`Format`]: one, or any number, with the time and the message of the payload.
+///
+/// ```text
+/// payloads (JSON)   1   x                  3
+/// given             1                      3
+/// rejected              x: not the JSON
+/// ```
+///
+/// Nothing is kept.
+///
+/// # Errors
+/// What does not decode goes to the side output `rejected`: the payload as it came, with the code
+/// [`Decode`](crate::Code::Decode) and the byte where the trouble is. So does what stands in the place of messages that are
+/// gone, with the code [`Gap`](crate::Code::Gap). It is never a fault of the run.
 pub struct Decode<T, F> {
     format: F,
     rejected: Side<Rejected<Bytes>>,

@@ -22,7 +22,19 @@ use crate::{Batch, Keyed, Operator, Outbox, Parts, Result, StateKey, StateVisito
 /// that comes later than that may be given although it is a repeat.
 ///
 /// # Order
-/// That of the rows, as they come.
+/// That of the rows, as they come. What is given has their times and messages; no row is rejected, and repeats are counted.
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use millstream_operators::{Timestamp, rows::Dedup, testkit::Bench};
+///
+/// let mut bench = Bench::new(Dedup::new(Arc::new(|key: &char| *key), Duration::from_micros(10)));
+/// let rows = [(3, 'a'), (5, 'b'), (9, 'a'), (12, 'a'), (14, 'a'), (16, 'b')];
+/// bench.batch(rows.map(|(time, key)| (Timestamp::from_micros(time), key)).into_iter().collect());
+/// assert_eq!(bench.take(), ['a', 'b', 'a', 'b']);
+/// assert_eq!(bench.operator().dropped(), 2);
+/// ```
 pub struct Dedup<T, K, U = T> {
     key: KeyOf<T, K>,
     repeats: Repeats,
@@ -198,5 +210,16 @@ mod tests {
         assert_eq!(bench.operator().noted.len(), 1);
         bench.watermark(at(32));
         assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_repeat_is_near_the_first_row_for_dedup_and_near_the_newest_for_distinct() {
+        let (mut dedup, mut distinct) = (Bench::new(dedup()), Bench::new(distinct()));
+        for part in [&[(3, 'a'), (5, 'b'), (9, 'a'), (12, 'a')][..], &[(14, 'a'), (16, 'b')]] {
+            dedup.batch(rows(part).into_iter().collect());
+            distinct.batch(rows(part).into_iter().collect());
+        }
+        assert_eq!(dedup.take(), [('a', 3), ('b', 5), ('a', 14), ('b', 16)]);
+        assert_eq!((distinct.take(), dedup.operator().dropped()), (vec!['a', 'b', 'b'], 2));
     }
 }

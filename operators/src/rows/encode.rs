@@ -11,8 +11,21 @@ use crate::{
     check_subject, check_token,
 };
 
-/// Rows become [`Record`]s by a [`Format`], ready for a sink. A row whose subject, headers or size no server would take
-/// goes to the side output `rejected`; so does one that cannot be a line where it has to be one.
+/// Rows become [`Record`]s by a [`Format`], ready for a sink, each with the time and the message of its row.
+///
+/// ```text
+/// rows (to owner.{row}, as JSON)   a              x.y                b              (empty)
+/// given                            owner.a: "a"                      owner.b: "b"
+/// rejected                                        x.y: holds a dot                  (empty)
+/// ```
+///
+/// Nothing is kept.
+///
+/// # Errors
+/// A row goes to the side output `rejected` when no server would take its subject or headers (the code is
+/// [`Address`](crate::Code::Address)), when it has more bytes than are allowed, headers included
+/// ([`Oversize`](crate::Code::Oversize)), and when it cannot be written, or cannot be a line where it has to be one
+/// ([`Operator`](crate::Code::Operator)).
 pub struct Encode<T, F> {
     format: F,
     address: Address<T>,

@@ -5,7 +5,14 @@ use std::sync::Arc;
 
 use super::{Gives, RowContext, RowFn};
 
-/// Rows for which a predicate holds go on.
+/// Rows for which a predicate holds go on as they are, with their times and messages; the others are gone.
+///
+/// ```text
+/// rows (even ones)   10   11   12   13   14
+/// given              10        12        14
+/// ```
+///
+/// Nothing is kept. To have the others as well, [`Route`](super::Route) them.
 pub struct Filter<C, F> {
     before: C,
     f: Arc<F>,
@@ -50,7 +57,14 @@ impl<C: RowFn, F: Fn(&C::Out) -> bool + Send + Sync + 'static> RowFn for Filter<
     }
 }
 
-/// Each row becomes another, or goes.
+/// Each row becomes another, with its time and message, or is gone where the closure gives none.
+///
+/// ```text
+/// rows (half of even ones)   0   1   2   3   4
+/// given                      0       1       2
+/// ```
+///
+/// Nothing is kept. To know which rows are gone and why, use [`TryMap`](super::TryMap).
 pub struct FilterMap<C, F> {
     before: C,
     f: Arc<F>,
@@ -108,5 +122,22 @@ mod tests {
         let mut bench = Bench::new(RowPass::new(FilterMap::new(Whole::default(), |n: i64| (n < 5).then_some(n))));
         bench.batch(timed(0..10).into_iter().collect::<crate::Batch<_>>().weighing(1000));
         assert_eq!(bench.take_batches()[0].weight(), 500);
+    }
+
+    #[test]
+    fn rows_that_go_on_keep_their_times() {
+        let mut bench = Bench::new(RowPass::new(Filter::new(Whole::default(), |n: &i64| n % 2 == 0)));
+        bench.rows(10..15);
+        let given = bench.take_batches().remove(0);
+        let times: Vec<_> = given.times().iter().map(|time| time.as_micros()).collect();
+        assert_eq!((given.rows(), times), (&vec![10, 12, 14], vec![0, 2, 4]));
+    }
+
+    #[test]
+    fn a_row_becomes_another_or_is_gone() {
+        let half = |n: i64| (n % 2 == 0).then_some(n / 2);
+        let mut bench = Bench::new(RowPass::new(FilterMap::new(Whole::default(), half)));
+        bench.rows(0..5);
+        assert_eq!(bench.take(), [0, 1, 2]);
     }
 }

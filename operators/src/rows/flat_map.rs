@@ -5,7 +5,16 @@ use std::sync::Arc;
 
 use super::{Gives, RowContext, RowFn};
 
-/// Each row becomes the rows of an iterator; they have its time and origin.
+/// Each row becomes the rows of an iterator, many or none; they have its time and message.
+///
+/// ```text
+/// rows (n times n)   0   1   2       3
+/// given                  1   2   2   3   3   3
+/// times                  1   2   2   3   3   3
+/// ```
+///
+/// Nothing is kept. Many rows are given some thousand at a time, as there is room for them; those of one row are in one
+/// batch.
 pub struct FlatMap<C, F> {
     before: C,
     f: Arc<F>,
@@ -60,7 +69,7 @@ super::pass_step!(FlatMap);
 mod tests {
     use super::*;
     use crate::rows::{RowPass, Whole};
-    use crate::testkit::{cuts_do_not_matter, timed};
+    use crate::testkit::{Bench, cuts_do_not_matter, timed};
 
     #[test]
     fn a_row_may_become_none_or_many() {
@@ -69,5 +78,14 @@ mod tests {
             &timed(0..4),
         );
         assert_eq!(given, [1, 2, 2, 3, 3, 3]);
+    }
+
+    #[test]
+    fn what_becomes_of_a_row_has_its_time() {
+        let mut bench = Bench::new(RowPass::new(FlatMap::new(Whole::default(), |n: i64| vec![n; n as usize])));
+        bench.rows(0..4);
+        let given = bench.take_batches().remove(0);
+        let times: Vec<_> = given.times().iter().map(|time| time.as_micros()).collect();
+        assert_eq!((given.rows(), times), (&vec![1, 2, 2, 3, 3, 3], vec![1, 2, 2, 3, 3, 3]));
     }
 }

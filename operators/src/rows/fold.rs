@@ -11,8 +11,38 @@ use crate::{
 
 /// Keeps a value for each key; every row changes that of its key, and the key with its new value goes on.
 ///
-/// The state is in memory unless the pipeline has a budget for it. It goes where its keys go when the number of subtasks
-/// changes.
+/// ```text
+/// rows (added up)   0        1       2        3       4
+/// given             even 0   odd 1   even 2   odd 4   even 6
+/// ```
+///
+/// A value that is [kept](super::kept()) for a time begins anew behind a silence of its key that is longer. Counted, with a
+/// [`ttl`](Kept::ttl) of 10:
+///
+/// ```text
+/// rows    a 3   a 9   b 8   a 19   a 12   a 30   b 18
+/// given   a:1   a:2   b:1   a:3    a:4    a:1    b:2
+/// ```
+///
+/// # State
+/// The value of each key: for ever, unless it is kept for a time. It is in memory unless the pipeline has a budget for it, and
+/// goes where its keys go when the number of subtasks changes.
+///
+/// # Order
+/// One result a row, in the order of the rows, with their times and messages.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+/// use millstream_operators::rows::Fold;
+/// use millstream_operators::testkit::Bench;
+///
+/// let parity = Arc::new(|n: &i64| String::from(if n % 2 == 0 { "even" } else { "odd" }));
+/// let mut bench = Bench::new(Fold::new(parity, 0, Arc::new(|sum: &mut i64, n: i64| *sum += n)));
+/// bench.rows(0..5);
+/// let given: Vec<String> = bench.take().into_iter().map(|(key, sum)| format!("{key} {sum}")).collect();
+/// assert_eq!(given, ["even 0", "odd 1", "even 2", "odd 4", "even 6"]);
+/// ```
 pub struct Fold<T, K, S, KF, F> {
     key: Arc<KF>,
     first: S,

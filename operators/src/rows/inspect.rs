@@ -5,8 +5,16 @@ use std::sync::Arc;
 
 use super::{Gives, RowContext, RowFn};
 
-/// A closure sees each row, which goes on as it is. For counting and for looking while developing; it runs again for
-/// rows that are replayed.
+/// A closure sees each row, which goes on as it is.
+///
+/// ```text
+/// rows    0   1   2   3   4
+/// seen    0   1   2   3   4     (added up: 10)
+/// given   0   1   2   3   4
+/// ```
+///
+/// For counting and for looking while developing; it runs again for rows that are replayed, and for what a closure does
+/// outside there is no undoing.
 pub struct Inspect<C, F> {
     before: C,
     f: Arc<F>,

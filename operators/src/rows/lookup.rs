@@ -16,8 +16,11 @@ use crate::{Batch, Cause, Code, Operator, Outbox, Parts, PortType, Rejected, Res
 /// given                ann+gold  bob+nothing   ann+silver
 /// ```
 ///
-/// A row whose entry cannot be read goes to the side output `rejected`. What is given depends on when it is looked up, so a
-/// replay may give something else.
+/// Rows keep their times and messages. The table is no state: what is given depends on when it is looked up, so a replay may
+/// give something else.
+///
+/// # Errors
+/// A row whose entry cannot be read goes to the side output `rejected`, with the code [`Decode`](Code::Decode).
 pub struct Lookup<T, V, K, F> {
     table: Table,
     key: Arc<K>,

@@ -5,7 +5,14 @@ use std::sync::Arc;
 
 use super::{Gives, RowContext, RowFn};
 
-/// Each row becomes another.
+/// Each row becomes another, in its place: with the time and the message that it had.
+///
+/// ```text
+/// rows (times ten)    1    2    3
+/// given              10   20   30
+/// ```
+///
+/// Nothing is kept, and no row is rejected: for what may fail there is [`TryMap`](super::TryMap).
 pub struct Map<C, F> {
     before: C,
     f: Arc<F>,
@@ -42,7 +49,15 @@ impl<C: RowFn, U: Send + 'static, F: Fn(C::Out) -> U + Send + Sync + 'static> Ro
     }
 }
 
-/// Each row becomes another, and the closure also sees where it came from.
+/// Each row becomes another, as with [`Map`]; the closure also sees its time and the message that it came from
+/// ([`RowContext`]).
+///
+/// ```text
+/// rows                          5           6
+/// their messages                no. 1       no. 2
+/// their times                   0           1
+/// given (row, message, time)    (5, 1, 0)   (6, 2, 1)
+/// ```
 pub struct MapWith<C, F> {
     before: C,
     f: Arc<F>,
@@ -100,5 +115,14 @@ mod tests {
         let rows: Vec<_> =
             bench.take().into_iter().map(|(n, sequence, time)| (n, sequence, time.as_micros())).collect();
         assert_eq!(rows, [(5, 1, 0), (6, 2, 1)]);
+    }
+
+    #[test]
+    fn each_row_becomes_another_with_the_time_that_it_had() {
+        let mut bench = Bench::new(RowPass::new(Map::new(Whole::default(), |n: i64| n * 10)));
+        bench.rows(1..4);
+        let given = bench.take_batches().remove(0);
+        let times: Vec<_> = given.times().iter().map(|time| time.as_micros()).collect();
+        assert_eq!((given.rows(), times), (&vec![10, 20, 30], vec![0, 1, 2]));
     }
 }

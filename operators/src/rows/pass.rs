@@ -134,12 +134,26 @@ impl<T: Send + 'static> RowFn for Whole<T> {
     }
 }
 
-/// The operator that does a [`RowFn`] to every row.
+/// The operator that does a [`RowFn`] to every row, and counts the rows that come to each of its steps.
+///
+/// ```text
+/// rows                 0    1    2    3    4      5 come to the filter
+/// filter (odd ones)         1         3           2 come to the map
+/// map (times ten)          10        30
+/// ```
+///
+/// Rows are given in the order of those that they are made of, with their times and messages. No state is kept.
 ///
 /// ```
+/// use millstream_operators::Operator;
 /// use millstream_operators::rows::{Filter, Map, RowPass, Whole};
-/// let doubled_evens = RowPass::new(Map::new(Filter::new(Whole::<i64>::default(), |n| n % 2 == 0), |n| n * 2));
-/// # let _ = doubled_evens;
+/// use millstream_operators::testkit::Bench;
+///
+/// let odd = Filter::new(Whole::<i64>::default(), |n| n % 2 == 1);
+/// let mut bench = Bench::new(RowPass::new(Map::new(odd, |n| n * 10)));
+/// bench.rows(0..5);
+/// assert_eq!(bench.take(), [10, 30]);
+/// assert_eq!(bench.operator().counts(), [5, 2]);
 /// ```
 pub struct RowPass<C: RowFn> {
     chain: C,

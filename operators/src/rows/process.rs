@@ -89,7 +89,46 @@ impl<K, S, U: Send + 'static> fmt::Debug for Visit<'_, '_, K, S, U> {
 /// ```
 ///
 /// # State
-/// A value for each key that was set and not taken, and timers.
+/// A value for each key that was set and not taken, and timers. Values are kept for ever, unless [`kept`](Process::kept) says
+/// for how long.
+///
+/// # Time
+/// A timer is called when the watermark has come to it. At the end of the input time comes to its end: all timers are called
+/// that are still set, and those that they set, so that a timer that always sets another must know when to stop.
+///
+/// # Order
+/// What is given for a row comes before what is given for the next; by default it has the time of the row, or of the timer.
+///
+/// # Examples
+/// Keys that say nothing for 10 microseconds, with the number that they said last:
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use millstream_operators::{Timestamp, rows::{Process, Visit}, testkit::Bench};
+///
+/// type Row = (char, i64);
+/// let on_row = |visit: &mut Visit<'_, '_, char, (Timestamp, i64), Row>, (_, n): Row| {
+///     let due = visit.time().saturating_add(Duration::from_micros(10));
+///     if let Some((before, _)) = visit.state().replace((due, n)) {
+///         visit.clear_timer(before);
+///     }
+///     visit.set_timer(due);
+/// };
+/// let on_timer = |visit: &mut Visit<'_, '_, char, (Timestamp, i64), Row>| {
+///     if let Some((_, n)) = visit.state().take() {
+///         let key = *visit.key();
+///         visit.give((key, n));
+///     }
+/// };
+/// let silent = Process::new(Arc::new(|row: &Row| row.0), Arc::new(on_row), Arc::new(on_timer));
+/// let mut bench = Bench::new(silent.operator::<Row>());
+/// let at = Timestamp::from_micros;
+/// bench.batch([(at(0), ('b', 1)), (at(0), ('a', 2)), (at(5), ('a', 3))].into_iter().collect());
+/// bench.watermark(at(14));
+/// assert_eq!(bench.take(), [('b', 1)]);
+/// bench.watermark(at(15));
+/// assert_eq!(bench.take(), [('a', 3)]);
+/// ```
 pub struct Process<T, K, S, R, W> {
     key: KeyOf<T, K>,
     on_row: Arc<R>,

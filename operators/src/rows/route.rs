@@ -10,6 +10,15 @@ use crate::{Batch, Operator, Outbox, PortType, Result, Side, Turn};
 pub type Predicate<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
 /// Each row goes to the first named output whose predicate holds, and to port 0 if none does.
+///
+/// ```text
+/// rows                      0   1   2   3   4   5   6   7
+/// `small` (below 3)         0   1   2
+/// `even`                                    4       6
+/// port 0, all others                    3       5       7
+/// ```
+///
+/// Nothing is kept. Rows of one output stay in order, with their times and messages.
 pub struct Route<T> {
     routes: Vec<(Side<T>, Predicate<T>)>,
     to: Vec<u32>,

@@ -5,6 +5,17 @@ use std::marker::PhantomData;
 use crate::{Batch, Operator, Outbox, Payload, Result, StateVisitor, Turn};
 
 /// The first of every `n` rows goes on.
+///
+/// ```text
+/// rows (1 of 4)   0   1   2   3   4   5 | restart | 6   7   8   9
+/// given           0               4     |         |         8
+/// ```
+///
+/// Each subtask counts for itself.
+///
+/// # State
+/// How many rows are left out until the next one goes on. It belongs to a subtask, so that a run with another number of
+/// subtasks does not go on from it.
 #[derive(Debug)]
 pub struct Sample<P> {
     every: u64,
@@ -46,10 +57,20 @@ impl<P: Payload> Operator for Sample<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testkit::{cuts_do_not_matter, timed};
+    use crate::testkit::{Bench, cuts_do_not_matter, timed};
 
     #[test]
     fn the_first_of_every_n_rows_passes() {
         assert_eq!(cuts_do_not_matter(|| Sample::new(4), &timed(0..10)), [0, 4, 8]);
+    }
+
+    #[test]
+    fn it_goes_on_counting_after_a_restart() {
+        let mut bench = Bench::new(Sample::<Vec<i64>>::new(4));
+        bench.rows(0..6);
+        assert_eq!(bench.take(), [0, 4]);
+        let mut bench = Bench::restored(Sample::<Vec<i64>>::new(4), &bench.save());
+        bench.rows(6..10);
+        assert_eq!(bench.take(), [8]);
     }
 }

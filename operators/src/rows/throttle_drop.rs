@@ -7,7 +7,15 @@ use crate::{Batch, Operator, Outbox, Payload, Result, Timestamp, Turn};
 
 /// At most `rows` rows pass in each span of time of the engine's clock; what is too much is counted and dropped.
 ///
-/// It goes by processing time, so a replay may let other rows pass. To delay in place of dropping, throttle the stage.
+/// ```text
+/// rows (3 in 1s)   0   1 | 2   3   4 |    | 5
+/// clock                  |           | 1s |
+/// given            0   1 | 2         |    | 5
+/// dropped                |     3   4 |    |
+/// ```
+///
+/// A span begins with the first row in it. It goes by processing time, so a replay may let other rows pass; nothing is kept,
+/// so a restart begins a new span. Each subtask counts for itself. To delay in place of dropping, throttle the stage.
 #[derive(Debug)]
 pub struct ThrottleDrop<P> {
     rows: u64,

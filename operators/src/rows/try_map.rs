@@ -6,7 +6,17 @@ use std::sync::Arc;
 
 use crate::{Batch, Cause, Operator, Outbox, Parts, PortType, Rejected, Result, Side, Turn};
 
-/// Each row becomes another, or goes to the side output `rejected` with the words of the error.
+/// Each row becomes another, with its time and message, or is rejected.
+///
+/// ```text
+/// rows (halves)   0   1          2   3
+/// given           0              1
+/// rejected            1 is odd       3 is odd
+/// ```
+///
+/// # Errors
+/// A row for which the closure gives an error goes to the side output `rejected`, whole, with the words of the error and the
+/// code [`Operator`](crate::Code::Operator). The run goes on.
 pub struct TryMap<T, U, E, F> {
     f: Arc<F>,
     rejected: Side<Rejected<T>>,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    AnyBatch, Batch, Emit, Fault, Frozen, KeyGroup, Operator, Outbox, Result, Runs, Saved, Spill, StateVisitor,
-    Timestamp, Turn, Watermark,
+    AnyBatch, Batch, Emit, Fault, Frozen, KeyGroup, Operator, Outbox, Payload, Result, Runs, Saved, Spill,
+    StateVisitor, Timestamp, Turn, Watermark,
 };
 
 /// Drives one operator as the engine would: batches, watermarks, wakes, the end, a restart; and shows what it gave.
@@ -170,7 +170,12 @@ impl<O: Operator> Bench<O> {
 
     /// The batches at port 0 since the last look.
     pub fn take_batches(&mut self) -> Vec<Batch<O::Out>> {
-        let batches = self.given.ports.remove(&0).unwrap_or_default();
+        self.take_port(0)
+    }
+
+    /// The batches at a port since the last look, whatever their payload: side outputs of record batches, too.
+    pub fn take_port<P: Payload>(&mut self, port: usize) -> Vec<Batch<P>> {
+        let batches = self.given.ports.remove(&port).unwrap_or_default();
         batches.into_iter().map(|batch| unwrap(batch.typed())).collect()
     }
 
@@ -186,8 +191,7 @@ impl<O: Operator> Bench<O> {
 
     /// The batches at a side output since the last look.
     pub fn take_side_batches<T: Send + 'static>(&mut self, port: usize) -> Vec<Batch<Vec<T>>> {
-        let batches = self.given.ports.remove(&port).unwrap_or_default();
-        batches.into_iter().map(|batch| unwrap(batch.typed())).collect()
+        self.take_port(port)
     }
 
     /// The rows at a side output since the last look.

@@ -25,6 +25,26 @@ const LEAST: Duration = Duration::from_millis(1);
 /// the time at which this operator sees a row, not that at which its message was stored. A clock that is set back stands
 /// still until it has caught up, over a restart too. Behind the end of an input, which has closed all windows, the clock stands
 /// still until the next row.
+///
+/// # State
+/// How far the clock had come. No row is rejected.
+///
+/// # Examples
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicI64, Ordering}};
+/// use std::time::Duration;
+/// use millstream_operators::{Timestamp, watermarks::ByClock, testkit::Bench};
+///
+/// let now = Arc::new(AtomicI64::new(3));
+/// let clock = Arc::clone(&now);
+/// let clock = Arc::new(move || Timestamp::from_micros(clock.load(Ordering::Relaxed)));
+/// let mut bench = Bench::new(ByClock::<Vec<char>>::new(clock, Duration::from_micros(5)));
+/// bench.rows(['a']);
+/// now.store(5, Ordering::Relaxed);
+/// bench.rows(['b']);
+/// let times: Vec<i64> = bench.take_batches().iter().map(|batch| batch.times()[0].as_micros()).collect();
+/// assert_eq!(times, [3, 5]);
+/// ```
 pub struct ByClock<P> {
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     every: Duration,

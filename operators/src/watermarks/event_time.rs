@@ -37,15 +37,39 @@ impl<E: fmt::Display> IntoEventTime for Result<Timestamp, E> {
     }
 }
 
-/// Gives each row its event time, and tells how far event time has come. Rows without a time, and those too far ahead of
-/// their message, go to the side output `rejected`.
+/// Gives each row its event time, and tells how far event time has come.
 ///
 /// Watermarks from upstream end here; when nothing comes from there for now, that goes on. After each batch that moves the
 /// highest time, a watermark follows:
 ///
 /// ```text
-/// rows       10   12 | 11   20 |
-/// watermarks         5         15     (5 late at most)
+/// rows         10   12 |   | 11   none | 20 |
+/// watermarks           | 7 |           |    | 15     (5 late at most)
+/// rejected             |   |      none |    |
+/// ```
+///
+/// # State
+/// The highest time so far, or that of each subject: see [`Progress`]. After a restart it is told at once, so that event time
+/// does not begin anew.
+///
+/// # Errors
+/// Rows without a time, and those too far ahead of their message, go to the side output `rejected`, with the code
+/// [`EventTime`](Code::EventTime).
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use millstream_operators::watermarks::{EventTime, bounded_lateness};
+/// use millstream_operators::{Rejected, Timestamp, Watermark, testkit::Bench};
+///
+/// let at = Timestamp::from_micros;
+/// let time = Arc::new(move |row: &Option<i64>| row.map(at));
+/// let mut bench = Bench::new(EventTime::new(time, bounded_lateness(Duration::from_micros(5))));
+/// bench.rows([Some(10), Some(12)]);
+/// bench.rows([Some(11), None]);
+/// bench.rows([Some(20)]);
+/// assert_eq!(bench.take_watermarks(), [7, 15].map(|time| Watermark::At(at(time))));
+/// assert_eq!(bench.take_side::<Rejected<Option<i64>>>(1).len(), 1);
 /// ```
 pub struct EventTime<T, V, F> {
     time: Arc<F>,

@@ -67,7 +67,10 @@ impl<S> Open<S> {
 /// ```
 ///
 /// A result is about the times of its rows: it begins at the earliest and ends just behind the latest. It is given at that
-/// time, or at that of the watermark if that is later, so that it is not late for windows behind.
+/// time, or at that of the watermark if that is later, so that it is not late for windows behind. No row is late.
+///
+/// # State
+/// What is aggregated of each key until its window is full.
 pub struct CountWindowed<T, K, A: Aggregate<T>> {
     windows: CountWindows,
     key: KeyOf<T, K>,

@@ -1,13 +1,13 @@
 //! How rows fall into windows, and the operators that aggregate them there.
 //!
-//! | windows | a row falls into | they close |
-//! |---|---|---|
-//! | [`tumbling`], [`sliding`] | those of equal length that have its time in them | when the watermark reaches their end |
-//! | [`session`](session()) | the one that lasts as long as rows of its key follow each other | after a gap |
-//! | [`until`](until()) | the one of its key that lasts until a time that its rows tell | behind that time |
-//! | [`last_rows`](last_rows()) | its own: with the rows of its key before it | when the watermark has passed the row |
-//! | [`count_windows`] | the next so many rows of its key | when they are full |
-//! | [`global`](global()) | one of its key for ever | at the end of the input |
+//! | windows | a row falls into | they close | timeline |
+//! |---|---|---|---|
+//! | [`tumbling`], [`sliding`] | those of equal length that have its time in them | when the watermark reaches their end | [`TimeWindowed`] |
+//! | [`session`](session()) | the one that lasts as long as rows of its key follow each other | after a gap | [`SessionWindowed`] |
+//! | [`until`](until()) | the one of its key that lasts until a time that its rows tell | behind that time | [`until`](until()) |
+//! | [`last_rows`](last_rows()) | its own: with the rows of its key before it | when the watermark has passed the row | [`LastWindowed`] |
+//! | [`count_windows`] | the next so many rows of its key | when they are full | [`CountWindowed`] |
+//! | [`global`](global()) | one of its key for ever | at the end of the input | [`GlobalWindowed`] |
 
 mod count;
 mod emit;

@@ -107,6 +107,32 @@ struct Session<S> {
 /// watermark                        | 15 |         | 100
 /// results                          | [0,15) of 0, 5    | [30,55) of 30, 38, 45
 /// ```
+///
+/// Results have the last time of their window, a microsecond before its end; they come in the order of ends, then of keys.
+/// [`Emit`] says which come early.
+///
+/// # State
+/// What is aggregated of each key in each window, until it is closed and no lateness is allowed for it any more.
+///
+/// # Errors
+/// A row whose window is closed already leaves by the port `late`, with the code [`Late`](crate::Code::Late). It may be left
+/// open.
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use millstream_operators::aggregate::count;
+/// use millstream_operators::window::{SessionWindowed, session};
+/// use millstream_operators::{Timestamp, testkit::Bench};
+///
+/// // Rows are their times, and all have one key.
+/// let (gap, key) = (session(Duration::from_micros(10)), Arc::new(|_: &i64| ()));
+/// let mut bench = Bench::new(SessionWindowed::new(gap, key, Arc::new(count())));
+/// bench.batch([0, 5, 30].map(|n| (Timestamp::from_micros(n), n)).into_iter().collect());
+/// bench.watermark(Timestamp::from_micros(15));
+/// let session = bench.take().remove(0);
+/// assert_eq!((session.start.as_micros(), session.end.as_micros(), session.value), (0, 15, 2));
+/// ```
 pub struct SessionWindowed<T, K, A: Aggregate<T>, W = SessionWindows> {
     windows: W,
     key: KeyOf<T, K>,

@@ -21,7 +21,38 @@ use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, S
 /// ```
 ///
 /// A row is taken in once, by the pane that it falls into: a piece of time that windows share. Results have the last time
-/// of their window.
+/// of their window, a microsecond before its end. [`Emit`] says which come early.
+///
+/// # State
+/// What is aggregated of each key in each pane, until the last window of the pane is closed and no lateness is allowed for it
+/// any more.
+///
+/// # Errors
+/// A row all of whose windows are closed leaves by the port `late`, with the code [`Late`](crate::Code::Late). It may be left
+/// open.
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use millstream_operators::aggregate::sum;
+/// use millstream_operators::window::{TimeWindowed, tumbling};
+/// use millstream_operators::{Batch, Rejected, Timestamp, testkit::Bench};
+///
+/// // Rows are their times, and all have one key.
+/// let windows = tumbling(Duration::from_micros(10));
+/// let mut bench = Bench::new(TimeWindowed::new(windows, Arc::new(|_: &i64| ()), Arc::new(sum(|n: &i64| *n))));
+/// let rows = |times: &[i64]| -> Batch<Vec<i64>> {
+///     times.iter().map(|n| (Timestamp::from_micros(*n), *n)).collect()
+/// };
+/// bench.batch(rows(&[3, 7, 12]));
+/// bench.watermark(Timestamp::from_micros(11));
+/// let results = bench.take();
+/// assert_eq!((results[0].start.as_micros(), results[0].end.as_micros(), results[0].value), (0, 10, 10));
+/// bench.batch(rows(&[8, 25]));
+/// assert_eq!(bench.take_side::<Rejected<i64>>(1)[0].row, 8);
+/// bench.watermark(Timestamp::from_micros(30));
+/// assert_eq!(bench.take().iter().map(|result| result.value).collect::<Vec<_>>(), [12, 25]);
+/// ```
 pub struct TimeWindowed<T, K, A: Aggregate<T>> {
     windows: TimeWindows,
     key: KeyOf<T, K>,

@@ -25,6 +25,44 @@ use crate::graph::{InPort, OutPort, Subtask};
 /// | `until(\|left\| time)` | those from its own time, or [`earlier`](Until::earlier), until the time that it tells |
 /// | `tumbling(d)`, `sliding(d, every)`, `session(gap)` | those of the same window: rows that are together in several sliding windows are joined in each |
 /// | `unbounded(ttl)` | all that are not forgotten; for `inner` and `semi`, as it is never known that none will come |
+///
+/// Times are event times, which both sides must have. For timelines see
+/// [`IntervalJoin`] (`within`, `until`), [`unbounded`](millstream_operators::join::unbounded) and [`TemporalJoin`]
+/// ([`as_of`](Join::as_of)); in windows the pairs are given when the window closes.
+///
+/// # Examples
+/// Orders with their payments of the hour behind them, those that nobody has paid for, and each with the price of its time:
+///
+/// ```
+/// use std::time::Duration;
+/// use millstream_operators::{Timestamp, join::within, watermarks::ascending};
+/// # use millstream_pipelines::{dsl::{Pipeline, Stream}, graph::{Node, OutPort, Role}};
+/// # fn declared<T: Send + 'static>(pipeline: &Pipeline, name: &str) -> Stream<T> {
+/// #     let never = || millstream_operators::Fault::bug("only declared");
+/// #     let mut node = Node::new(name, "list", Role::Source(std::sync::Arc::new(move |_| Err(never()))));
+/// #     node.outputs = vec![millstream_operators::PortType::of::<Vec<T>>("out")];
+/// #     Stream::at(pipeline.clone(), OutPort { node: pipeline.add(node), port: 0 })
+/// # }
+///
+/// # fn timed(pipeline: &Pipeline, name: &str) -> Stream<Row> {
+/// #     let (rows, refused) = declared::<Row>(pipeline, name).event_time(&format!("{name}_at"), |row: &Row| row.1, ascending());
+/// #     refused.stop(&format!("{name}_refused"));
+/// #     rows
+/// # }
+///
+/// /// A number of an order or an article, and a time.
+/// type Row = (u64, Timestamp);
+///
+/// let pipeline = Pipeline::new("orders");
+/// # let [orders, payments, prices] = ["orders", "payments", "prices"].map(|name| timed(&pipeline, name));
+/// let by_number = |row: &Row| row.0;
+/// let hour = within(Duration::ZERO, Duration::from_secs(3_600));
+/// let both = || orders.clone().key_by(by_number).join(payments.clone().key_by(by_number));
+/// both().inner("paid", hour).discard("paid_out");
+/// both().anti("unpaid", hour).discard("unpaid_out");
+/// orders.clone().key_by(by_number).join(prices.key_by(by_number)).as_of("priced").discard("priced_out");
+/// pipeline.build().unwrap();
+/// ```
 pub struct Join<K, L, R> {
     left: KeyedStream<K, L>,
     right: KeyedStream<K, R>,
@@ -73,12 +111,12 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
         self
     }
 
-    /// Rows that have partners, with each of them.
+    /// Rows that have partners, with each of them; given when the second of both has come, or the window closes.
     pub fn inner(self, name: &str, how: impl How<L, R>) -> Stream<(L, R)> {
         how.pairs(self, Wanted::new(name, (false, false))).filter_map(&pairs_of(name), Pair::inner).boxed()
     }
 
-    /// All rows of the left, with their partners or none.
+    /// All rows of the left, with their partners; or with none, when event time says that none will come.
     pub fn left(self, name: &str, how: impl Bounded<L, R>) -> Stream<(L, Option<R>)> {
         how.pairs(self, Wanted::new(name, (true, false))).filter_map(&pairs_of(name), Pair::left).boxed()
     }
@@ -109,8 +147,8 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
         how.pairs(self, Wanted::new(name, (true, false))).filter_map(&pairs_of(name), alone).boxed()
     }
 
-    /// Each row of the left with the newest row of the right that is not later than it: the right is a table, and its rows
-    /// are versions.
+    /// Each row of the left with the newest row of the right that is not later than it, when event time has passed it: the
+    /// right is a table, and its rows are versions. See [`TemporalJoin`] for a timeline.
     pub fn as_of(self, name: &str) -> Stream<(L, Option<R>)> {
         let pairs = self.operator(name, "temporal_join", String::new(), |key| TemporalJoin::new(key));
         pairs.filter_map(&pairs_of(name), Pair::left).boxed()

@@ -20,7 +20,7 @@ impl<K: StateKey, T: Send + 'static, S: StateValue> Keeping<K, T, S> {
         Keeping { stream, kept }
     }
 
-    /// As [`KeyedStream::fold`].
+    /// As [`KeyedStream::fold`]; see [`Fold`] for what becomes of a key behind a silence.
     pub fn fold<F>(self, name: &str, first: S, change: F) -> Stream<(K, S)>
     where
         S: Sync,

@@ -91,7 +91,7 @@ impl<T: Send + 'static> Stream<T> {
     /// the second stream. The first row waits until the whole table is there.
     ///
     /// What is found depends on when: rows that are processed again after a failure may find something else. For a join
-    /// that does not, make a stream of the table's changes and use [`as_of`](super::Join::as_of).
+    /// that does not, make a stream of the table's changes and use [`as_of`](super::Join::as_of). See [`Lookup`] for a timeline.
     pub fn lookup<V, F>(self, name: &str, table: TableOf<V>, key: F) -> LookedUp<T, V>
     where
         V: Send + 'static,

@@ -72,7 +72,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.port
     }
 
-    /// Each row becomes another.
+    /// Each row becomes another, with its time and message: see [`Map`]. What may fail goes through [`try_map`](Stream::try_map).
     pub fn map<U, F>(self, name: &str, f: F) -> Stream<U, Map<R, F>>
     where
         U: Send + 'static,
@@ -83,7 +83,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.step(name, "map", alone, |before| Map::shared(before, f))
     }
 
-    /// Each row becomes another; the closure also sees its event time and the message that it came from.
+    /// Each row becomes another; the closure also sees its event time and the message that it came from: see [`MapWith`].
     pub fn map_with<U, F>(self, name: &str, f: F) -> Stream<U, MapWith<R, F>>
     where
         U: Send + 'static,
@@ -94,7 +94,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.step(name, "map", alone, |before| MapWith::shared(before, f))
     }
 
-    /// Rows for which `f` holds go on.
+    /// Rows for which `f` holds go on, the others are gone: see [`Filter`].
     pub fn filter<F>(self, name: &str, f: F) -> Stream<T, Filter<R, F>>
     where
         F: Fn(&T) -> bool + Send + Sync + 'static,
@@ -104,7 +104,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.step(name, "filter", alone, |before| Filter::shared(before, f))
     }
 
-    /// Each row becomes another, or goes.
+    /// Each row becomes another, or is gone where `f` gives none: see [`FilterMap`].
     pub fn filter_map<U, F>(self, name: &str, f: F) -> Stream<U, FilterMap<R, F>>
     where
         U: Send + 'static,
@@ -115,7 +115,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.step(name, "filter_map", alone, |before| FilterMap::shared(before, f))
     }
 
-    /// Each row becomes the rows of an iterator.
+    /// Each row becomes the rows of an iterator, with its time and message: see [`FlatMap`].
     pub fn flat_map<I, F>(self, name: &str, f: F) -> Stream<I::Item, FlatMap<R, F>>
     where
         I: IntoIterator,
@@ -127,7 +127,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.step(name, "flat_map", alone, |before| FlatMap::shared(before, f))
     }
 
-    /// A closure sees each row, which goes on as it is.
+    /// A closure sees each row, which goes on as it is: see [`Inspect`].
     pub fn inspect<F>(self, name: &str, f: F) -> Stream<T, Inspect<R, F>>
     where
         F: Fn(&T) + Send + Sync + 'static,
@@ -137,7 +137,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.step(name, "inspect", alone, |before| Inspect::shared(before, f))
     }
 
-    /// Each row becomes another, or goes to the second stream with the words of the error.
+    /// Each row becomes another, or goes to the second stream, whole, with the words of the error: see [`TryMap`].
     pub fn try_map<U, E, F>(self, name: &str, f: F) -> (Stream<U>, Stream<Rejected<T>>)
     where
         U: Send + 'static,
@@ -149,7 +149,8 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         (main.of(), rejected.of())
     }
 
-    /// Rows part: each goes to the first stream whose predicate ([`when`]) holds, and to the last one if none does.
+    /// Rows part: each goes to the first stream whose predicate ([`when`]) holds, and to the last one if none does; see
+    /// [`Route`](RouteRows).
     pub fn route<const N: usize>(
         self,
         name: &str,
@@ -161,7 +162,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         (std::array::from_fn(|i| port(i + 1)), port(0))
     }
 
-    /// This stream and others become one.
+    /// This stream and others become one, as their rows come; event time is where it has come least. See [`Merge`].
     pub fn merge(self, name: &str, others: impl IntoIterator<Item = Stream<T>>) -> Stream<T> {
         let node = self.node(name, "merge", |_| Ok(Merge::<Vec<T>>::default()));
         for other in others {
@@ -170,7 +171,8 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         node.main()
     }
 
-    /// Rows are gathered into groups by count, bytes and time; `T` is saved with a checkpoint.
+    /// Rows are gathered into groups by count, bytes and time: see [`Batching`]. What is not given yet is saved with a
+    /// checkpoint. A row weighs what it takes in memory, without what it points to; see [`batch_sized`](Stream::batch_sized).
     pub fn batch(self, name: &str, limit: Group) -> Stream<Vec<T>>
     where
         T: Serialize + DeserializeOwned,
@@ -188,7 +190,8 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.node(name, "batch", move |_| Ok(Batching::new(limit, Arc::clone(&size)))).main()
     }
 
-    /// No more than so many rows pass in a span of time; the others wait, and what is upstream with them.
+    /// No more than so many rows pass in a span of time, by the engine's clock; the others wait, and what is upstream with
+    /// them. None is lost.
     pub fn throttle(self, name: &str, rows: u64, per: Duration) -> Stream<T> {
         let mut node = Node::new(name, "throttle", Role::Throttle(Rate { rows, per }));
         node.detail = format!("{rows} rows in {per:?}");
@@ -197,17 +200,27 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self.wire(node).main()
     }
 
-    /// No more than so many rows pass in a span of time; the others are dropped and counted.
+    /// No more than so many rows pass in a span of time, by the engine's clock; the others are dropped and counted: see
+    /// [`ThrottleDrop`].
     pub fn throttle_drop(self, name: &str, rows: u64, per: Duration) -> Stream<T> {
         self.node(name, "throttle_drop", move |_| Ok(ThrottleDrop::<Vec<T>>::new(rows, per))).main()
     }
 
-    /// The first of every `n` rows passes.
+    /// The first of every `n` rows passes: see [`Sample`].
     pub fn sample(self, name: &str, n: u64) -> Stream<T> {
         self.node(name, "sample", move |_| Ok(Sample::<Vec<T>>::new(n))).main()
     }
 
-    /// A call elsewhere for each row; a row whose call fails or takes too long goes to the second stream.
+    /// A call elsewhere for each row, so many at once as `limits` say; a row whose call fails, panics or takes too long goes to
+    /// the second stream. Calls that were not confirmed by a checkpoint are made again after a failure.
+    ///
+    /// ```text
+    /// rows (2 at once)   1       2       3          4
+    /// calls take         3s      1s      too long   1s, and fail
+    /// given, in order    at 3s   at 3s
+    /// in any order       at 3s   at 1s
+    /// second stream                      timeout    the words
+    /// ```
     pub fn map_async<U, E, Fut, F>(self, name: &str, limits: AsyncLimits, f: F) -> (Stream<U>, Stream<Rejected<T>>)
     where
         T: Clone,
@@ -287,7 +300,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
         self
     }
 
-    /// Bytes of the rows with their subjects, for a sink; what cannot be written goes to the second stream.
+    /// Bytes of the rows with their subjects, for a sink; what cannot be written goes to the second stream: see [`Encode`].
     pub fn encode<F: Format<T>>(
         self,
         name: &str,
@@ -365,7 +378,7 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
 }
 
 impl Stream<Bytes> {
-    /// Rows of raw payloads by a format; what does not decode goes to the second stream.
+    /// Rows of raw payloads by a format; what does not decode goes to the second stream: see [`Decode`].
     pub fn decode<T: Send + 'static, F: Format<T>>(
         self,
         name: &str,

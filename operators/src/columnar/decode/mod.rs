@@ -74,8 +74,13 @@ impl DecodeFormat {
     }
 }
 
-/// Reads messages into rows. A message, or a line of one, that is not what the format and the schema say goes to the
-/// port [`REJECTED`](super::REJECTED), number 1: as it came, with the byte where the trouble is.
+/// Reads messages into rows, which have the time and the origin of their message.
+///
+/// ```text
+/// messages (n int64)   {"n":1}   {"n":"x"}   {"n":3,"m":4}
+/// given                n: 1                  n: 3             strict: this one is rejected, too
+/// rejected                       {"n":"x"}
+/// ```
 ///
 /// What the declared types take from JSON:
 /// - a key that is absent or null is null, unless its column is `not null`; other keys are skipped, but checked for
@@ -85,7 +90,12 @@ impl DecodeFormat {
 /// - `decimal` takes numbers and text, with all their digits; `binary` takes base64; `utf8` takes text and nothing else;
 /// - nesting is at most 128 deep.
 ///
-/// Rows have the time and the origin of their message.
+/// Nothing is kept from batch to batch. Many rows are given some thousand at a time, as there is room for them.
+///
+/// # Errors
+/// A message, or a line of one, that is not what the format and the schema say goes to the port
+/// [`REJECTED`](super::REJECTED), number 1: as it came, with the byte where the trouble is. So does what stands in the place of
+/// messages that are gone. It is never a fault of the run.
 pub struct Decode {
     format: DecodeFormat,
     payload: SchemaRef,

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::columnar::tests::{at_port, cut, joined, lines, rejected, run};
+use crate::columnar::tests::{at_port, cut, ints, joined, lines, refused, rejected, run};
 use crate::columnar::{HOSTILE_COLUMNS, hostile_json, schema};
+use crate::testkit::Bench;
 use crate::{Headers, Origin};
 
 fn messages(payloads: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Batch<Vec<Bytes>> {
@@ -29,6 +30,20 @@ fn messages(payloads: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Batch<Vec
 
 fn decode(format: DecodeFormat, columns: &[(&str, &str)]) -> Decode {
     Decode::new(format, Some(&schema(columns.iter().copied()).unwrap())).unwrap()
+}
+
+#[test]
+fn a_message_that_is_no_row_is_rejected_and_the_others_are_read() {
+    let all = [r#"{"n":1}"#, r#"{"n":"x"}"#, r#"{"n":3,"m":4}"#];
+    let make = || decode(DecodeFormat::Json, &[("n", "int64")]);
+    for (decode, rows, bad) in [(make(), &[1, 3][..], &all[1..2]), (make().strict(), &[1][..], &all[1..])] {
+        let mut bench = Bench::new(decode);
+        bench.batch(messages(all));
+        let given = bench.take_batches().remove(0);
+        assert_eq!(ints(given.rows(), "n"), rows);
+        assert_eq!(given.origins().unwrap().get(rows.len() - 1).unwrap().sequence, rows[rows.len() - 1] as u64);
+        assert_eq!(refused(&mut bench, 1).into_iter().map(|(row, _)| row).collect::<Vec<_>>(), bad);
+    }
 }
 
 /// Floats compare as numbers, as their texts may differ.

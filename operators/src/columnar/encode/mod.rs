@@ -17,9 +17,21 @@ use super::rows::{rejected_port, rejected_rows};
 use crate::rows::{BREAKS_LINE, breaks_line};
 use crate::{Batch, Cause, Code, Fault, Headers, Operator, Outbox, Parts, PortType, Record, Result, SizeLimit, Turn};
 
-/// Writes rows into messages. A row whose subject or header would not be legal, or that is too large, goes to the port
-/// [`REJECTED`](super::REJECTED), number 1, with [`Code::Address`] or [`Code::Oversize`]; one that cannot be a line where
-/// it has to be one, with [`Code::Operator`].
+/// Writes rows into messages, each with the time and the origin of its row; or, with the formats `ndjson` and `arrow`, all
+/// rows of a batch into one, with the latest of their times.
+///
+/// ```text
+/// rows (id, n)                         a, 1              b.c, 2         null, 3   d, null
+/// given (to out.{id}, header: {n})     out.a, header 1
+/// rejected                                               b.c: a dot     null      null
+/// ```
+///
+/// Nothing is kept. One message for many is written as two, of half the rows each, while it is too large.
+///
+/// # Errors
+/// Rows go to the port [`REJECTED`](super::REJECTED), number 1, as JSON text: with [`Code::Address`] if the subject or a header
+/// would not be legal, with [`Code::Oversize`] if the message has more bytes than are allowed, headers included, and with
+/// [`Code::Operator`] if it cannot be a line where it has to be one.
 pub struct Encode {
     format: EncodeFormat,
     times: EncodeTimes,
@@ -267,6 +279,7 @@ mod tests {
     use crate::columnar::schema;
     use crate::columnar::tests::{at_port, cut, rejected, rows, run};
     use crate::origin::tests::numbered;
+    use crate::testkit::Bench;
     use crate::{Rejected, Template, Timestamp};
 
     const COLUMNS: [(&str, &str); 4] = [("id", "utf8"), ("n", "int64"), ("raw", "json"), ("data", "binary")];
@@ -300,9 +313,9 @@ mod tests {
     #[test]
     fn each_row_becomes_a_message_with_its_own_address() {
         let encoding = encoding(EncodeFormat::Json, "out.{id}", &[("kind", "row"), ("n", "no {n}")]);
-        let mut encode = Encode::new(&schema(COLUMNS).unwrap(), encoding).unwrap();
-        let mut taken = run(&mut encode, [input()]);
-        let sent = at_port::<Vec<Record>>(&mut taken, 0).remove(0);
+        let mut bench = Bench::new(Encode::new(&schema(COLUMNS).unwrap(), encoding).unwrap());
+        bench.batch(input());
+        let sent = bench.take_batches().remove(0);
         let record = &sent.rows()[0];
         assert_eq!(
             (record.subject(), record.headers.get("kind"), record.headers.get("n")),
@@ -311,7 +324,7 @@ mod tests {
         assert_eq!(record.payload, r#"{"id":"a","n":1,"raw":null,"data":null}"#);
         assert_eq!(sent.weight(), record.headers.wire_len() + record.payload.len());
         assert_eq!((sent.len(), sent.origins().unwrap().get(0).unwrap().sequence), (1, 0));
-        let refused = at_port::<Vec<Rejected<Bytes>>>(&mut taken, 1).remove(0);
+        let refused = bench.take_side_batches::<Rejected<Bytes>>(1).remove(0);
         assert!(refused.rows().iter().all(|row| row.cause.code == Code::Address));
         assert_eq!(
             (0..3).map(|row| refused.origins().unwrap().get(row).unwrap().sequence).collect::<Vec<_>>(),

@@ -16,7 +16,21 @@ use crate::rows::Repeats;
 use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Turn};
 
 /// Lets the first row of a key pass, and drops those of the same key whose event times are within a span of it; or gives the
-/// columns of the key of rows that do not [repeat](Repeats) others. See [`rows::Dedup`](crate::rows::Dedup).
+/// columns of the key of rows that do not [repeat](Repeats) others ([`distinct`](Dedup::distinct)), as
+/// [`rows::Dedup`](crate::rows::Dedup) does:
+///
+/// ```text
+/// rows (10)   a3   b5   a9   a12   | a14   b16 |
+/// dedup       a3   b5              | a14   b16
+/// distinct    a    b                       b
+/// ```
+///
+/// What is given comes in the order of the rows, with their times and messages. A null in the key is a value like others. No
+/// row is rejected.
+///
+/// # State
+/// A time of each key, by key group; all of it stays in memory. A key is forgotten when the watermark is twice the span behind
+/// that; without watermarks, never.
 pub struct Dedup {
     keys: KeyColumns,
     names: Vec<String>,
@@ -197,5 +211,21 @@ mod tests {
         assert_eq!(bench.operator().noted.len(), 1, "a repeat may still come late");
         bench.watermark(at(21));
         assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_repeat_is_near_the_first_row_for_dedup_and_near_the_newest_for_distinct() {
+        let schema = batch(&[(0, "", 0)]).rows().schema();
+        let keys = KeyColumns::new(&schema, &["key".to_owned()]).unwrap();
+        let distinct = Dedup::distinct(&schema, keys, Duration::from_micros(10)).unwrap();
+        let (mut dedup, mut distinct) = (Bench::new(dedup()), Bench::new(distinct));
+        for part in [&[(3, "a", 3), (5, "b", 5), (9, "a", 9), (12, "a", 12)][..], &[(14, "a", 14), (16, "b", 16)]] {
+            dedup.batch(batch(part));
+            distinct.batch(batch(part));
+        }
+        let passed: Vec<i64> = dedup.take_batches().iter().flat_map(|batch| ints(batch.rows(), "n")).collect();
+        assert_eq!(passed, [3, 5, 14, 16]);
+        let times: Vec<_> = distinct.take_batches().iter().flat_map(|batch| batch.times().to_vec()).collect();
+        assert_eq!(times, [3, 5, 16].map(at));
     }
 }

@@ -26,7 +26,7 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// rows                    1   2 |   |   4 |   |  the end
 /// watermark                     | 5 |     | 6 |
 /// OnClose                                     |  7
-/// Every(4)                          | 3       |  7
+/// Every(4)                      | 3           |  7
 /// OnChange, two batches     3           7     |  7
 /// ```
 ///

@@ -19,6 +19,13 @@ use crate::{Fault, Result};
 
 /// The best rows of each group: so many, in an order that SQL expressions say, `price desc`. Which of rows that are equal in
 /// that order are the better ones, their times and then their columns say, so that it does not depend on how they come.
+///
+/// ```text
+/// rows (tumbling, 10)    a: 5   b: 9   a: 9   c: 1 |
+/// watermark                                        | 10
+/// the best by n desc                               | b: 9
+/// with ties                                        | b: 9   a: 9
+/// ```
 #[derive(Clone, Debug)]
 pub struct Top {
     rows: usize,

@@ -21,16 +21,53 @@ use crate::columnar::{Clock, ExprError};
 use crate::window::{Emit, TimeWindows};
 use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
-/// Takes rows by key into windows of equal length: see [`TimeWindowed`](crate::window::TimeWindowed) for when results come,
-/// and [`Emit`] for those that come early. Rows of results have the columns of the key, `window_start`, `window_end` and what
-/// is computed, or are the best of the rows; they come in the order of keys. Rows that an expression cannot be computed for
-/// go to port 1; rows that are late to port 2, which may be left open.
+/// Takes rows by key into windows of equal length, as [`TimeWindowed`](crate::window::TimeWindowed) does. A window gives its
+/// results when the watermark reaches its end; [`Emit`] says which come early.
+///
+/// ```text
+/// rows (tumbling, 10)    b 3   a 7   b 12 |    | b 9 |
+/// watermark                               | 10 |     |  the end
+/// results                                 | [0,10) of a: 7, [0,10) of b: 3     | [10,20) of b: 12
+/// late                                         | b 9 |
+/// ```
+///
+/// Rows of results have the columns of the key, `window_start`, `window_end` (timestamps, in microseconds) and what is
+/// computed, or are the best of the rows. Those of a window come in the order of keys, with its last microsecond as their time.
 ///
 /// A result that late rows changed is given again once for the batch that they came in, at the last time of its window: windows
 /// behind take it for late, unless they allow for as much.
 ///
 /// # State
-/// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again.
+/// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again. It goes when the last
+/// window of the pane is closed, and no lateness is allowed for it any more.
+///
+/// # Errors
+/// Rows that an expression cannot be computed for go to port 1, and so do groups that a result cannot be computed for; rows all
+/// of whose windows are closed go to port 2, `late`, which may be left open. Both are JSON text.
+///
+/// # Examples
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+/// use arrow::datatypes::Int64Type;
+/// use millstream_operators::columnar::{Aggregates, KeyColumns, WindowAggregate};
+/// use millstream_operators::{Batch, Timestamp, testkit::Bench, window::tumbling};
+///
+/// let (keys, numbers) = (StringArray::from(vec!["b", "a", "b"]), Int64Array::from(vec![3, 7, 12]));
+/// let rows = [("key", Arc::new(keys) as ArrayRef), ("n", Arc::new(numbers))];
+/// let rows = RecordBatch::try_from_iter(rows).unwrap();
+/// let schema = rows.schema();
+///
+/// let by = KeyColumns::new(&schema, &["key".to_owned()]).unwrap();
+/// let total = Aggregates::compile(&[("total".to_owned(), "sum(n)".to_owned())], &schema).unwrap();
+/// let (windows, clock) = (tumbling(Duration::from_micros(10)), Arc::new(|| Timestamp::from_micros(0)));
+/// let mut bench = Bench::new(WindowAggregate::new(&schema, windows, by, total, clock).unwrap());
+/// bench.batch(Batch::new([3, 7, 12].map(Timestamp::from_micros).to_vec(), rows).unwrap());
+/// bench.watermark(Timestamp::from_micros(10));
+/// let results = bench.take_batches().remove(0);
+/// let total = results.rows().column_by_name("total").unwrap();
+/// assert_eq!(total.as_primitive::<Int64Type>().values(), &[7, 3]);
+/// ```
 pub struct WindowAggregate {
     windows: TimeWindows,
     early: Early<(i64, KeyBytes)>,

@@ -16,14 +16,28 @@ use crate::graph::{DynOperator, InPort, Make, Node, OutPort, Role, Subtask, eras
 /// Rows of two frames that have the same key: the verbs say which of them belong together, and what is given. See
 /// [`Join`](millstream_operators::columnar::Join) for what comes when.
 ///
-/// ```no_run
-/// # use std::time::Duration;
-/// # use millstream_pipelines::dsl::Frame;
-/// use millstream_operators::columnar::Bound;
-/// # fn joined(orders: Frame, payments: Frame) -> Frame {
-/// let paid = orders.key_by(["id"]).join(payments.key_by(["order_id"])).prefix("payment_");
-/// paid.inner("paid", Bound::within(Duration::ZERO, Duration::from_secs(3600)))
+/// ```
+/// use std::time::Duration;
+/// use millstream_operators::{columnar::{Bound, schema}, watermarks::ascending};
+/// # use millstream_operators::{Fault, PortType};
+/// # use millstream_pipelines::{dsl::{Frame, OnRejected, Pipeline}, graph::{Node, OutPort, Role}};
+/// # fn declared(pipeline: &Pipeline, name: &str, schema: arrow::datatypes::SchemaRef) -> Frame {
+/// #     let mut node = Node::new(name, "list", Role::Source(std::sync::Arc::new(|_| Err(Fault::bug("only declared")))));
+/// #     node.outputs = vec![PortType::of::<arrow::array::RecordBatch>("out")];
+/// #     let frame = Frame::at(pipeline.clone(), OutPort { node: pipeline.add(node), port: 0 }, schema);
+/// #     frame.on_rejected(OnRejected::Drop).event_time(&format!("{name}_at"), "at", ascending())
 /// # }
+///
+/// let orders = [("id", "utf8"), ("amount", "float64"), ("at", "timestamp")];
+/// let payments = [("order_id", "utf8"), ("amount", "float64"), ("at", "timestamp")];
+/// let pipeline = Pipeline::new("paid");
+/// # let orders = declared(&pipeline, "orders", schema(orders).unwrap());
+/// # let payments = declared(&pipeline, "payments", schema(payments).unwrap());
+/// let both = orders.key_by(["id"]).join(payments.key_by(["order_id"])).prefix("payment_");
+/// let paid = both.inner("paid", Bound::within(Duration::ZERO, Duration::from_secs(3_600)));
+/// assert!(paid.schema().column_with_name("payment_amount").is_some());
+/// paid.discard("out");
+/// pipeline.build().unwrap();
 /// ```
 #[derive(Clone, Debug)]
 pub struct JoinedFrame {

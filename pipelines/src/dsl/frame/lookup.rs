@@ -29,7 +29,8 @@ pub struct LookupValues {
 
 impl Frame {
     /// Each row with the columns that a table outside has for its key at that moment. Rows whose entry cannot be read are
-    /// rejected. The first row waits until the whole table is there; see [`Stream::lookup`](crate::dsl::Stream::lookup).
+    /// rejected. The first row waits until the whole table is there; see [`Stream::lookup`](crate::dsl::Stream::lookup), and
+    /// [`Lookup`] for a timeline.
     #[must_use]
     pub fn lookup(self, name: &str, table: &TableNode, values: LookupValues) -> Frame {
         let make = |frame: &Frame| {

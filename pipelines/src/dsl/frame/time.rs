@@ -13,6 +13,31 @@ use super::{ColumnWindows, Frame, WindowedFrame};
 use crate::dsl::pipeline::of_node;
 
 /// Rows of columns that are grouped by some of them: rows of one key meet in one subtask of the next node.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use millstream_operators::{columnar::schema, watermarks::bounded_lateness, window::tumbling};
+/// use millstream_pipelines::dsl::{OnRejected, best};
+/// # use millstream_pipelines::{dsl::{Frame, Pipeline}, graph::{Node, OutPort, Role}};
+/// # use millstream_operators::{Fault, PortType};
+/// # fn declared(pipeline: &Pipeline, schema: arrow::datatypes::SchemaRef) -> Frame {
+/// #     let mut node = Node::new("orders", "list", Role::Source(std::sync::Arc::new(|_| Err(Fault::bug("only declared")))));
+/// #     node.outputs = vec![PortType::of::<arrow::array::RecordBatch>("out")];
+/// #     Frame::at(pipeline.clone(), OutPort { node: pipeline.add(node), port: 0 }, schema)
+/// # }
+///
+/// let columns = [("id", "utf8"), ("customer", "utf8"), ("amount", "float64"), ("at", "timestamp")];
+/// let pipeline = Pipeline::new("orders");
+/// # let orders = declared(&pipeline, schema(columns).unwrap()).on_rejected(OnRejected::Drop);
+/// let orders = orders.event_time("at", "at", bounded_lateness(Duration::from_secs(5)));
+/// let once = orders.key_by(["id"]).dedup("once", Duration::from_secs(600));
+/// let minutes = || once.clone().key_by(["customer"]).window(tumbling(Duration::from_secs(60)));
+/// minutes().aggregate("totals", [("orders", "count(*)"), ("total", "sum(amount)")]).discard("totals_out");
+/// minutes().top("largest", &best(3, "amount desc")).discard("largest_out");
+/// once.key_by(["customer"]).distinct("customers", Duration::from_secs(86_400)).discard("customers_out");
+/// pipeline.build().unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct KeyedFrame {
     frame: Frame,
@@ -20,8 +45,8 @@ pub struct KeyedFrame {
 }
 
 impl Frame {
-    /// Each row gets the event time that stands in a column of timestamps, and watermarks follow as `watermarks` says.
-    /// Rows without a time, and those too far ahead of their message, are rejected.
+    /// Each row gets the event time that stands in a column of timestamps, and watermarks follow as `watermarks` says: see
+    /// [`EventTime`] for a timeline. Rows without a time, and those too far ahead of their message, are rejected.
     #[must_use]
     pub fn event_time(self, name: &str, column: &str, watermarks: Watermarks) -> Frame {
         let make = |frame: &Frame| {
@@ -40,7 +65,7 @@ impl Frame {
     }
 
     /// As [`Stream::processing_time`](crate::dsl::Stream::processing_time): each row gets the time of the engine's clock when it
-    /// comes.
+    /// comes. See [`ByClock`] for a timeline.
     #[must_use]
     pub fn processing_time(self, name: &str, every: Duration) -> Frame {
         let make = |frame: &Frame| {
@@ -71,13 +96,15 @@ impl KeyedFrame {
         &self.columns
     }
 
-    /// Rows of each key fall into windows: `tumbling`, `sliding`, or one of the others of [`ColumnWindows`].
+    /// Rows of each key fall into windows: `tumbling`, `sliding`, or one of the others of [`ColumnWindows`]. Windows of no
+    /// length are reported by [`build`](crate::dsl::Pipeline::build).
     pub fn window(self, windows: impl Into<ColumnWindows>) -> WindowedFrame {
         WindowedFrame::new(self, windows.into())
     }
 
     /// The first row of a key passes; those of the same key whose event times are within `within` of it are dropped, also
-    /// when they are late by up to `within`. Keys are forgotten as event time goes on, so it needs an event time upstream.
+    /// when they are late by up to `within`: see [`Dedup`] for a timeline. Keys are forgotten as event time goes on, so it needs
+    /// an event time upstream.
     #[must_use]
     pub fn dedup(self, name: &str, within: Duration) -> Frame {
         let make = |frame: &Frame| {
@@ -95,8 +122,8 @@ impl KeyedFrame {
     }
 
     /// Each key once, as a row of its columns: it goes on with its first row, and again only if none of it came for `ttl` of
-    /// event time; rows may be late by up to `ttl`. Keys are forgotten as event time goes on, so it needs an event time
-    /// upstream.
+    /// event time; rows may be late by up to `ttl`; see [`Dedup`] for a timeline. Keys are forgotten as event time goes on, so it
+    /// needs an event time upstream.
     #[must_use]
     pub fn distinct(self, name: &str, ttl: Duration) -> Frame {
         let make = |frame: &Frame| {

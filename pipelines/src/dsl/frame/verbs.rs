@@ -87,7 +87,8 @@ impl Frame {
         self
     }
 
-    /// Rows for which the expression is true go on.
+    /// Rows for which the expression is true go on; null is not true. See [`Filter`] for a timeline. Rows that it cannot be
+    /// computed for are rejected.
     #[must_use]
     pub fn filter(self, name: &str, predicate: &str) -> Frame {
         let make = |frame: &Frame| {
@@ -106,7 +107,7 @@ impl Frame {
     }
 
     /// Columns are computed and set: those that are there are replaced where they stand, new ones come last. All
-    /// expressions see the columns as they were.
+    /// expressions see the columns as they were. Rows that one cannot be computed for are rejected, whole: see [`Select`].
     #[must_use]
     pub fn set<N: Into<String>, S: AsRef<str>>(self, name: &str, columns: impl IntoIterator<Item = (N, S)>) -> Frame {
         self.set_as(name, "set", columns)
@@ -131,7 +132,7 @@ impl Frame {
         self.then(make)
     }
 
-    /// These columns and no others, in this order.
+    /// These columns and no others, in this order. Rows that one cannot be computed for are rejected, whole: see [`Select`].
     #[must_use]
     pub fn select<N: Into<String>, S: AsRef<str>>(
         self,
@@ -173,7 +174,7 @@ impl Frame {
         self.then(make)
     }
 
-    /// One row for each item of a list column; see [`Explode`].
+    /// One row for each item of a list column: see [`Explode`] for a timeline, and for `keep_empty` and `flatten`.
     #[must_use]
     pub fn explode(self, name: &str, column: &str, keep_empty: bool, flatten: bool) -> Frame {
         let make = |frame: &Frame| {
@@ -188,7 +189,8 @@ impl Frame {
         self.then(make)
     }
 
-    /// Rows part: each goes to the first of the routes whose expression is true, and to the last frame if none is.
+    /// Rows part: each goes to the first of the routes whose expression is true, and to the last frame if none is. Those that an
+    /// expression cannot be computed for are rejected: see [`Route`](RouteRows).
     pub fn route<N: Into<String>, S: AsRef<str>>(
         self,
         name: &str,
@@ -220,7 +222,7 @@ impl Frame {
         make(&self)
     }
 
-    /// This frame and others with the same columns become one.
+    /// This frame and others with the same columns become one, as their rows come: see [`Merge`].
     #[must_use]
     pub fn merge(self, name: &str, others: impl IntoIterator<Item = Frame>) -> Frame {
         let frames: Vec<Frame> = std::iter::once(self.clone()).chain(others).collect();
@@ -260,7 +262,8 @@ impl Frame {
         self.pipeline.connect(self.port, to, route);
     }
 
-    /// No more than so many rows pass in a span of time; the others wait, and what is upstream with them.
+    /// No more than so many rows pass in a span of time, by the engine's clock; the others wait, and what is upstream with
+    /// them. None is lost.
     #[must_use]
     pub fn throttle(self, name: &str, rows: u64, per: Duration) -> Frame {
         let make = |frame: &Frame| {
@@ -275,14 +278,15 @@ impl Frame {
         self.then(make)
     }
 
-    /// No more than so many rows pass in a span of time; the others are dropped and counted.
+    /// No more than so many rows pass in a span of time, by the engine's clock; the others are dropped and counted: see
+    /// [`ThrottleDrop`].
     #[must_use]
     pub fn throttle_drop(self, name: &str, rows: u64, per: Duration) -> Frame {
         let schema = Arc::clone(&self.schema);
         self.operator(name, "throttle_drop", &schema, move |_| Ok(ThrottleDrop::<RecordBatch>::new(rows, per)))
     }
 
-    /// The first of every `n` rows passes.
+    /// The first of every `n` rows passes: see [`Sample`].
     #[must_use]
     pub fn sample(self, name: &str, n: u64) -> Frame {
         let schema = Arc::clone(&self.schema);

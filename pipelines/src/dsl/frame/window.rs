@@ -66,7 +66,9 @@ impl fmt::Display for ColumnWindows {
     }
 }
 
-/// Rows of columns that fall into windows by key, to be aggregated there.
+/// Rows of columns that fall into windows by key, to be aggregated there. The operators show when results come:
+/// [`WindowAggregate`], [`SessionAggregate`], [`CountAggregate`], [`LastAggregate`] and [`GlobalAggregate`]; there is an example
+/// at [`KeyedFrame`].
 #[derive(Clone, Debug)]
 pub struct WindowedFrame {
     keyed: KeyedFrame,
@@ -118,7 +120,8 @@ impl WindowedFrame {
     }
 
     /// What is computed of the rows of each key in each window: named SQL expressions over aggregates, such as `count(*)`
-    /// and `sum(amount)`. The rows that come of it have the columns of the key, `window_start`, `window_end`, and these.
+    /// and `sum(amount)`. The rows that come of it have the columns of the key, `window_start`, `window_end` (timestamps), and
+    /// these. Rows and groups that something cannot be computed for are rejected.
     #[must_use]
     pub fn aggregate<N: Into<String>, S: AsRef<str>>(
         self,
@@ -132,7 +135,7 @@ impl WindowedFrame {
     }
 
     /// The best rows of each key in each window, best first: `&best(1, "price desc").ties()`. They keep their columns;
-    /// `window_start` and `window_end` stand behind, unless they have columns of these names.
+    /// `window_start` and `window_end` stand behind, unless they have columns of these names. See [`Top`] for a timeline.
     #[must_use]
     pub fn top(self, name: &str, best: &Best) -> Frame {
         let ties = if best.ties { " with ties" } else { "" };

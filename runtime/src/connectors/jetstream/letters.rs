@@ -6,7 +6,14 @@ use millstream_operators::{
 };
 use serde::Serialize;
 
-/// Makes records of rejected rows.
+/// Makes records of rejected rows: dead letters, which say in headers why and where from.
+///
+/// ```text
+/// rejected by orders/json    {"a, which came as message 7 of ORDERS
+/// given to mill.dlq.p.orders {"a, Mill-Dlq-Reason: decode, Mill-Dlq-Stream: ORDERS, Mill-Dlq-Seq: 7, …
+/// ```
+///
+/// The payload is that of the message, bit for bit; where a row came of no single message, it is the row as JSON.
 pub(super) struct Letters<T> {
     pipeline: String,
     rows: std::marker::PhantomData<fn(T)>,
