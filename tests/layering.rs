@@ -124,7 +124,7 @@ fn operators_in(text: &str) -> Vec<(String, Vec<&str>)> {
             let rest = line.strip_prefix("pub struct ").and_then(|line| line.strip_prefix(name));
             rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
         };
-        let at = lines.iter().position(|line| begins(line))?;
+        let at = lines.iter().position(begins)?;
         let docs = lines.iter().take(at).rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
         Some((name.to_owned(), docs.copied().collect()))
     };

@@ -348,7 +348,10 @@ mod tests {
 
     #[test]
     fn a_row_for_a_side_output_that_is_not_declared_is_a_fault_and_not_lost() {
-        fn given<V: Send + Copy + 'static>(side: impl Fn() -> Side<V> + Send + Sync + 'static, row: V) -> String {
+        fn given<V: Send + Sync + Copy + 'static>(
+            side: impl Fn() -> Side<V> + Send + Sync + 'static,
+            row: V,
+        ) -> String {
             let on_row = move |visit: &mut Visit<'_, '_, u8, u32, u8>, _: u8| visit.give_to(&side(), row);
             let key: KeyOf<u8, u8> = Arc::new(|row: &u8| *row);
             let process = Process::new(key, Arc::new(on_row), Arc::new(|_: &mut Visit<'_, '_, u8, u32, u8>| {}));

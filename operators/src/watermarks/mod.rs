@@ -2,6 +2,7 @@
 
 mod by_clock;
 mod event_time;
+mod part;
 mod progress;
 mod strategy;
 

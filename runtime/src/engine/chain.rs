@@ -56,6 +56,8 @@ struct Link {
     pending: Option<Pending>,
     // Rows into each node of a pass, as last seen.
     counted: Vec<u64>,
+    // How far event time has come here.
+    now: Timestamp,
 }
 
 enum Pending {
@@ -82,7 +84,8 @@ const ROOM_ROWS: usize = 4 * 1024;
 
 impl Chain {
     pub(crate) fn new(links: impl IntoIterator<Item = LinkSpec>) -> Self {
-        let link = |spec| Link { spec, queue: VecDeque::new(), pending: None, counted: Vec::new() };
+        let link =
+            |spec| Link { spec, queue: VecDeque::new(), pending: None, counted: Vec::new(), now: Timestamp::MIN };
         let links = links.into_iter().map(link).collect();
         Chain { links, ..Chain::default() }
     }
@@ -111,6 +114,9 @@ impl Chain {
         let (head, tail) = self.links.split_at_mut(at + 1);
         let Some(link) = head.last_mut() else { return Ok(false) };
         let pending = link.pending.take().or_else(|| link.queue.pop_front().map(Pending::Again));
+        if let Some(Pending::Again(Item::Watermark(Watermark::At(now)))) = &pending {
+            link.now = *now;
+        }
         let LinkSpec { operator, node, metrics } = &mut link.spec;
         let mut emit = LinkOut {
             link: at,
@@ -119,6 +125,7 @@ impl Chain {
             wakes: &mut self.wakes,
             rows_out: &mut self.rows_out,
             metrics: metrics.last(),
+            now: link.now,
         };
         if let (Some(Pending::Again(Item::Batch(_, batch))), Some(first)) = (&pending, metrics.first()) {
             first.came_in(batch.len());
@@ -298,12 +305,16 @@ struct LinkOut<'a> {
     wakes: &'a mut Vec<Wake>,
     rows_out: &'a mut usize,
     metrics: Option<&'a Arc<NodeMetrics>>,
+    now: Timestamp,
 }
 
 impl Emit for LinkOut<'_> {
     fn emit(&mut self, port: usize, batch: AnyBatch) {
         if let Some(metrics) = self.metrics {
             metrics.went_out(port, batch.len());
+            if port > 0 {
+                metrics.notes_late(port, self.now, batch.times());
+            }
         }
         match &mut self.next {
             Some(next) if port == 0 => next.queue.push_back(Item::Batch(0, batch)),

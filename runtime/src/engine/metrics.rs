@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use hdrhistogram::Histogram;
-use millstream_operators::SpillGauge;
+use millstream_operators::{SpillGauge, Timestamp};
 use millstream_pipelines::graph::Graph;
 
 use super::channel::Budget;
@@ -33,6 +33,9 @@ pub struct NodeMetrics {
     rows_rejected: AtomicU64,
     /// Which of its outputs are of rejected rows.
     rejecting: OnceLock<Vec<bool>>,
+    /// Which of them is that of late rows.
+    late: OnceLock<usize>,
+    lateness: Mutex<Option<Histogram<u64>>>,
     batches: AtomicU64,
     lag: AtomicU64,
     lag_known: AtomicBool,
@@ -72,6 +75,8 @@ pub struct NodeSnapshot {
     /// From when the source stored a message until its rows were taken over by this sink: median, 99th percentile and
     /// maximum.
     pub latency: Option<[Duration; 3]>,
+    /// How far the rows that it refused as late were behind the watermark: median, 99th percentile and maximum.
+    pub lateness: Option<[Duration; 3]>,
 }
 
 /// The last checkpoint.
@@ -116,7 +121,10 @@ impl Metrics {
         for node in &graph.nodes {
             let rejecting = node.outputs.iter().map(|port| port.name_causes().is_some()).collect();
             // A graph that runs again has the same outputs.
-            let _ = self.node(&node.name).rejecting.set(rejecting);
+            let metrics = self.node(&node.name);
+            let _ = metrics.rejecting.set(rejecting);
+            let late = node.outputs.iter().position(|port| port.name() == "late" && port.name_causes().is_some());
+            late.map(|port| metrics.late.set(port));
         }
     }
 
@@ -195,11 +203,6 @@ impl Metrics {
     fn snapshot(&self, name: &str, node: &NodeMetrics) -> NodeSnapshot {
         let queues = self.0.queues.get(name);
         let fill = queues.map_or(0.0, |queues| queues.iter().map(Budget::fill).fold(0.0, f64::max));
-        let latency = node.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        let latency = latency.as_ref().filter(|histogram| !histogram.is_empty()).map(|histogram| {
-            [histogram.value_at_quantile(0.5), histogram.value_at_quantile(0.99), histogram.max()]
-                .map(Duration::from_micros)
-        });
         NodeSnapshot {
             node: name.to_owned(),
             rows_in: node.rows_in.load(Ordering::Relaxed),
@@ -209,10 +212,34 @@ impl Metrics {
             lag: node.lag_known.load(Ordering::Relaxed).then(|| node.lag.load(Ordering::Relaxed)),
             queue_fill: fill,
             stalled: node.stalled.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            latency,
+            latency: median_p99_max(&node.latency),
+            lateness: median_p99_max(&node.lateness),
         }
     }
 }
+
+fn median_p99_max(of: &Mutex<Option<Histogram<u64>>>) -> Option<[Duration; 3]> {
+    let of = of.lock().unwrap_or_else(PoisonError::into_inner);
+    let histogram = of.as_ref().filter(|histogram| !histogram.is_empty())?;
+    let values = [histogram.value_at_quantile(0.5), histogram.value_at_quantile(0.99), histogram.max()];
+    Some(values.map(Duration::from_micros))
+}
+
+/// Adds to a histogram of times up to so many microseconds, with three digits: at most some 150 KiB.
+fn record(to: &Mutex<Option<Histogram<u64>>>, most: u64, times: impl Iterator<Item = Duration>) {
+    let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
+    if to.is_none() {
+        *to = Histogram::new_with_bounds(1, most, 3).ok();
+    }
+    if let Some(histogram) = to.as_mut() {
+        for time in times {
+            histogram.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+const AN_HOUR: u64 = 3_600_000_000;
+const A_YEAR: u64 = 365 * 24 * AN_HOUR;
 
 impl NodeMetrics {
     pub(crate) fn came_in(&self, rows: usize) {
@@ -237,13 +264,13 @@ impl NodeMetrics {
     }
 
     pub(crate) fn record_latency(&self, took: Duration) {
-        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
-        // Up to an hour, with three digits: at most some 100 KiB a sink.
-        if latency.is_none() {
-            *latency = Histogram::new_with_bounds(1, 3_600_000_000, 3).ok();
-        }
-        if let Some(histogram) = latency.as_mut() {
-            histogram.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        record(&self.latency, AN_HOUR, std::iter::once(took));
+    }
+
+    /// Rows with these times went out at a port while event time had come to `now`.
+    pub(crate) fn notes_late(&self, port: usize, now: Timestamp, times: &[Timestamp]) {
+        if self.late.get() == Some(&port) {
+            record(&self.lateness, A_YEAR, times.iter().map(|time| now.since(*time)));
         }
     }
 }
@@ -273,11 +300,17 @@ mod tests {
         node.went_out(1, 2);
         node.went_out(2, 3);
         node.record_latency(Duration::from_millis(5));
+        let _ = node.late.set(2);
+        let at = Timestamp::from_millis;
+        node.notes_late(2, at(100), &[at(40), at(90)]);
+        node.notes_late(1, at(100), &[at(1)]);
         node.stalled(Some("stream TOTALS is full".into()));
         let seen = metrics.nodes().remove(0);
         assert_eq!((seen.rows_in, seen.rows_out, seen.rows_rejected, seen.batches), (10, 7, 3, 1));
         assert_eq!(seen.stalled.as_deref(), Some("stream TOTALS is full"));
         assert!(seen.latency.unwrap()[0] >= Duration::from_millis(4));
+        let [median, .., most] = seen.lateness.unwrap();
+        assert_eq!((median.as_millis(), most.as_millis()), (10, 60));
         assert_eq!(seen.lag, None);
     }
 }

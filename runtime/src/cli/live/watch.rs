@@ -57,8 +57,16 @@ impl Watch {
         self.sample();
         let (Some(end), elapsed) = (self.samples.back(), self.clock.since(self.began)) else { return };
         let idle = end.nodes.iter().all(|node| node.rows_in == 0);
+        let late = end.nodes.iter().filter_map(|node| Some((node.node.as_str(), node.lateness?)));
         if self.live && !idle {
-            return output::say(&table::table(&self.shape, end, elapsed));
+            output::say(&table::table(&self.shape, end, elapsed));
+            for (node, [median, _, most]) in late {
+                output::say(&format!("late rows at {node}: {median:.1?} behind the watermark, {most:.1?} at most"));
+            }
+            return;
+        }
+        for (node, [median, p99, most]) in late {
+            tracing::info!(pipeline = self.shape.pipeline, node, ?median, ?p99, ?most, "how late its late rows were");
         }
         for name in &self.shape.nodes {
             let Some(node) = end.node(name).filter(|_| !idle) else { continue };
