@@ -12,6 +12,7 @@ mod quantile;
 mod sum;
 mod top_rows;
 mod tuple;
+mod versioned;
 
 pub use collect::{Collect, First, Last, Top, collect, first, last, top};
 pub use count::{Count, count};
@@ -21,9 +22,10 @@ pub use mean::{Mean, Variance, mean, variance};
 pub use quantile::{Quantile, quantile};
 pub use sum::{Number, Sum, sum};
 pub use top_rows::{TopRows, top_rows};
+pub use versioned::{Versioned, of_version};
 
 use crate::port::short_type_name;
-use crate::{StateValue, Timestamp};
+use crate::{StateValue, Timestamp, Versions};
 
 /// What is computed of rows, piece by piece: a state that takes rows in, can be put together with another, and gives a
 /// result at any time.
@@ -73,6 +75,12 @@ pub trait Aggregate<T>: Send + Sync + 'static {
         // Names of closures and rows change with the program around them, and state stays what it was.
         let name = std::any::type_name::<Self>();
         short_type_name(name.split('<').next().unwrap_or(name))
+    }
+
+    /// The version of what is kept, and how what an older program kept becomes such: version 1 unless an aggregate says
+    /// otherwise, or [`of_version`] does.
+    fn versions(&self) -> Versions<Self::State> {
+        Versions::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Several aggregates at once.
 
 use super::Aggregate;
-use crate::Timestamp;
+use crate::{Timestamp, Versions};
 
 macro_rules! tuples {
     ($(($($part:ident $at:tt),+))*) => {$(
@@ -27,6 +27,11 @@ macro_rules! tuples {
 
             fn shape(&self) -> String {
                 format!("({})", [$(self.$at.shape()),+].join(", "))
+            }
+
+            /// What is kept is that of all of them: say of all of them how it was before.
+            fn versions(&self) -> Versions<Self::State> {
+                Versions::new([$(self.$at.versions().version()),+].into_iter().max().unwrap_or(1))
             }
         }
     )*};

@@ -1,20 +1,27 @@
 //! [`Gathered`]: the rows of both sides in a window, as an aggregate.
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pair, Sided};
+use super::{Pair, RowVersions, Sided};
 use crate::aggregate::Aggregate;
-use crate::{StateValue, Timestamp};
+use crate::state::{AsSaved, ReadError};
+use crate::{Result, StateValue, Timestamp, Versions};
 
 /// Gathers the rows of both sides, in the order in which they came.
-pub struct Gathered<L, R>(PhantomData<fn() -> (L, R)>);
+pub struct Gathered<L, R>(RowVersions<L, R>);
+
+impl<L, R> Gathered<L, R> {
+    /// The aggregate of rows that are of these versions.
+    pub fn new(versions: RowVersions<L, R>) -> Self {
+        Gathered(versions)
+    }
+}
 
 impl<L, R> Default for Gathered<L, R> {
     fn default() -> Self {
-        Gathered(PhantomData)
+        Gathered::new(RowVersions::default())
     }
 }
 
@@ -25,6 +32,18 @@ pub struct Both<L, R> {
     pub left: Vec<L>,
     /// Those of the right.
     pub right: Vec<R>,
+}
+
+impl<L, R> Both<L, R> {
+    /// The same, of rows of another version.
+    fn put(
+        both: Both<AsSaved, AsSaved>,
+        left: &dyn Fn(AsSaved) -> Result<L, ReadError>,
+        right: &dyn Fn(AsSaved) -> Result<R, ReadError>,
+    ) -> Result<Self, ReadError> {
+        let left = both.left.into_iter().map(left).collect::<Result<_, _>>()?;
+        Ok(Both { left, right: both.right.into_iter().map(right).collect::<Result<_, _>>()? })
+    }
 }
 
 impl<L: Clone, R: Clone> Both<L, R> {
@@ -64,6 +83,10 @@ impl<L: StateValue, R: StateValue> Aggregate<Sided<L, R>> for Gathered<L, R> {
 
     fn result(&self, both: &Both<L, R>) -> Both<L, R> {
         both.clone()
+    }
+
+    fn versions(&self) -> Versions<Both<L, R>> {
+        self.0.of(Both::put)
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Pair, Sided, Unbounded, within};
+use super::{Interval, Pair, RowVersions, Sided, Unbounded, within};
 use crate::bugs::{Bug, planted};
+use crate::state::{AsSaved, ReadError};
 use crate::window::{KeyOf, UNJOINED, late_port, refuse_late};
 use crate::{
     Batch, Keyed, Operator, Origins, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, TimeKeeping,
@@ -35,6 +36,22 @@ struct Sides<L, R> {
     // The times of those of the left that tell until when they wait, by that: it is not saved, and made when it is needed.
     #[serde(skip)]
     ends: Option<BTreeMap<Timestamp, BTreeSet<Timestamp>>>,
+}
+
+impl<L, R> Sides<L, R> {
+    /// The same, of rows of another version.
+    fn put(
+        sides: Sides<AsSaved, AsSaved>,
+        left: &dyn Fn(AsSaved) -> Result<L, ReadError>,
+        right: &dyn Fn(AsSaved) -> Result<R, ReadError>,
+    ) -> Result<Self, ReadError> {
+        Ok(Sides { left: by_time(sides.left, left)?, right: by_time(sides.right, right)?, ends: None })
+    }
+}
+
+fn by_time<T>(rows: ByTime<AsSaved>, read: &dyn Fn(AsSaved) -> Result<T, ReadError>) -> Result<ByTime<T>, ReadError> {
+    let held = |Held { row, paired, until }| Ok::<_, ReadError>(Held { row: read(row)?, paired, until });
+    rows.into_iter().map(|(time, rows)| Ok((time, rows.into_iter().map(held).collect::<Result<_, _>>()?))).collect()
 }
 
 impl<L, R> Default for Sides<L, R> {
@@ -103,6 +120,7 @@ pub struct IntervalJoin<L, R, K> {
     // Rows that are so much behind the watermark are not late yet.
     late_after: Duration,
     key: KeyOf<Sided<L, R>, K>,
+    row_versions: RowVersions<L, R>,
     sides: Keyed<K, Sides<L, R>>,
     timers: Timers<K>,
     // Rows before this are late.
@@ -128,6 +146,7 @@ impl<L, R, K: StateKey> IntervalJoin<L, R, K> {
             until: None,
             late_after: Duration::ZERO,
             key,
+            row_versions: RowVersions::default(),
             sides: Keyed::default(),
             timers: Timers::default(),
             horizon: Timestamp::MIN,
@@ -152,6 +171,13 @@ impl<L, R, K: StateKey> IntervalJoin<L, R, K> {
     #[must_use]
     pub fn once(mut self) -> Self {
         self.once = true;
+        self
+    }
+
+    /// The same join, whose rows are of these versions.
+    #[must_use]
+    pub fn row_versions(mut self, versions: RowVersions<L, R>) -> Self {
+        self.row_versions = versions;
         self
     }
 
@@ -349,7 +375,7 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for IntervalJoin<L, R, 
         visit.shape(&self.shape())?;
         visit.time("horizon", &mut self.horizon)?;
         visit.timers("timers", &mut self.timers)?;
-        visit.keyed("sides", &mut self.sides)?;
+        visit.keyed_as("sides", &mut self.sides, &self.row_versions.of(Sides::put))?;
         if visit.is_restoring() && planted(Bug::ForgetPairs) {
             let keys: Vec<K> = self.sides.iter().map(|(key, _)| key.clone()).collect();
             for key in keys {

@@ -10,9 +10,11 @@ mod sided;
 mod temporal;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 pub use bounds::{Interval, Unbounded, UntilInterval, unbounded, within};
 pub use gathered::{Both, Gathered};
 pub use interval::{IntervalJoin, UntilOf};
 pub use sided::{Pair, Sided};
 pub use temporal::TemporalJoin;
+pub use versions::RowVersions;

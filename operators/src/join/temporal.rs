@@ -6,7 +6,8 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pair, Sided};
+use super::{Pair, RowVersions, Sided};
+use crate::state::{AsSaved, ReadError};
 use crate::window::{KeyOf, UNJOINED, late_port, refuse_late};
 use crate::{
     Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp,
@@ -18,6 +19,23 @@ use crate::{
 struct Held<L, R> {
     waiting: BTreeMap<Timestamp, Vec<L>>,
     versions: BTreeMap<Timestamp, R>,
+}
+
+impl<L, R> Held<L, R> {
+    /// The same, of rows of another version.
+    fn put(
+        held: Held<AsSaved, AsSaved>,
+        left: &dyn Fn(AsSaved) -> Result<L, ReadError>,
+        right: &dyn Fn(AsSaved) -> Result<R, ReadError>,
+    ) -> Result<Self, ReadError> {
+        let waiting = held.waiting.into_iter();
+        let waiting = waiting.map(|(time, rows)| Ok((time, rows.into_iter().map(left).collect::<Result<_, _>>()?)));
+        let versions = held.versions.into_iter().map(|(time, row)| Ok((time, right(row)?)));
+        Ok(Held {
+            waiting: waiting.collect::<Result<_, ReadError>>()?,
+            versions: versions.collect::<Result<_, ReadError>>()?,
+        })
+    }
 }
 
 impl<L, R> Default for Held<L, R> {
@@ -48,6 +66,7 @@ impl<L, R> Default for Held<L, R> {
 /// may be left open.
 pub struct TemporalJoin<L, R, K> {
     key: KeyOf<Sided<L, R>, K>,
+    row_versions: RowVersions<L, R>,
     held: Keyed<K, Held<L, R>>,
     timers: Timers<K>,
     now: Timestamp,
@@ -56,7 +75,15 @@ pub struct TemporalJoin<L, R, K> {
 impl<L, R, K: StateKey> TemporalJoin<L, R, K> {
     /// The join.
     pub fn new(key: KeyOf<Sided<L, R>, K>) -> Self {
-        TemporalJoin { key, held: Keyed::default(), timers: Timers::default(), now: Timestamp::MIN }
+        let (held, timers, row_versions) = (Keyed::default(), Timers::default(), RowVersions::default());
+        TemporalJoin { key, row_versions, held, timers, now: Timestamp::MIN }
+    }
+
+    /// The same join, whose rows are of these versions.
+    #[must_use]
+    pub fn row_versions(mut self, versions: RowVersions<L, R>) -> Self {
+        self.row_versions = versions;
+        self
     }
 }
 
@@ -135,7 +162,7 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
         visit.shape("each row with the version of its time")?;
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
-        visit.keyed("held", &mut self.held)
+        visit.keyed_as("held", &mut self.held, &self.row_versions.of(Held::put))
     }
 
     fn sides(&self) -> Vec<PortType> {

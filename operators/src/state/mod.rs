@@ -1,5 +1,6 @@
 //! State: what operators keep, how they list it, and what is saved of it.
 
+mod as_saved;
 mod away;
 mod encoder;
 mod entries;
@@ -28,6 +29,7 @@ mod visitor;
 #[cfg(test)]
 mod visitor_tests;
 
+pub(crate) use as_saved::{AsSaved, ReadError};
 #[cfg(feature = "columnar")]
 pub(crate) use entries::{AwayEntries, FrozenEntries, key_of};
 #[cfg(all(test, feature = "columnar"))]
@@ -43,5 +45,6 @@ pub use run::Run;
 pub use saved::{Saved, Unsplittable};
 pub use spill::{Scan, Spill, SpillGauge, SpillStore, SpillTable, SpillView};
 pub use timers::Timers;
+pub(crate) use versions::Read;
 pub use versions::Versions;
 pub use visitor::{PaneGroups, StateVisitor};

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+use super::as_saved::{AsSaved, ReadError};
 use crate::{Fault, FaultKind};
 
 /// Reads a value off the front of some bytes.
-pub(super) type ReadValue<S> = dyn Fn(&mut &[u8]) -> Result<S, rmp_serde::decode::Error> + Send + Sync;
-pub(super) type Read<S> = Arc<ReadValue<S>>;
+pub(super) type ReadValue<S> = dyn Fn(&mut &[u8]) -> Result<S, ReadError> + Send + Sync;
+pub(crate) type Read<S> = Arc<ReadValue<S>>;
+
+/// Makes a value of what was saved, in which parts are as they were saved.
+pub(crate) type Put<Raw, S, W> = fn(Raw, &dyn Fn(AsSaved) -> Result<S, ReadError>) -> Result<W, ReadError>;
 
 /// The version of a type of state, and how values of older versions become such: where a program changes what it keeps, and is to
 /// go on from the checkpoints of the program before.
@@ -80,6 +84,28 @@ impl<S> Versions<S> {
     /// The version.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// Of values that have one of these in them: `put` makes such a value of what was saved, of which it reads the part with
+    /// what it is given.
+    pub(crate) fn within<Raw, W>(&self, put: Put<Raw, S, W>) -> Versions<W>
+    where
+        Raw: DeserializeOwned + 'static,
+        S: 'static,
+        W: 'static,
+    {
+        let within = |(version, read): (&u32, &Read<S>)| {
+            let read = Arc::clone(read);
+            let part = move |part: AsSaved| read(&mut part.bytes()?.as_slice());
+            let read: Read<W> = Arc::new(move |bytes: &mut &[u8]| put(rmp_serde::from_read(bytes)?, &part));
+            (*version, read)
+        };
+        Versions { version: self.version, from: self.from.iter().map(within).collect() }
+    }
+
+    /// Of state that is of this version now, where values of older ones are read so.
+    pub(crate) fn read_by(version: u32, from: BTreeMap<u32, Read<S>>) -> Self {
+        Versions { version, from }
     }
 
     /// How a value of a version is read; `None` if it is of this one.

@@ -178,9 +178,25 @@ impl<'a> StateVisitor<'a> {
     /// # Errors
     /// As [`value`](StateVisitor::value).
     pub fn panes<K: StateKey, S: StateValue>(&mut self, name: &str, panes: &mut BTreeMap<i64, Keyed<K, S>>) -> Result {
+        self.panes_as(name, panes, &Versions::default())
+    }
+
+    /// As [`panes`](StateVisitor::panes), of values whose type is of a version and may have been another before.
+    ///
+    /// # Errors
+    /// As [`keyed_as`](StateVisitor::keyed_as).
+    pub fn panes_as<K: StateKey, S: StateValue>(
+        &mut self,
+        name: &str,
+        panes: &mut BTreeMap<i64, Keyed<K, S>>,
+        versions: &Versions<S>,
+    ) -> Result {
         match &mut self.0 {
             Mode::Freeze(frozen) => {
                 for (pane, keyed) in panes {
+                    if versions.version() > 1 {
+                        frozen.small.versions.insert(format!("{name}/{pane}"), versions.version());
+                    }
                     frozen.keyed.push((format!("{name}/{pane}"), keyed.freeze()?));
                 }
             }
@@ -188,7 +204,7 @@ impl<'a> StateVisitor<'a> {
                 panes.clear();
                 for whole_name in restore.names() {
                     if let Some(pane) = pane_of(name, &whole_name) {
-                        panes.insert(pane, restore.keyed(&whole_name, &Versions::default())?);
+                        panes.insert(pane, restore.keyed(&whole_name, versions)?);
                     }
                 }
             }

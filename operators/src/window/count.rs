@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Firing, KeyOf, Windowed};
 use crate::aggregate::Aggregate;
+use crate::state::{AsSaved, ReadError};
 use crate::{Batch, Keyed, Operator, Outbox, Result, StateKey, StateVisitor, Timestamp, Turn};
 
 /// Windows of so many rows; see [`count_windows`].
@@ -37,6 +38,12 @@ pub(super) struct Open<S> {
 }
 
 impl<S> Open<S> {
+    /// The same, of what was aggregated in another version.
+    pub(super) fn put(open: Open<AsSaved>, read: &dyn Fn(AsSaved) -> Result<S, ReadError>) -> Result<Self, ReadError> {
+        let Open { rows, first, last, state } = open;
+        Ok(Open { rows, first, last, state: read(state)? })
+    }
+
     /// A window that begins with a row at `time`.
     pub(super) fn at(time: Timestamp, state: S) -> Self {
         Open { rows: 0, first: time, last: time, state }
@@ -131,7 +138,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for CountWindowed
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.shape(&format!("so many rows each: {}", self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
-        visit.keyed("open", &mut self.open)
+        visit.keyed_as("open", &mut self.open, &self.aggregate.versions().within(Open::put))
     }
 }
 

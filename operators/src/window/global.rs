@@ -157,7 +157,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for GlobalWindowe
         if let Emit::Every(_) = self.windows.emit {
             visit.timers("changed", &mut self.changed)?;
         }
-        visit.keyed("open", &mut self.open)
+        visit.keyed_as("open", &mut self.open, &self.aggregate.versions().within(Open::put))
     }
 }
 

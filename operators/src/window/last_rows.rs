@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::windowed::CLOSED;
 use super::{Firing, KeyOf, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
+use crate::state::{AsSaved, ReadError};
 use crate::{
     Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateValue, StateVisitor, Timers, Timestamp,
     Turn,
@@ -82,6 +83,19 @@ struct Held<B: Ord, S> {
     waiting: BTreeMap<(Timestamp, B), Vec<S>>,
     // Those that the watermark has passed: the newest, in order, the last of them behind.
     newest: VecDeque<(Timestamp, S)>,
+}
+
+impl<B: Ord, S> Held<B, S> {
+    /// The same, of what was aggregated in another version.
+    fn put(held: Held<B, AsSaved>, read: &dyn Fn(AsSaved) -> Result<S, ReadError>) -> Result<Self, ReadError> {
+        let each = |states: Vec<AsSaved>| states.into_iter().map(read).collect::<Result<_, _>>();
+        let waiting = held.waiting.into_iter().map(|(at, states)| Ok((at, each(states)?)));
+        let newest = held.newest.into_iter().map(|(time, state)| Ok((time, read(state)?)));
+        Ok(Held {
+            waiting: waiting.collect::<Result<_, ReadError>>()?,
+            newest: newest.collect::<Result<_, ReadError>>()?,
+        })
+    }
 }
 
 impl<B: Ord, S> Default for Held<B, S> {
@@ -194,7 +208,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, O: RowOrder<T>> Operator f
         visit.shape(&format!("the last {} rows: {}", self.windows.rows, self.aggregate.shape()))?;
         visit.time("now", &mut self.now)?;
         visit.timers("timers", &mut self.timers)?;
-        visit.keyed("held", &mut self.held)
+        visit.keyed_as("held", &mut self.held, &self.aggregate.versions().within(Held::put))
     }
 
     fn sides(&self) -> Vec<PortType> {

@@ -11,6 +11,7 @@ use super::time::last_of;
 use super::windowed::CLOSED;
 use super::{Emit, Firing, KeyOf, Windowed, late_port, refuse_late};
 use crate::aggregate::Aggregate;
+use crate::state::{AsSaved, ReadError};
 use crate::{Batch, Keyed, Operator, Outbox, Parts, PortType, Result, StateKey, StateVisitor, Timers, Timestamp, Turn};
 
 /// Windows that last as long as rows of a key follow each other; see [`session`].
@@ -97,6 +98,16 @@ struct Session<S> {
     // Since its result was last given early, where results are; the last field, as it may be left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     changed: bool,
+}
+
+/// Sessions of a key, of what was aggregated in another version.
+fn put<S>(
+    sessions: VecDeque<Session<AsSaved>>,
+    read: &dyn Fn(AsSaved) -> Result<S, ReadError>,
+) -> Result<VecDeque<Session<S>>, ReadError> {
+    let put =
+        |Session { start, end, given, state, changed }| Ok(Session { start, end, given, state: read(state)?, changed });
+    sessions.into_iter().map(put).collect()
 }
 
 /// Aggregates rows by key in sessions, or in other windows that each row begins by itself ([`OwnWindow`]). A row may join
@@ -313,7 +324,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>, W: OwnWindow<T>> Operator 
         if let Emit::Every(_) = self.windows.emits() {
             visit.timers("changed", &mut self.changed)?;
         }
-        visit.keyed("sessions", &mut self.sessions)
+        visit.keyed_as("sessions", &mut self.sessions, &self.aggregate.versions().within(put))
     }
 
     fn sides(&self) -> Vec<PortType> {

@@ -262,7 +262,7 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
         if let Emit::Every(_) = self.windows.emit {
             visit.timers("changed", &mut self.changed)?;
         }
-        visit.panes("panes", &mut self.panes)
+        visit.panes_as("panes", &mut self.panes, &self.aggregate.versions())
     }
 
     fn sides(&self) -> Vec<PortType> {

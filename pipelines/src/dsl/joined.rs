@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::join::{
-    Both, Gathered, Interval, IntervalJoin, Pair, Sided, TemporalJoin, Unbounded, UntilInterval,
+    Both, Gathered, Interval, IntervalJoin, Pair, RowVersions, Sided, TemporalJoin, Unbounded, UntilInterval,
 };
 use millstream_operators::window::{KeyOf, SessionWindows, TimeWindows, Until, Windowed, Windows};
 use millstream_operators::{Key, Operator, Problem, Rejected, Result, StateKey, StateValue, Timestamp};
@@ -67,6 +67,7 @@ pub struct Join<K, L, R> {
     left: KeyedStream<K, L>,
     right: KeyedStream<K, R>,
     late: Option<Late<Sided<L, R>>>,
+    row_versions: RowVersions<L, R>,
 }
 
 /// Which rows of two streams belong together: see [`Join`].
@@ -101,13 +102,21 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
     where
         K: Key,
     {
-        Join { left, right, late: None }
+        Join { left, right, late: None, row_versions: RowVersions::default() }
     }
 
     /// What becomes of rows that come too late to be joined; they are counted and dropped unless this says otherwise.
     #[must_use]
     pub fn late(mut self, late: impl FnOnce(Stream<Rejected<Sided<L, R>>>) + 'static) -> Self {
         self.late = Some(Box::new(late));
+        self
+    }
+
+    /// Of which versions the types of the rows are, where an older program held others: see [`RowVersions`]. Without it state
+    /// whose rows have other fields now cannot be read, and the start is refused.
+    #[must_use]
+    pub fn row_versions(mut self, versions: RowVersions<L, R>) -> Self {
+        self.row_versions = versions;
         self
     }
 
@@ -150,7 +159,9 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
     /// Each row of the left with the newest row of the right that is not later than it, when event time has passed it: the
     /// right is a table, and its rows are versions. See [`TemporalJoin`] for a timeline.
     pub fn as_of(self, name: &str) -> Stream<(L, Option<R>)> {
-        let pairs = self.operator(name, "temporal_join", String::new(), |key| TemporalJoin::new(key));
+        let versions = self.row_versions.clone();
+        let make = move |key| TemporalJoin::new(key).row_versions(versions.clone());
+        let pairs = self.operator(name, "temporal_join", String::new(), make);
         pairs.filter_map(&pairs_of(name), Pair::left).boxed()
     }
 
@@ -170,6 +181,8 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
         make: impl Fn(KeyOf<Sided<L, R>, K>) -> IntervalJoin<L, R, K> + Send + Sync + 'static,
     ) -> Stream<Pair<L, R>> {
         let once = wanted.once;
+        let versions = self.row_versions.clone();
+        let make = move |key| make(key).row_versions(versions.clone());
         let make = move |key| if once { make(key).once() } else { make(key) };
         self.operator(wanted.name, "interval_join", detail, make)
     }
@@ -270,7 +283,8 @@ macro_rules! in_windows {
             join.wrong(wanted.name, self.repeats().into_iter().map(given_once));
             join.wrong(wanted.name, self.problems());
             let (detail, once) = (self.to_string(), wanted.once);
-            let make = move |key| Windows::<Sided<L, R>>::operator(self, key, Arc::new(Gathered::default()));
+            let gathered = Arc::new(Gathered::new(join.row_versions.clone()));
+            let make = move |key| Windows::<Sided<L, R>>::operator(self, key, Arc::clone(&gathered));
             let gathered = join.operator(wanted.name, "window_join", detail, make);
             // What is without partner in a window is told in any case, and picked or not.
             let of_window = move |window: Windowed<K, Both<L, R>>| {
