@@ -313,3 +313,32 @@ async fn what_is_stored_once_is_not_stored_again_by_a_run_that_finds_nothing() {
     publish(30..33).await;
     assert_eq!(run().await[3..], ["[0,11]", "[1,11]", "[2,11]"], "what was open is given with all its rows");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_at_its_end_holds_the_time_of_others_back_no_more() {
+    let of = |to: i64| (0..to).map(|n| (Timestamp::MIN, (0, n * 10)));
+    let pipeline = Pipeline::new("ends");
+    let timed = |name: &str, rows: ListSource<Row>| {
+        let (rows, rejected) = pipeline.source(name, rows).event_time(
+            &format!("{name}_timed"),
+            |row: &Row| Timestamp::from_micros(row.1),
+            bounded_lateness(Duration::ZERO),
+        );
+        rejected.stop(&format!("{name}_untimed"));
+        rows
+    };
+    let (short, long) = (timed("short", ListSource::new(of(10))), timed("long", ListSource::new(of(100)).endless()));
+    let out = Collected::<(i64, u64)>::default();
+    short
+        .merge("both", [long])
+        .key_by(|row| row.0)
+        .window(tumbling(Duration::from_micros(100)))
+        .aggregate("counted", count())
+        .map("result", |window: Windowed<u64, u64>| (window.start.as_micros(), window.value))
+        .sink("out", CollectSink::new(out.clone()));
+    let flow = Flow::start(pipeline.build().unwrap()).unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let windows: Vec<_> = (0..9).map(|n| (n * 100, if n == 0 { 20 } else { 10 })).collect();
+    assert_eq!(out.rows(), windows);
+    assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+}
