@@ -40,19 +40,19 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use millstream_operators::aggregate::{
-        approx_distinct, collect, count, count_distinct, first, last, max, mean, min, quantile, sum, top, top_rows,
-        variance,
+        approx_distinct, collect, count, count_distinct, first, last, max, mean, min, of_version, quantile, sum, top,
+        top_rows, variance,
     };
     #[cfg(feature = "columnar")]
     pub use millstream_operators::columnar::{DecodeFormat, EncodeFormat, EncodeTimes, Meta};
-    pub use millstream_operators::join::{unbounded, within};
+    pub use millstream_operators::join::{RowVersions, unbounded, within};
     pub use millstream_operators::rows::{Group, Json, Kept, MsgPack, Ndjson, Raw, RowContext, Text, Tokens, kept};
     pub use millstream_operators::watermarks::{ascending, bounded_lateness};
     pub use millstream_operators::window::{
         Emit, Firing, Windowed, count_windows, global, last_rows, session, sliding, tumbling, until,
     };
     pub use millstream_operators::{
-        Batch, Cause, Fault, Headers, Key, Operator, Outbox, Rejected, Result, StateVisitor, Timestamp, Turn,
+        Batch, Cause, Fault, Headers, Key, Operator, Outbox, Rejected, Result, StateVisitor, Timestamp, Turn, Versions,
     };
     #[cfg(feature = "columnar")]
     pub use millstream_pipelines::dsl::{Frame, OnRejected, Outlet, columns_from, columns_to};
