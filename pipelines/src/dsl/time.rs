@@ -58,8 +58,8 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
 
     /// Processing time: each row gets the time of the engine's clock when it comes, and no row is late. Windows, joins and
     /// timers behind it go by the clock, at most `every` later than it says. Rows that are read again after a crash come
-    /// when they come, so that results may be others then. See [`ByClock`] for a timeline. An `every` of no length is
-    /// reported by [`build`](super::Pipeline::build).
+    /// when they come, so that results may be others then. See [`ByClock`] for a timeline. An `every` of less than a
+    /// millisecond is reported by [`build`](super::Pipeline::build).
     ///
     /// # Examples
     /// How many logins of each user came in each minute, told a tenth of a second behind it at the latest:
