@@ -46,6 +46,11 @@ pub trait Source: Send + 'static {
         async { Ok(()) }
     }
 
+    /// Whether it goes on for ever, so that a run with it has no end of its own.
+    fn is_endless(&self) -> bool {
+        false
+    }
+
     /// How many rows are known to wait, if that is known.
     fn lag(&self) -> Option<u64> {
         None

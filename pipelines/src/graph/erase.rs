@@ -118,6 +118,7 @@ pub trait DynSource: Send {
     fn next(&mut self, max_rows: usize) -> Boxed<'_, Result<Option<AnyBatch>>>;
     fn position(&self) -> Result<Bytes>;
     fn commit(&mut self, upto: Bytes) -> Boxed<'_, Result>;
+    fn is_endless(&self) -> bool;
     fn lag(&self) -> Option<u64>;
     fn drive(&mut self) -> Boxed<'_, Result>;
     fn release(&mut self) -> Boxed<'_, Result>;
@@ -161,6 +162,10 @@ impl<S: Source> DynSource for ErasedSource<S> {
             let upto = serde_json::from_slice(&upto).map_err(|e| position_fault("decoded", e))?;
             self.0.commit(upto).await
         })
+    }
+
+    fn is_endless(&self) -> bool {
+        self.0.is_endless()
     }
 
     fn lag(&self) -> Option<u64> {

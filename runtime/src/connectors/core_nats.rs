@@ -65,6 +65,10 @@ impl Source for CoreNatsSource {
         batch.with_origins(Origins::one_each(Arc::clone(&self.place), messages)).map(Some)
     }
 
+    fn is_endless(&self) -> bool {
+        true
+    }
+
     fn position(&self) {}
 }
 

@@ -92,6 +92,10 @@ impl Source for GenerateSource {
         Ok(Some(Batch::at(Timestamp::from_micros(self.clock.now().as_micros()), rows).weighing(weight)))
     }
 
+    fn is_endless(&self) -> bool {
+        self.count == u64::MAX
+    }
+
     fn position(&self) -> GeneratePosition {
         self.at
     }

@@ -98,6 +98,10 @@ impl<T: Clone + Send + 'static> Source for ListSource<T> {
         }
     }
 
+    fn is_endless(&self) -> bool {
+        !self.ends
+    }
+
     fn position(&self) -> usize {
         self.given
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub(crate) struct Coordinator {
     pub(crate) unwritten: BTreeMap<BlobId, Bytes>,
     pub(crate) tasks: BTreeMap<TaskId, Member>,
     pub(crate) sources: BTreeMap<TaskId, mpsc::Sender<Command>>,
+    /// Whether one of them goes on for ever: known when all are made, before the first row.
+    pub(crate) endless: Arc<AtomicBool>,
     pub(crate) sinks: BTreeMap<TaskId, mpsc::Sender<Command>>,
     /// The sink that may store positions beside its outputs, if the pipeline keeps no state.
     pub(crate) stateless: Option<Arc<str>>,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use millstream_operators::bugs::{Bug, planted};
@@ -30,6 +31,8 @@ pub(crate) struct SourceTask {
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) batch_rows: usize,
     pub(crate) latch: Arc<Latch>,
+    /// Whether a source of the run goes on for ever.
+    pub(crate) endless: Arc<AtomicBool>,
     // Where the source stood at each barrier whose checkpoint is not durable yet.
     pub(crate) open_epochs: BTreeMap<Epoch, Bytes>,
 }
@@ -126,8 +129,10 @@ impl SourceTask {
                     }
                     None => {
                         exhausted = true;
-                        // It holds the time of others back no more.
-                        self.router.control(|| Message::Watermark(Watermark::Idle)).await?;
+                        // It holds the time of others back no more, where the end of time that would follow never comes.
+                        if self.endless.load(Ordering::Relaxed) {
+                            self.router.control(|| Message::Watermark(Watermark::Idle)).await?;
+                        }
                         self.line.tell(Report::Exhausted(self.line.task)).await;
                     }
                 },

@@ -57,6 +57,8 @@ impl Frontier {
             }
         }
         let merged = match least {
+            // It comes when it has come for all: who is idle may hold rows until then.
+            Some(Timestamp::MAX) if idle => Watermark::Idle,
             Some(at) => Watermark::At(at.max(self.reached)),
             None if idle => Watermark::Idle,
             None => Watermark::At(Timestamp::MAX),
@@ -97,6 +99,18 @@ mod tests {
         frontier.update(0, at(10));
         assert_eq!(frontier.update(1, Watermark::Idle), Some(at(10)));
         assert_eq!(frontier.update(0, Watermark::Idle), Some(Watermark::Idle));
+    }
+
+    #[test]
+    fn the_end_of_time_waits_for_those_that_are_idle() {
+        let mut frontier = Frontier::new(3);
+        frontier.update(0, at(10));
+        frontier.update(1, at(20));
+        assert_eq!(frontier.update(2, Watermark::Idle), Some(at(10)));
+        let end = Watermark::At(Timestamp::MAX);
+        assert_eq!(frontier.update(0, end), Some(at(20)));
+        assert_eq!(frontier.update(1, end), Some(Watermark::Idle));
+        assert_eq!(frontier.update(2, end), Some(end));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Fault, FaultKind, PortType, Result, Saved, Spill};
@@ -91,6 +92,7 @@ impl Job<'_> {
             unwritten: BTreeMap::new(),
             tasks: BTreeMap::new(),
             sources: BTreeMap::new(),
+            endless: Arc::default(),
             sinks: BTreeMap::new(),
             stateless: self.stateless.clone(),
             outputs: BTreeMap::new(),
@@ -202,6 +204,7 @@ impl Job<'_> {
                 let source = make(&self.subtask(id, subtask, of))?;
                 let (commands, received) = mpsc::channel(16);
                 coordinator.sources.insert(task, commands);
+                coordinator.endless.fetch_or(source.is_endless(), Ordering::Relaxed);
                 member.source = Some(Arc::clone(&name));
                 let batch_rows = self.graph.settings.batch_rows;
                 let task = SourceTask {
@@ -213,6 +216,7 @@ impl Job<'_> {
                     metrics,
                     batch_rows,
                     latch,
+                    endless: Arc::clone(&coordinator.endless),
                     open_epochs: BTreeMap::new(),
                 };
                 workers.spawn(subtask, tasks, task.run());

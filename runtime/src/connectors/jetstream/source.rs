@@ -423,6 +423,10 @@ impl Source for JetStreamSource {
         }
     }
 
+    fn is_endless(&self) -> bool {
+        true
+    }
+
     fn position(&self) -> JetStreamPosition {
         if planted(Bug::PositionAhead) && self.waiting > 0 {
             return JetStreamPosition { sequence: self.position.sequence + 1, ..self.position.clone() };

@@ -418,6 +418,10 @@ impl Source for SharedSource {
         }
     }
 
+    fn is_endless(&self) -> bool {
+        true
+    }
+
     fn position(&self) -> u64 {
         lock(&self.hand).total()
     }
