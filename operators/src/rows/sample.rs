@@ -45,11 +45,21 @@ impl<P: Payload> Operator for Sample<P> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testkit::{cuts_do_not_matter, timed};
 
     #[test]
     fn the_first_of_every_n_rows_passes() {
         assert_eq!(cuts_do_not_matter(|| Sample::new(4), &timed(0..10)), [0, 4, 8]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_what_the_definition_gives(rows in 1u64..60, n in 0u64..9) {
+            let expected: Vec<u64> = (0..rows).step_by(n.max(1) as usize).collect();
+            prop_assert_eq!(cuts_do_not_matter(|| Sample::new(n), &timed(0..rows)), expected);
+        }
     }
 }
