@@ -230,8 +230,9 @@ fn last(told: Vec<(i64, Value)>) -> BTreeMap<String, Value> {
     told.into_iter().map(|(_, line)| (of(&line), line)).collect()
 }
 
+// A row is in as many as forty windows, each of which is a line to compare.
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
+    #![proptest_config(ProptestConfig::with_cases(cases(300)))]
 
     #[test]
     fn windows_give_what_the_definition_gives(
@@ -250,6 +251,11 @@ proptest! {
         });
         prop_assert_eq!(told, expected.collect::<Vec<_>>());
     }
+}
+
+// The same, three times over.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(40)))]
 
     #[test]
     fn what_is_late_is_refused_and_what_is_allowed_changes_the_result(
@@ -290,6 +296,10 @@ proptest! {
             prop_assert_eq!(last(results), last(expected.clone()));
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
     #[test]
     fn sessions_are_those_of_the_definition(pieces in timeline(), gap in 1i64..30, way in way()) {
