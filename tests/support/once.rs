@@ -156,6 +156,10 @@ impl Once {
         steps: bool,
     ) -> Running {
         let mut out = Tail::of(self.seen_in);
+        // One that sleeps before it has begun would be the later starter when it wakes.
+        let before = out.read(connection).await;
+        let why = || format!("{story}: the first instance does not go on: {}", running.err());
+        out.until(connection, before + 50, Duration::from_secs(30), why).await;
         for round in 0..rounds {
             a_while().await;
             running.signal("STOP");

@@ -157,12 +157,21 @@ impl fmt::Debug for EventTime {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
-    use crate::columnar::tests::{at_port, cut, joined, refused, rejected, rows, run};
+    use crate::columnar::steps::{Step, steps_do_not_matter};
+    use crate::columnar::tests::{at_port, refused, rejected, rows, run};
     use crate::testkit::Bench;
     use crate::watermarks::bounded_lateness;
+    use crate::{Origin, Origins};
 
     const COLUMNS: &[(&str, &str)] = &[("n", "int64"), ("at", "timestamp")];
+
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
 
     fn event_time(column: &str) -> Result<EventTime, ExprError> {
         let schema = rows(COLUMNS, &["{}"]).rows().schema();
@@ -179,18 +188,40 @@ mod tests {
         assert_eq!(operator.progress.news(), None, "the watermark was told");
     }
 
-    #[test]
-    fn it_does_not_matter_where_batches_are_cut() {
-        let line = |n: i32| if n % 3 == 0 { format!("{{\"n\":{n}}}") } else { format!("{{\"n\":{n},\"at\":{n}}}") };
-        let lines: Vec<String> = (0..9).map(line).collect();
+    /// Rows with these times, or none, of messages that were stored at 1,000, 1,001, 1,002, …
+    fn stored(times: &[Option<i64>]) -> Batch<RecordBatch> {
+        let line = |(n, time): (usize, &Option<i64>)| format!("{{\"n\":{n},\"at\":{}}}", json!(time));
+        let lines: Vec<String> = times.iter().enumerate().map(line).collect();
         let batch = rows(COLUMNS, &lines.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut whole = run(&mut event_time("at").unwrap(), [batch.clone()]);
-        for cuts in [&[1][..], &[3, 4], &[2, 5, 8]] {
-            let mut parts = run(&mut event_time("at").unwrap(), cut(&batch, cuts));
-            assert_eq!(joined(&mut parts, 0), joined(&mut run(&mut event_time("at").unwrap(), [batch.clone()]), 0));
-            assert_eq!(rejected(&mut parts, 1).len(), 3);
+        let message = |n: u64| Origin { sequence: n, stored_at: at(1_000 + n.cast_signed()), ..Origin::default() };
+        let messages: Vec<Origin> = (0..times.len() as u64).map(message).collect();
+        batch.with_origins(Origins::one_each(Arc::default(), messages)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn rows_have_their_times_and_the_watermark_follows_wherever_it_is_cut_and_restarted(
+            times in prop::collection::vec(prop::option::weighted(0.9, 0i64..2_000), 1..40),
+            lateness in 0i64..50, most_ahead in 0i64..1_500, seed: u64,
+        ) {
+            let batch = stored(&times);
+            let span = |micros: i64| Duration::from_micros(micros.unsigned_abs());
+            let watermarks = bounded_lateness(span(lateness)).max_ahead(span(most_ahead));
+            let make = || EventTime::new(&batch.rows().schema(), "at", watermarks).unwrap();
+            // Watermarks from upstream say nothing here.
+            let steps = [Step::Watermark(5_000), Step::Rows(batch.clone())];
+            let told = steps_do_not_matter(make, &steps, seed);
+            let taken = (0..).zip(&times).filter_map(|(n, time)| Some((n, (*time)?)));
+            let taken: Vec<(i64, i64)> = taken.filter(|(n, time)| *time <= 1_000 + n + most_ahead).collect();
+            let ends = |(n, time): &(i64, i64)| format!("at {time} of Some({n})");
+            prop_assert_eq!(told.port(0).len(), taken.len());
+            for (row, taken) in told.port(0).iter().zip(&taken) {
+                prop_assert!(row.ends_with(&ends(taken)), "{row} and not {taken:?}");
+            }
+            prop_assert_eq!(told.port(1).len(), times.len() - taken.len());
+            let highest = taken.iter().map(|(_, time)| *time).max();
+            prop_assert_eq!(told.watermark, highest.map(|highest| Watermark::At(at(highest - lateness))));
         }
-        assert_eq!(rejected(&mut whole, 1).len(), 3);
     }
 
     #[test]

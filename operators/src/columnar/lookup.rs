@@ -153,10 +153,12 @@ impl fmt::Debug for Lookup {
 mod tests {
     use super::*;
     use crate::Rejected;
+    use crate::columnar::steps::{Step, steps_do_not_matter};
     use crate::columnar::tests::{clock, joined, lines, numbered_batch, run};
     use crate::origin::tests::numbered;
     use crate::testkit::Bench;
     use bytes::Bytes;
+    use proptest::prelude::*;
     use serde_json::json;
 
     fn columns(key: &str, inner: bool) -> LookupColumns {
@@ -194,6 +196,18 @@ mod tests {
         assert_eq!(lines(&given), [json!({"n": 3, "name": "bob", "points": null})]);
         assert!(!lookup.schema().field(1).is_nullable());
         assert!(joined(&mut run(&mut lookup, [numbered_batch(1)]), 0).is_none(), "an empty batch");
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_batches_are_cut_and_where_it_is_restarted(inner: bool, seed: u64) {
+            let columns = columns("n % 5", inner);
+            let make = || Lookup::new(table(), &columns, clock()).unwrap();
+            let batch = numbered_batch(40).with_origins(numbered(40)).unwrap();
+            let told = steps_do_not_matter(make, &[Step::Rows(batch)], seed);
+            // Two of five keys have an entry, and one has one that cannot be read.
+            prop_assert_eq!((told.port(0).len(), told.port(1).len()), (if inner { 16 } else { 32 }, 8));
+        }
     }
 
     #[test]

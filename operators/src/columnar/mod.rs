@@ -47,6 +47,8 @@ mod route;
 mod rows;
 mod schema;
 mod select;
+#[cfg(test)]
+mod steps;
 mod temporal;
 #[cfg(test)]
 mod tests;

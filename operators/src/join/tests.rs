@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testkit::{Bench, Step, steps_do_not_matter, steps_in_one_piece};
+use crate::testkit::{Bench, Step, cases, steps_do_not_matter, steps_in_one_piece};
 use crate::window::KeyOf;
 use crate::{Operator, Rejected, Timestamp, Watermark};
 
@@ -237,7 +237,7 @@ fn by_definition(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
     #[test]
     fn interval_joins_give_what_the_definition_gives(

@@ -161,6 +161,8 @@ impl<T> fmt::Debug for Batching<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testkit::{Bench, cuts_do_not_matter, timed};
 
@@ -174,6 +176,24 @@ mod tests {
         assert_eq!(by_rows, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
         let by_bytes = cuts_do_not_matter(|| Batching::new(Group::of(9).or_bytes(17), eight_bytes()), &timed(0..4));
         assert_eq!(by_bytes, [vec![0, 1, 2], vec![3]]);
+    }
+
+    proptest! {
+        #[test]
+        fn groups_are_those_of_the_definition(
+            sizes in prop::collection::vec(0usize..30, 1..60), rows in 1usize..7, bytes in 1usize..80,
+        ) {
+            let make = || Batching::new(Group::of(rows).or_bytes(bytes), Arc::new(|size: &usize| *size));
+            let (mut expected, mut group) = (Vec::new(), Vec::new());
+            for size in &sizes {
+                group.push(*size);
+                if group.len() == rows || group.iter().sum::<usize>() >= bytes {
+                    expected.push(std::mem::take(&mut group));
+                }
+            }
+            expected.extend((!group.is_empty()).then_some(group));
+            prop_assert_eq!(cuts_do_not_matter(make, &timed(sizes)), expected);
+        }
     }
 
     #[test]

@@ -135,7 +135,10 @@ impl<T, K, U> fmt::Debug for Dedup<T, K, U> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::testkit::{Bench, Step, steps_do_not_matter};
@@ -178,6 +181,46 @@ mod tests {
         followed.insert(4, Step::Watermark(at(12)));
         followed.insert(7, Step::Watermark(at(22)));
         assert_eq!(steps_do_not_matter(distinct, &followed), steps_do_not_matter(distinct, &steps));
+    }
+
+    /// Rows that are behind the watermark by no more than the span.
+    fn timeline() -> impl Strategy<Value = Vec<(i64, char, bool)>> {
+        let row = (0i64..120, 0i64..20, prop::char::range('a', 'd'), any::<bool>());
+        prop::collection::vec(row, 1..60).prop_map(|mut rows| {
+            rows.sort_by_key(|(time, jitter, ..)| time + jitter);
+            rows.into_iter().map(|(time, _, key, tells)| (time, key, tells)).collect()
+        })
+    }
+
+    /// Each row, and behind some the watermark, 10 behind the latest of them.
+    fn followed(rows: &[(i64, char, bool)]) -> Vec<Step<(char, i64)>> {
+        let mut latest = i64::MIN;
+        let step = |(time, key, tells): &(i64, char, bool)| {
+            latest = latest.max(*time);
+            [Some(Step::Row(at(*time), (*key, *time))), tells.then(|| Step::Watermark(at(latest - 10)))]
+        };
+        rows.iter().flat_map(step).flatten().collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_what_the_definition_gives_wherever_watermarks_fall(rows in timeline()) {
+            let (mut first, mut newest) = (BTreeMap::<char, i64>::new(), BTreeMap::<char, i64>::new());
+            let (mut firsts, mut keys) = (Vec::new(), Vec::new());
+            for (time, key, _) in &rows {
+                if first.get(key).is_none_or(|first| (time - first).abs() > 10) {
+                    first.insert(*key, *time);
+                    firsts.push((*key, *time));
+                }
+                let before = newest.get(key).copied();
+                if before.is_none_or(|before| time - before > 10) {
+                    keys.push(*key);
+                }
+                newest.insert(*key, before.map_or(*time, |before| before.max(*time)));
+            }
+            prop_assert_eq!(steps_do_not_matter(dedup, &followed(&rows)), firsts);
+            prop_assert_eq!(steps_do_not_matter(distinct, &followed(&rows)), keys);
+        }
     }
 
     #[test]

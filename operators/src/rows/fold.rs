@@ -135,8 +135,11 @@ impl<T, K, S, KF, F> fmt::Debug for Fold<T, K, S, KF, F> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicI64, Ordering};
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::rows::kept;
@@ -179,6 +182,37 @@ mod tests {
         assert_eq!((bench.operator().values.len(), bench.operator().silence.as_ref().unwrap().len()), (1, 1));
         bench.watermark(at(20));
         assert!(bench.operator().values.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_keeps_what_its_rows_make_of_it_until_it_is_silent(
+            mut rows in prop::collection::vec((0i64..150, 0i64..10, 0u8..4), 1..60), ttl in 1i64..30, every in 1usize..9,
+        ) {
+            rows.sort_by_key(|(time, jitter, _)| time + jitter);
+            let collected = || {
+                let add = |all: &mut Vec<i64>, row: (u8, i64)| all.push(row.1);
+                let fold = Fold::new(Arc::new(|row: &(u8, i64)| row.0), Vec::new(), Arc::new(add));
+                fold.kept(kept().ttl(Duration::from_micros(ttl.unsigned_abs())))
+            };
+            let at = Timestamp::from_micros;
+            let (mut steps, mut latest) = (Vec::new(), i64::MIN);
+            let (mut known, mut expected) = (BTreeMap::<u8, (i64, Vec<i64>)>::new(), Vec::new());
+            for (n, (time, _, key)) in rows.into_iter().enumerate() {
+                latest = latest.max(time);
+                steps.push(Step::Row(at(time), (key, time)));
+                // No row is late.
+                steps.extend((n % every == 0).then(|| Step::Watermark(at(latest - 10))));
+                let (newest, all) = known.entry(key).or_insert((time, Vec::new()));
+                if time - *newest > ttl {
+                    all.clear();
+                }
+                *newest = time.max(*newest);
+                all.push(time);
+                expected.push((key, all.clone()));
+            }
+            prop_assert_eq!(steps_do_not_matter(collected, &steps), expected);
+        }
     }
 
     #[test]

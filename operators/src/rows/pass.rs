@@ -338,6 +338,8 @@ impl<C: RowFn> fmt::Debug for RowPass<C> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::rows::{Filter, FilterMap, FlatMap, Inspect, Map, MapWith};
     use crate::testkit::{Bench, cuts_do_not_matter, timed, with_origins};
@@ -351,6 +353,24 @@ mod tests {
             input.clone().filter(|n| n % 3 != 0).map(|n| n * 10).flat_map(|n| (0..n % 4).map(move |i| n + i)).collect();
         let given = cuts_do_not_matter(|| RowPass::new(chain.clone()), &timed(input));
         assert_eq!(given, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_chain_of_every_verb_gives_what_iterators_give(rows in prop::collection::vec(-50i64..50, 1..60)) {
+            let chain = Inspect::new(Filter::new(Whole::<i64>::default(), |n| n % 3 != 0), |_| {});
+            let chain = MapWith::new(chain, |n: i64, from: RowContext<'_>| (n * 10, from.sequence(), from.time()));
+            let chain = FlatMap::new(chain, |row: (i64, u64, Timestamp)| (0..row.0.rem_euclid(4)).map(move |_| row));
+            let chain = FilterMap::new(chain, |row: (i64, u64, Timestamp)| (row.0 > -300).then_some(row));
+            let chain = Map::new(chain, |row: (i64, u64, Timestamp)| (row, row.0 + 1));
+            let expected = rows.iter().copied().zip(1..).zip(0..).filter(|((n, _), _)| n % 3 != 0);
+            let expected = expected.flat_map(|((n, sequence), time)| {
+                let row = (n * 10, sequence, Timestamp::from_micros(time));
+                std::iter::repeat_n(row, (n * 10).rem_euclid(4) as usize)
+            });
+            let expected: Vec<_> = expected.filter(|row| row.0 > -300).map(|row| (row, row.0 + 1)).collect();
+            prop_assert_eq!(cuts_do_not_matter(|| RowPass::new(chain.clone()), &timed(rows)), expected);
+        }
     }
 
     #[test]

@@ -285,7 +285,13 @@ impl<T, K, S, R, W> fmt::Debug for Process<T, K, S, R, W> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::rows::kept;
     use crate::testkit::{Bench, Step, steps_do_not_matter};
 
     fn at(micros: i64) -> Timestamp {
@@ -316,6 +322,75 @@ mod tests {
         let steps =
             [row(0, 2, 1), row(0, 1, 2), row(5, 1, 3), Step::Watermark(at(14)), row(15, 2, 4), Step::Watermark(at(15))];
         assert_eq!(steps_do_not_matter(silence, &steps), [(2, 1), (1, 3)]);
+    }
+
+    /// A row, or a timer that has come, with how many rows its key had until then.
+    type Seen = (u8, i64, bool, u32);
+
+    /// Counts the rows of each key, and comes back to it so long behind each row.
+    fn counts(wait: i64, ttl: i64) -> impl Operator<In = Vec<(u8, i64)>, Out = Vec<Seen>> {
+        let on_row = move |visit: &mut Visit<'_, '_, u8, u32, Seen>, row: (u8, i64)| {
+            let count = visit.state().get_or_insert(0);
+            *count += 1;
+            let count = *count;
+            visit.set_timer(at(row.1 + wait));
+            visit.give((row.0, row.1, true, count));
+        };
+        let on_timer = |visit: &mut Visit<'_, '_, u8, u32, Seen>| {
+            let (key, time) = (*visit.key(), visit.time().as_micros());
+            let count = visit.state().unwrap_or(0);
+            visit.give((key, time, false, count));
+        };
+        let process = Process::new(Arc::new(|row: &(u8, i64)| row.0), Arc::new(on_row), Arc::new(on_timer));
+        process.kept(kept().ttl(Duration::from_micros(ttl.unsigned_abs()))).operator()
+    }
+
+    /// The same, one step after the other.
+    fn counts_by_definition(steps: &[Step<(u8, i64)>], wait: i64, ttl: i64) -> Vec<Seen> {
+        let (mut timers, mut known, mut seen) = (BTreeSet::new(), BTreeMap::<u8, (i64, u32)>::new(), Vec::new());
+        let mut touch = |key: u8, time: i64, rows: u32| {
+            let (newest, count) = known.entry(key).or_insert((time, 0));
+            if time - *newest > ttl {
+                *count = 0;
+            }
+            (*newest, *count) = (time.max(*newest), *count + rows);
+            *count
+        };
+        for step in steps.iter().cloned().chain([Step::Watermark(Timestamp::MAX)]) {
+            match step {
+                Step::Row(_, (key, time)) => {
+                    seen.push((key, time, true, touch(key, time, 1)));
+                    timers.insert((time + wait, key));
+                }
+                Step::Watermark(now) => {
+                    while let Some((time, key)) = timers.first().copied().filter(|(time, _)| *time <= now.as_micros()) {
+                        timers.remove(&(time, key));
+                        seen.push((key, time, false, touch(key, time, 0)));
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    proptest! {
+        #[test]
+        fn rows_and_timers_find_what_their_keys_have_until_they_are_silent(
+            mut rows in prop::collection::vec((0i64..150, 0i64..10, 0u8..4), 1..40), wait in 0i64..30, ttl in 1i64..30,
+            every in 1usize..9,
+        ) {
+            rows.sort_by_key(|(time, jitter, _)| time + jitter);
+            let (mut steps, mut latest) = (Vec::new(), i64::MIN);
+            for (n, (time, _, key)) in rows.into_iter().enumerate() {
+                latest = latest.max(time);
+                steps.push(Step::Row(at(time), (key, time)));
+                // No row is late.
+                steps.extend((n % every == 0).then(|| Step::Watermark(at(latest - 10))));
+            }
+            steps.push(Step::Watermark(at(1_000)));
+            let expected = counts_by_definition(&steps, wait, ttl);
+            prop_assert_eq!(steps_do_not_matter(|| counts(wait, ttl), &steps), expected);
+        }
     }
 
     #[test]

@@ -56,6 +56,8 @@ impl<P: Payload> Operator for Sample<P> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testkit::{Bench, cuts_do_not_matter, timed};
 
@@ -72,5 +74,13 @@ mod tests {
         let mut bench = Bench::restored(Sample::<Vec<i64>>::new(4), &bench.save());
         bench.rows(6..10);
         assert_eq!(bench.take(), [8]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_what_the_definition_gives(rows in 1u64..60, n in 0u64..9) {
+            let expected: Vec<u64> = (0..rows).step_by(n.max(1) as usize).collect();
+            prop_assert_eq!(cuts_do_not_matter(|| Sample::new(n), &timed(0..rows)), expected);
+        }
     }
 }

@@ -67,6 +67,18 @@ mod tests {
     use super::*;
     use crate::testkit::Bench;
 
+    // Where it is restarted matters, as it goes by the clock: a new span begins.
+    #[test]
+    fn how_rows_come_in_batches_does_not_matter() {
+        for size in 1..=20 {
+            let mut bench = Bench::new(ThrottleDrop::new(7, Duration::from_secs(1)));
+            let all: Vec<i64> = (0..20).collect();
+            all.chunks(size).for_each(|rows| bench.rows(rows.iter().copied()));
+            assert_eq!(bench.take(), (0..7).collect::<Vec<_>>(), "in batches of {size}");
+            assert_eq!(bench.operator().dropped(), 13);
+        }
+    }
+
     #[test]
     fn what_is_too_much_in_a_span_is_dropped() {
         let mut bench = Bench::new(ThrottleDrop::new(3, Duration::from_secs(1)));

@@ -180,7 +180,7 @@ impl<O: Operator> Bench<O> {
     }
 
     /// The batches at all ports since the last look.
-    pub(super) fn take_ports(&mut self) -> BTreeMap<usize, Vec<AnyBatch>> {
+    pub(crate) fn take_ports(&mut self) -> BTreeMap<usize, Vec<AnyBatch>> {
         std::mem::take(&mut self.given.ports)
     }
 

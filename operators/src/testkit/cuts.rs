@@ -208,7 +208,7 @@ where
 }
 
 /// Sizes that add up to `total`: by a fixed sequence, so that every run cuts alike.
-fn sizes(seed: u64, total: usize) -> Vec<usize> {
+pub(crate) fn sizes(seed: u64, total: usize) -> Vec<usize> {
     let (mut state, mut left, mut sizes) = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, total, Vec::new());
     while left > 0 {
         // Marsaglia's xorshift64 (Journal of Statistical Software 8/14, 2003).

@@ -147,3 +147,48 @@ impl<T, K, A: Aggregate<T>> fmt::Debug for CountWindowed<T, K, A> {
         write!(f, "CountWindowed({}, {:?})", self.windows, self.open)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::tests::{Row, at, key, sample, timeline, told};
+    use super::*;
+    use crate::aggregate::collect;
+    use crate::testkit::{Step, cases};
+
+    /// The window of some rows, with their times and numbers, and when it is given: never behind the watermark.
+    fn of(key: u8, rows: &[(i64, i64)], now: i64) -> (i64, Windowed<u8, Vec<i64>>) {
+        let times = || rows.iter().map(|(time, _)| *time);
+        let (start, last) = (times().min().unwrap(), times().max().unwrap());
+        let value = rows.iter().map(|(_, number)| *number).collect();
+        (last.max(now), Windowed { key, start: at(start), end: at(last + 1), value, firing: Firing::OnTime })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
+
+        #[test]
+        fn windows_of_so_many_rows_are_those_of_the_definition(steps in timeline(20), rows in 1usize..6, sample in sample()) {
+            let collected = || Arc::new(collect(|row: &Row| row.1));
+            let make = || CountWindowed::new(count_windows(rows as u64), key(), collected());
+            let (mut now, mut open, mut expected) = (i64::MIN, BTreeMap::<u8, Vec<(i64, i64)>>::new(), Vec::new());
+            for step in &steps {
+                match step {
+                    Step::Watermark(time) => now = now.max(time.as_micros()),
+                    Step::Row(time, (key, number)) => {
+                        let window = open.entry(*key).or_default();
+                        window.push((time.as_micros(), *number));
+                        if window.len() == rows {
+                            expected.push(of(*key, &std::mem::take(window), now));
+                        }
+                    }
+                }
+            }
+            expected.extend(open.iter().filter(|(_, rows)| !rows.is_empty()).map(|(key, rows)| of(*key, rows, now)));
+            prop_assert_eq!(told(make, &steps, sample), (expected, Vec::new()));
+        }
+    }
+}

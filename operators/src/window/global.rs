@@ -166,3 +166,82 @@ impl<T, K, A: Aggregate<T>> fmt::Debug for GlobalWindowed<T, K, A> {
         write!(f, "GlobalWindowed({}, {:?})", self.windows, self.open)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::super::tests::{Row, at, key, sample, span, timeline, told};
+    use super::*;
+    use crate::aggregate::collect;
+    use crate::testkit::{Step, cases};
+
+    type Given = (i64, Windowed<u8, Vec<i64>>);
+
+    /// What is so far of a key, given at `now` or when its last row is.
+    fn of(key: u8, rows: &[(i64, i64)], now: i64, firing: Firing) -> Given {
+        let times = || rows.iter().map(|(time, _)| *time);
+        let (start, last) = (times().min().unwrap(), times().max().unwrap());
+        let value = rows.iter().map(|(_, number)| *number).collect();
+        (last.max(now), Windowed { key, start: at(start), end: at(last + 1), value, firing })
+    }
+
+    /// One step after the other, where the rows between two watermarks come as one batch.
+    fn by_definition(steps: &[Step<Row>], every: Option<usize>, emit: Emit) -> Vec<Given> {
+        let (mut all, mut changed) = (BTreeMap::<u8, Vec<(i64, i64)>>::new(), BTreeSet::new());
+        let (mut now, mut given) = (i64::MIN, Vec::new());
+        for step in steps.iter().cloned().chain([Step::Watermark(Timestamp::MAX)]) {
+            match step {
+                Step::Row(time, (key, number)) => {
+                    let rows = all.entry(key).or_default();
+                    rows.push((time.as_micros(), number));
+                    changed.insert(key);
+                    if every.is_some_and(|every| rows.len() % every == 0) {
+                        given.push(of(key, rows, now, Firing::Early));
+                    }
+                }
+                Step::Watermark(time) => {
+                    let time = time.as_micros();
+                    // The moment at which early results are due, if there is one: behind the batch, or just before a multiple.
+                    let due = match emit {
+                        Emit::OnClose => None,
+                        Emit::OnChange => Some(now),
+                        Emit::Every(span) => {
+                            let step = span.as_micros() as i64;
+                            let due = time.div_euclid(step) * step;
+                            (now < due && time != i64::MAX).then_some(due - 1)
+                        }
+                    };
+                    if let Some(due) = due {
+                        let changed = std::mem::take(&mut changed);
+                        given.extend(changed.into_iter().map(|key| of(key, &all[&key], due, Firing::Early)));
+                    }
+                    if time == i64::MAX {
+                        given.extend(all.iter().map(|(key, rows)| of(*key, rows, now, Firing::OnTime)));
+                    }
+                    now = now.max(time);
+                }
+            }
+        }
+        given
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
+
+        #[test]
+        fn what_is_given_on_the_way_and_at_the_end_is_what_the_definition_gives(
+            steps in timeline(20), every in prop::option::of(1usize..6), due in 1i64..30, n in 0usize..3, sample in sample(),
+        ) {
+            let emit = [Emit::OnChange, Emit::Every(span(due)), Emit::OnClose][n];
+            let windows = global().emit(emit);
+            let windows = every.map_or(windows, |every| windows.every(every as u64));
+            let make = || GlobalWindowed::new(windows, key(), Arc::new(collect(|row: &Row| row.1)));
+            // What comes on change depends on how rows come in batches.
+            let sample = if emit == Emit::OnChange { 1 } else { sample };
+            prop_assert_eq!(told(make, &steps, sample), (by_definition(&steps, every, emit), Vec::new()));
+        }
+    }
+}

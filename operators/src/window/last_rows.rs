@@ -230,7 +230,7 @@ mod tests {
     use super::*;
     use crate::Rejected;
     use crate::aggregate::collect;
-    use crate::testkit::Bench;
+    use crate::testkit::{Bench, cases};
 
     fn values<K, V>(results: Vec<Windowed<K, V>>) -> Vec<V> {
         results.into_iter().map(|result| result.value).collect()
@@ -256,7 +256,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
         #[test]
         fn the_last_rows_are_those_of_the_definition(steps in timeline(20), n in 1usize..5, sample in sample()) {

@@ -337,3 +337,132 @@ impl<T, K, A: Aggregate<T>, W: fmt::Display> fmt::Debug for SessionWindowed<T, K
         write!(f, "SessionWindowed({}, {:?})", self.windows, self.sessions)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::{Row, at, key, sample, span, timeline, told};
+    use super::super::{session, until};
+    use super::*;
+    use crate::aggregate::{count, sum};
+    use crate::testkit::{Step, cases};
+
+    /// When, of which key, from when, until when, how many rows, of what sum.
+    type Given = (i64, u8, i64, i64, (u64, i64), Firing);
+
+    /// A window as the definition sees it: one that a row begins, or what several that overlap have become.
+    struct Open {
+        key: u8,
+        start: i64,
+        end: i64,
+        numbers: Vec<i64>,
+        given: bool,
+        changed: bool,
+    }
+
+    impl Open {
+        fn result(&self, firing: Firing) -> Given {
+            let value = (self.numbers.len() as u64, self.numbers.iter().sum());
+            (self.end - 1, self.key, self.start, self.end, value, firing)
+        }
+    }
+
+    /// What is given, and the numbers of rows that are late, one step after the other: a row's own window ends at `own_end`,
+    /// windows stay for `lateness`, and early results are due at the multiples of `due`.
+    fn by_definition(
+        steps: &[Step<Row>],
+        own_end: impl Fn(i64, &Row) -> i64,
+        (lateness, due): (i64, Option<i64>),
+    ) -> (Vec<Given>, Vec<i64>) {
+        let (mut open, mut now, mut given, mut late) = (Vec::<Open>::new(), i64::MIN, Vec::new(), Vec::new());
+        for step in steps.iter().cloned().chain([Step::Watermark(Timestamp::MAX)]) {
+            match step {
+                Step::Row(time, row) => {
+                    let (start, end) = (time.as_micros(), own_end(time.as_micros(), &row));
+                    let (touched, others) = open
+                        .into_iter()
+                        .partition::<Vec<Open>, _>(|open| open.key == row.0 && open.start < end && start < open.end);
+                    open = others;
+                    if touched.is_empty() && end + lateness <= now {
+                        late.push(row.1);
+                        continue;
+                    }
+                    let mut whole = Open { key: row.0, start, end, numbers: vec![row.1], given: false, changed: true };
+                    for part in touched {
+                        (whole.start, whole.end) = (whole.start.min(part.start), whole.end.max(part.end));
+                        whole.numbers.extend(part.numbers);
+                    }
+                    if whole.end <= now {
+                        whole.given = true;
+                        given.push(whole.result(Firing::Late));
+                    }
+                    open.push(whole);
+                }
+                Step::Watermark(time) => {
+                    let time = time.as_micros();
+                    open.sort_by_key(|open| (open.end, open.key));
+                    for open in open.iter_mut().filter(|open| open.end <= time && !open.given) {
+                        open.given = true;
+                        given.push(open.result(Firing::OnTime));
+                    }
+                    if due.is_some_and(|due| time.div_euclid(due) * due > now) && time != i64::MAX {
+                        for open in open.iter_mut().filter(|open| open.changed && !open.given) {
+                            open.changed = false;
+                            given.push(open.result(Firing::Early));
+                        }
+                    }
+                    open.retain(|open| open.end.saturating_add(lateness) > time);
+                    now = now.max(time);
+                }
+            }
+        }
+        (given, late)
+    }
+
+    /// Results, each with when it is given, and the times of rows that are late.
+    type Told = (Vec<(i64, Windowed<u8, (u64, i64)>)>, Vec<i64>);
+
+    fn short(told: Told) -> (Vec<Given>, Vec<i64>) {
+        let given = |(time, w): (i64, Windowed<u8, (u64, i64)>)| {
+            (time, w.key, w.start.as_micros(), w.end.as_micros(), w.value, w.firing)
+        };
+        (told.0.into_iter().map(given).collect(), told.1)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
+
+        #[test]
+        fn whatever_is_late_and_whatever_comes_early_is_what_the_definition_gives(
+            steps in timeline(40), by in 0i64..40, gap in 1i64..30, lateness in 0i64..20, due in prop::option::of(1i64..30),
+            untils: bool, sample in sample(),
+        ) {
+            // Watermarks that run ahead of some rows.
+            let ahead = |step: Step<Row>| match step {
+                Step::Watermark(time) => Step::Watermark(at(time.as_micros() + by)),
+                row => row,
+            };
+            let steps: Vec<_> = steps.into_iter().map(ahead).collect();
+            let emit = due.map_or(Emit::OnClose, |due| Emit::Every(span(due)));
+            let aggregates = || Arc::new((count(), sum(|row: &Row| row.1)));
+            // Rows do not know their times: some tell of one before their own.
+            let tells = move |row: &Row| row.1 * 2 + gap;
+            let expected = match untils {
+                true => by_definition(&steps, |time, row| tells(row).max(time) + 1, (lateness, due)),
+                false => by_definition(&steps, |time, _| time + gap, (lateness, due)),
+            };
+            let given = match untils {
+                true => {
+                    let windows = until(move |row: &Row| at(tells(row))).allowed_lateness(span(lateness)).emit(emit);
+                    told(|| SessionWindowed::new(windows, key(), aggregates()), &steps, sample)
+                }
+                false => {
+                    let windows = session(span(gap)).allowed_lateness(span(lateness)).emit(emit);
+                    told(|| SessionWindowed::new(windows, key(), aggregates()), &steps, sample)
+                }
+            };
+            prop_assert_eq!(short(given), expected);
+        }
+    }
+}

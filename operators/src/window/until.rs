@@ -91,7 +91,7 @@ mod tests {
     use super::super::{SessionWindowed, until};
     use crate::Rejected;
     use crate::aggregate::{Count, count};
-    use crate::testkit::{Bench, Step};
+    use crate::testkit::{Bench, Step, cases};
     use crate::window::OwnWindow;
 
     fn counts() -> SessionWindowed<Row, u8, Count, impl OwnWindow<Row>> {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
         #[test]
         fn windows_until_a_time_are_those_of_the_definition(steps in timeline(20), sample in sample()) {

@@ -10,6 +10,8 @@ mod formats;
 #[cfg(feature = "columnar")]
 mod frame;
 mod joined;
+#[cfg(test)]
+mod joined_tests;
 mod keeping;
 mod keyed;
 mod lookup;

@@ -58,9 +58,8 @@ impl Frontier {
         }
         let merged = match least {
             // It comes when it has come for all: who is idle may hold rows until then.
-            Some(Timestamp::MAX) if idle => Watermark::Idle,
+            Some(Timestamp::MAX) | None if idle => Watermark::Idle,
             Some(at) => Watermark::At(at.max(self.reached)),
-            None if idle => Watermark::Idle,
             None => Watermark::At(Timestamp::MAX),
         };
         if self.given == Some(merged) {

@@ -277,10 +277,11 @@ mod tests {
 
     use super::*;
     use crate::columnar::schema;
-    use crate::columnar::tests::{at_port, cut, rejected, rows, run};
+    use crate::columnar::steps::{Step, steps_do_not_matter};
+    use crate::columnar::tests::{at_port, rejected, rows, run};
     use crate::origin::tests::numbered;
     use crate::testkit::Bench;
-    use crate::{Rejected, Template, Timestamp};
+    use crate::{Rejected, Template};
 
     const COLUMNS: [(&str, &str); 4] = [("id", "utf8"), ("n", "int64"), ("raw", "json"), ("data", "binary")];
 
@@ -457,16 +458,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_not_matter_where_batches_are_cut(cuts in prop::collection::vec(0usize..40, 0..6)) {
+        fn it_does_not_matter_where_batches_are_cut_and_where_it_is_restarted(seed: u64) {
             let lines: Vec<String> = (0..40).map(|n| format!(r#"{{"id":"{}","n":{n}}}"#, if n % 5 == 0 { "a b" } else { "x" })).collect();
             let batch = rows(&COLUMNS, &lines.iter().map(String::as_str).collect::<Vec<_>>());
             let encode = || Encode::new(&schema(COLUMNS).unwrap(), encoding(EncodeFormat::Json, "o.{id}", &[("n", "{n}")])).unwrap();
-            let everything = |batches: Vec<Batch<RecordBatch>>| {
-                let mut taken = run(&mut encode(), batches);
-                let sent = at_port::<Vec<Record>>(&mut taken, 0).into_iter().flat_map(|batch| batch.into_iter().collect::<Vec<(Timestamp, Record)>>());
-                (sent.collect::<Vec<_>>(), rejected(&mut taken, 1))
-            };
-            prop_assert_eq!(everything(vec![batch.clone()]), everything(cut(&batch, &cuts)));
+            let batch = batch.with_origins(numbered(40)).unwrap();
+            let told = steps_do_not_matter(encode, &[Step::Rows(batch)], seed);
+            prop_assert_eq!((told.port(0).len(), told.port(1).len()), (32, 8));
         }
     }
 }

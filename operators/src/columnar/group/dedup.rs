@@ -155,7 +155,12 @@ impl fmt::Debug for Dedup {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::columnar::steps::{Step, steps_do_not_matter};
     use crate::columnar::tests::{cut, ints, joined, rows, run};
     use crate::testkit::Bench;
 
@@ -170,17 +175,65 @@ mod tests {
         Batch::new(all.iter().map(|(time, ..)| at(*time)).collect(), batch.into_parts().rows).unwrap()
     }
 
+    fn distinct() -> Dedup {
+        let schema = batch(&[(0, "", 0)]).rows().schema();
+        let by = KeyColumns::new(&schema, &["key".to_owned()]).unwrap();
+        Dedup::distinct(&schema, by, Duration::from_micros(10)).unwrap()
+    }
+
     fn dedup() -> Dedup {
         let schema = batch(&[(0, "", 0)]).rows().schema();
         Dedup::new(&schema, KeyColumns::new(&schema, &["key".to_owned()]).unwrap(), Duration::from_micros(10)).unwrap()
     }
 
-    #[test]
-    fn the_first_row_of_a_key_passes_wherever_batches_are_cut() {
-        let all = batch(&[(0, "a", 1), (5, "a", 2), (5, "b", 3), (10, "a", 4), (11, "a", 5), (3, "b", 6)]);
-        for cuts in [&[][..], &[1], &[2, 4], &[1, 2, 3, 4, 5]] {
-            let passed = joined(&mut run(&mut dedup(), cut(&all, cuts)), 0).unwrap();
-            assert_eq!(ints(&passed, "n"), [1, 3, 5]);
+    /// Rows that are behind the watermark by no more than the span.
+    fn timeline() -> impl Strategy<Value = Vec<(i64, u8)>> {
+        prop::collection::vec((0i64..120, 0i64..20, 0u8..4), 1..60).prop_map(|mut rows| {
+            rows.sort_by_key(|(time, jitter, _)| time + jitter);
+            rows.into_iter().map(|(time, _, key)| (time, key)).collect()
+        })
+    }
+
+    /// Rows in pieces, with the watermark 10 behind the latest of them.
+    fn steps(rows: &[(i64, u8)], size: usize) -> Vec<Step<RecordBatch>> {
+        let keys: Vec<String> = (0..4).map(|key| key.to_string()).collect();
+        let (mut latest, mut n) = (i64::MIN, 0..);
+        let piece = |rows: &[(i64, u8)]| {
+            latest = rows.iter().map(|(time, _)| *time).fold(latest, i64::max);
+            let rows: Vec<_> =
+                rows.iter().zip(&mut n).map(|((time, key), n)| (*time, keys[usize::from(*key)].as_str(), n)).collect();
+            [Step::Rows(batch(&rows)), Step::Watermark(latest - 10)]
+        };
+        rows.chunks(size).flat_map(piece).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_rows_of_keys_pass_wherever_it_is_cut_and_restarted(rows in timeline(), size in 1usize..20, seed: u64) {
+            let told = steps_do_not_matter(dedup, &steps(&rows, size), seed);
+            let (mut first, mut expected) = (BTreeMap::<u8, i64>::new(), Vec::new());
+            for (n, (time, key)) in rows.into_iter().enumerate() {
+                if first.get(&key).is_none_or(|first| (time - first).abs() > 10) {
+                    first.insert(key, time);
+                    expected.push(format!("{{\"key\":\"{key}\",\"n\":{n}}} at {time} of None"));
+                }
+            }
+            prop_assert_eq!(told.port(0), expected);
+        }
+
+        #[test]
+        fn keys_are_given_when_none_of_them_came_for_long_wherever_it_is_cut_and_restarted(
+            rows in timeline(), size in 1usize..20, seed: u64,
+        ) {
+            let told = steps_do_not_matter(distinct, &steps(&rows, size), seed);
+            let (mut newest, mut expected) = (BTreeMap::<u8, i64>::new(), Vec::new());
+            for (time, key) in rows {
+                let before = newest.insert(key, newest.get(&key).map_or(time, |newest| time.max(*newest)));
+                if before.is_none_or(|before| time - before > 10) {
+                    expected.push(format!("{{\"key\":\"{key}\"}} at {time} of None"));
+                }
+            }
+            prop_assert_eq!(told.port(0), expected);
         }
     }
 
@@ -188,10 +241,7 @@ mod tests {
     fn a_key_is_given_once_and_again_when_none_of_it_came_for_long() {
         let all =
             batch(&[(3, "a", 1), (5, "b", 2), (9, "a", 3), (12, "a", 4), (16, "b", 5), (22, "a", 6), (33, "a", 7)]);
-        let make = || {
-            let (schema, by) = (all.rows().schema(), ["key".to_owned()]);
-            Dedup::distinct(&schema, KeyColumns::new(&schema, &by).unwrap(), Duration::from_micros(10)).unwrap()
-        };
+        let make = distinct;
         for cuts in [&[][..], &[1], &[2, 4]] {
             let given = joined(&mut run(&mut make(), cut(&all, cuts)), 0).unwrap();
             assert_eq!(given.schema(), *make().schema().unwrap());

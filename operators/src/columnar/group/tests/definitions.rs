@@ -6,14 +6,11 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::columnar::steps::{self, Step};
 use crate::columnar::tests::lines;
 use crate::state::MemoryTables;
+use crate::testkit::cases;
 use crate::{KeyGroup, Operator, Result, Run, Runs, Saved, Spill};
-
-/// How many inputs: `MILLSTREAM_WINDOW_CASES=10000` is the long form.
-pub(super) fn cases(otherwise: u32) -> u32 {
-    std::env::var("MILLSTREAM_WINDOW_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(otherwise)
-}
 
 type Pieces = Vec<(Vec<Row>, i64)>;
 
@@ -157,6 +154,28 @@ fn sums() -> Aggregates {
     SUMS.clone()
 }
 
+/// As [`SUMS`], compiled once.
+fn four_sums() -> Aggregates {
+    static FOUR: LazyLock<Aggregates> = LazyLock::new(|| {
+        let columns = SUMS.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned()));
+        Aggregates::compile(&columns.collect::<Vec<_>>(), &input()).unwrap()
+    });
+    FOUR.clone()
+}
+
+/// Rows by the windows that they are in, of some size and distance, and their keys.
+fn in_windows(rows: Vec<Row>, (size, every): (i64, i64)) -> BTreeMap<(i64, Option<String>), Vec<Row>> {
+    let mut windows: BTreeMap<(i64, Option<String>), Vec<Row>> = BTreeMap::new();
+    for row in rows {
+        for start in (-40..200).filter(|start: &i64| start.rem_euclid(every) == 0) {
+            if start <= row.1 && row.1 < start + size {
+                windows.entry((start, row.0.clone())).or_default().push(row.clone());
+            }
+        }
+    }
+    windows
+}
+
 fn all_rows(pieces: &Pieces) -> Vec<Row> {
     pieces.iter().flat_map(|(rows, _)| rows.clone()).collect()
 }
@@ -209,6 +228,74 @@ fn overlapping(rows: Vec<Row>, end: impl Fn(&Row) -> i64) -> Vec<(i64, Value)> {
 fn last(told: Vec<(i64, Value)>) -> BTreeMap<String, Value> {
     let of = |line: &Value| format!("{} {}", line["key"], line["window_start"]);
     told.into_iter().map(|(_, line)| (of(&line), line)).collect()
+}
+
+// A row is in as many as forty windows, each of which is a line to compare.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(300)))]
+
+    #[test]
+    fn windows_give_what_the_definition_gives(
+        pieces in timeline(), size in 1i64..40, every in 1i64..40, lateness in 0i64..30, way in way(),
+    ) {
+        let windows = sliding(span(size), span(every)).allowed_lateness(span(lateness));
+        let make = || WindowAggregate::new(&input(), windows, by_key(), four_sums(), clock()).unwrap();
+        let told = driven(make, &pieces, way);
+        let expected = in_windows(all_rows(&pieces), (size, every)).into_iter().map(|((start, key), rows)| {
+            let numbers: Vec<i64> = rows.iter().filter_map(|row| row.2).collect();
+            let spread = numbers.iter().max().zip(numbers.iter().min()).map(|(max, min)| max - min);
+            let (time, mut line) = result(&key, start, start + size, &rows);
+            line["spread"] = json!(spread);
+            line["odd"] = json!(numbers.iter().filter(|n| **n % 2 == 1).count());
+            (time, line)
+        });
+        prop_assert_eq!(told, expected.collect::<Vec<_>>());
+    }
+}
+
+// The same, three times over.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(40)))]
+
+    #[test]
+    fn what_is_late_is_refused_and_what_is_allowed_changes_the_result(
+        pieces in timeline(), size in 1i64..40, distance in 0i64..40, by in 0i64..40, allowed in 0i64..20, seed: u64,
+    ) {
+        let every = 1 + distance % size;
+        // Watermarks that run ahead of some rows.
+        let of_piece = |(rows, now): &(Vec<Row>, i64)| [Step::Rows(with_until(rows)), Step::Watermark(now + by)];
+        let steps: Vec<_> = pieces.iter().flat_map(of_piece).collect();
+        let windows = sliding(span(size), span(every)).allowed_lateness(span(allowed));
+        let make = || WindowAggregate::new(&input(), windows, by_key(), sums(), clock()).unwrap();
+        let (mut now, mut expected, mut late) = (i64::MIN, BTreeMap::<_, Vec<Row>>::new(), Vec::new());
+        for (rows, watermark) in &pieces {
+            for row in rows {
+                let open = in_windows(vec![row.clone()], (size, every));
+                let open = open.into_keys().filter(|(start, _)| start + size + allowed > now).collect::<Vec<_>>();
+                if open.is_empty() {
+                    late.push(row.1);
+                }
+                open.into_iter().for_each(|window| expected.entry(window).or_default().push(row.clone()));
+            }
+            now = now.max(watermark + by);
+        }
+        let expected: Vec<_> =
+            expected.into_iter().map(|((start, key), rows)| result(&key, start, start + size, &rows)).collect();
+        for (seed, restarts) in [(None, false), (Some(seed), false), (Some(seed), true)] {
+            let told = steps::told(&make, &steps, seed, restarts);
+            let times = |port| told.port(port).iter().map(|row| {
+                let (line, time) = row.rsplit_once(" at ").unwrap();
+                (time.trim_end_matches(" of None").parse::<i64>().unwrap(), line)
+            });
+            prop_assert_eq!(times(2).map(|(time, _)| time).collect::<Vec<_>>(), late.clone());
+            let results: Vec<(i64, Value)> =
+                times(0).map(|(time, line)| (time, serde_json::from_str(line).unwrap())).collect();
+            if allowed == 0 {
+                prop_assert_eq!(&results, &expected);
+            }
+            prop_assert_eq!(last(results), last(expected.clone()));
+        }
+    }
 }
 
 proptest! {
