@@ -36,12 +36,13 @@ fn the_same_seed_gives_the_same_messages_in_the_same_order() {
 }
 
 #[test]
-fn a_crash_at_any_message_of_a_small_scenario_changes_nothing() {
+fn a_crash_of_process_or_server_at_any_message_of_a_small_scenario_changes_nothing() {
     for (once, stateless) in [(true, false), (false, false), (true, true)] {
         let whole = Scenario::crashing_at(u64::MAX, None, once, stateless);
         let messages = run(&whole).map_or(0, |passed| passed.messages);
         assert!(messages > 100, "{messages}");
         pass((1..=messages).step_by(7).map(|step| Scenario::crashing_at(step, None, once, stateless)));
+        pass((1..=messages).step_by(7).map(|step| Scenario::killing_at(step, once, stateless)));
     }
 }
 

@@ -53,11 +53,27 @@ pub enum Bug {
     DrainWithoutCheckpoint,
     /// An epoch that was given in a marker is given again.
     ReuseEpoch,
+    /// What a checkpoint covers is acknowledged before the checkpoint is stored.
+    AckBeforeDurable,
+    /// A source goes on behind what its consumer has acknowledged.
+    PositionFromFloor,
+    /// A dead letter that its stream refuses counts as stored.
+    DropDeadLetters,
+    /// What is sent again is sent in another order.
+    UnorderedRetry,
+    /// A checkpoint is stored before the state that it names.
+    ManifestFirst,
+    /// A window that is over stays in the state.
+    KeepWindows,
+    /// Input that is gone before it was read is not missed.
+    IgnoreGap,
+    /// A stream that was deleted and created again counts as the same.
+    IgnoreCreated,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 24] = [
+    pub const ALL: [Bug; 32] = [
         Bug::FlushUnconfirmed,
         Bug::PositionAhead,
         Bug::TrustDeliveries,
@@ -82,6 +98,14 @@ impl Bug {
         Bug::ForgetPairs,
         Bug::DrainWithoutCheckpoint,
         Bug::ReuseEpoch,
+        Bug::AckBeforeDurable,
+        Bug::PositionFromFloor,
+        Bug::DropDeadLetters,
+        Bug::UnorderedRetry,
+        Bug::ManifestFirst,
+        Bug::KeepWindows,
+        Bug::IgnoreGap,
+        Bug::IgnoreCreated,
     ];
 }
 

@@ -17,7 +17,7 @@ use millstream_tests::sim::{Scenario, hunt, run, shrink};
 
 const USAGE: &str =
     "sim run [--seeds N] [--from SEED] [--threads N]: so many seeds, from this one on, on so many threads
-sim steps [--threads N]: a small scenario that crashes at every message, and again at some later one
+sim steps [--threads N]: a small scenario that crashes at every message, and again at some later one, or whose server does
 sim replay SEED: one seed, which is shrunk if it fails
 sim bugs [NAME]: planted bugs, and the first seed that catches each
 sim log SEED: one seed, with all that the pipeline logs";
@@ -57,7 +57,7 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// A crash at every message of the small scenario, alone and with a second one.
+/// A crash at every message of the small scenario, alone and with a second one, and a kill of the server there.
 fn steps() -> Result<Vec<Scenario>, String> {
     let mut scenarios = Vec::new();
     for (once, stateless) in [(true, false), (false, false), (true, true)] {
@@ -65,6 +65,7 @@ fn steps() -> Result<Vec<Scenario>, String> {
         for step in 1..=messages {
             scenarios.push(Scenario::crashing_at(step, None, once, stateless));
             scenarios.push(Scenario::crashing_at(step, Some(1 + step * 7 % messages), once, stateless));
+            scenarios.push(Scenario::killing_at(step, once, stateless));
         }
     }
     Ok(scenarios)
@@ -120,6 +121,7 @@ fn failed(scenario: &Scenario, failure: String) -> ExitCode {
 /// Runs all, on several threads, until one fails.
 fn all(scenarios: &[Scenario], threads: u64) -> ExitCode {
     let (next, messages, failure) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    let (struck, digest) = (AtomicU64::new(0), AtomicU64::new(0));
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -129,7 +131,11 @@ fn all(scenarios: &[Scenario], threads: u64) -> ExitCode {
                     let scenario = usize::try_from(place).ok().and_then(|place| scenarios.get(place));
                     let Some(scenario) = scenario.filter(|_| failure.lock().unwrap().is_none()) else { return };
                     match run(scenario) {
-                        Ok(passed) => _ = messages.fetch_add(passed.messages, Ordering::Relaxed),
+                        Ok(passed) => {
+                            messages.fetch_add(passed.messages, Ordering::Relaxed);
+                            struck.fetch_add(passed.struck, Ordering::Relaxed);
+                            digest.fetch_xor(passed.trace, Ordering::Relaxed);
+                        }
                         Err(words) => *failure.lock().unwrap() = Some((scenario.clone(), words)),
                     }
                 }
@@ -140,9 +146,10 @@ fn all(scenarios: &[Scenario], threads: u64) -> ExitCode {
     match failure.into_inner().unwrap() {
         Some((scenario, words)) => failed(&scenario, words),
         None => {
-            let (count, messages) = (scenarios.len(), messages.into_inner());
+            let (count, messages, struck) = (scenarios.len(), messages.into_inner(), struck.into_inner());
             println!(
-                "{count} scenarios pass, {messages} messages, in {:.1} s on {threads} threads",
+                "{count} scenarios pass, {messages} messages, {struck} strikes, digest {:016x}, in {:.1} s on {threads} threads",
+                digest.into_inner(),
                 took.as_secs_f64()
             );
             ExitCode::SUCCESS

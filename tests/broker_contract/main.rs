@@ -17,6 +17,7 @@ mod consumers;
 mod keys;
 mod publishing;
 mod random;
+mod restarts;
 mod streams;
 mod world;
 
@@ -43,6 +44,37 @@ fn same(script: impl for<'a> Fn(&'a mut World) -> Running<'a>) {
         world.record
     });
     if let Err(difference) = compare(&embedded, &real) {
+        panic!("{difference}");
+    }
+}
+
+/// As [`same`], with a `kill -9` of the broker and its restart between two scripts; by then it has written everything down.
+fn same_over_a_kill(
+    before: impl for<'a> Fn(&'a mut World) -> Running<'a>,
+    after: impl for<'a> Fn(&'a mut World) -> Running<'a>,
+) {
+    let (first, second) = runtime(true).block_on(async {
+        let broker = Embedded::default();
+        let mut world = World::first(broker.connect());
+        before(&mut world).await;
+        broker.drop_links();
+        broker.restart(false);
+        let mut again = World::first(broker.connect());
+        after(&mut again).await;
+        (world.record, again.record)
+    });
+    let (killed, restarted) = runtime(false).block_on(async {
+        let mut server = NatsServer::start().await.expect("a nats-server: run tests/setup");
+        let mut world = World::second(server.connect().await.unwrap(), first.clone());
+        before(&mut world).await;
+        world.elapse(1_500).await;
+        server.kill_9();
+        server.restart().await.unwrap();
+        let mut again = World::second(server.connect().await.unwrap(), second.clone());
+        after(&mut again).await;
+        (world.record, again.record)
+    });
+    if let Err(difference) = compare(&first, &killed).and_then(|()| compare(&second, &restarted)) {
         panic!("{difference}");
     }
 }

@@ -8,17 +8,20 @@
 //! cargo run --release -p millstream-tests --bin sim -- bugs         # planted bugs, each of which must be caught
 //! ```
 
+mod census;
 mod faults;
 mod monitor;
+mod nemesis;
 mod oracle;
 mod pipeline;
 mod planted;
 mod scenario;
 mod shrink;
+mod witness;
 mod world;
 
 pub use oracle::Event;
 pub use planted::{Caught, hunt};
-pub use scenario::{Ending, Scenario, Strike, What};
+pub use scenario::{AIMS, Ending, Loss, Scenario, Strike, What};
 pub use shrink::shrink;
 pub use world::{Passed, run};

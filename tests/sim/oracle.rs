@@ -1,13 +1,13 @@
 //! What must come out, computed in one go and without anything of the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use crate::support::Dice;
 
 /// Something that is fed: an event, or a payload that is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// Its number, unlike any other's; 0 for a payload that is no event.
     pub id: u64,
@@ -21,6 +21,8 @@ pub struct Event {
     pub bad: bool,
     /// Whether it happened so long ago that it may be too late for its window.
     pub old: bool,
+    /// Whether it is so long that the state of a few does not fit into a manifest.
+    pub long: bool,
 }
 
 /// How far events may be out of order, in milliseconds.
@@ -33,8 +35,9 @@ pub(super) const NEAR: u64 = 2_000;
 impl Event {
     /// Up to some hundred events, out of order within [`LATE`], with some payloads that are none.
     pub(super) fn some(dice: &mut Dice) -> Vec<Event> {
-        let (count, step) = (1 + dice.below(120), 1 + dice.below(900));
-        // Now and then so many that their state does not fit into the manifest.
+        // Now and then their state does not fit into the manifest: so long are they, and so many are held for a join.
+        let long = dice.below(8) == 0;
+        let (count, step) = (1 + dice.below(120), 1 + dice.below(if long { 60 } else { 900 }));
         let keys = if dice.below(8) == 0 { 100 } else { 1 + dice.below(12) };
         let olds = dice.below(2) == 0;
         let mut now = 100_000;
@@ -42,17 +45,31 @@ impl Event {
             now += dice.below(step);
             let old = olds && dice.below(10) == 0;
             let at = now - dice.below(LATE) - if old { 3 * WINDOW } else { 0 };
-            Event { id, key: dice.below(keys), at, value: dice.below(1_000), bad: dice.below(20) == 0, old }
+            Event { id, key: dice.below(keys), at, value: dice.below(1_000), bad: dice.below(20) == 0, old, long }
         };
         (1..=count).map(event).collect()
     }
 
+    /// One more for each key, behind all these: what is counted by then shows in what comes of it.
+    pub(super) fn probes(events: &[Event]) -> Vec<Event> {
+        let now = events.iter().map(|event| event.at).max().unwrap_or(0);
+        let first = 1 + events.iter().map(|event| event.id).max().unwrap_or(0);
+        let keys: BTreeSet<u64> = events.iter().map(|event| event.key).collect();
+        let probe = |(id, key)| Event { id, key, at: now, value: 7, ..Event::default() };
+        (first..).zip(keys).map(probe).collect()
+    }
+
     /// What is published.
     pub(super) fn payload(&self) -> String {
-        let Event { id, key, at, value, bad, old } = self;
-        match bad {
-            true => format!("no event {id}"),
-            false => json!({"id": id, "key": key, "at": at, "value": value, "old": old}).to_string(),
+        let Event { id, key, at, value, bad, old, long } = self;
+        match (bad, long) {
+            (true, _) => format!("no event {id}"),
+            (_, false) => json!({"id": id, "key": key, "at": at, "value": value, "old": old}).to_string(),
+            (_, true) => {
+                let mut dice = Dice::new(*id);
+                let words: String = (0..16).map(|_| format!("{:x}", dice.below(u64::MAX))).collect();
+                json!({"id": id, "key": key, "at": at, "value": value, "old": old, "words": words}).to_string()
+            }
         }
     }
 }
@@ -163,6 +180,20 @@ impl Outputs {
             let most = its.filter_map(|window| number(window, "count")).max().unwrap_or_default();
             if most < due {
                 return Err(format!("event {}: of {due} events in its window {most} are counted", event.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the order in which totals of a key came first: a repeat may come at any time.
+    pub(super) fn judge_keys(&self) -> Result<(), String> {
+        for (key, totals) in &self.totals {
+            let mut last = 0;
+            for count in totals.iter().filter_map(|total| total.get("count")?.as_u64()) {
+                if count > last + 1 {
+                    return Err(format!("P8: total {count} of key {key} comes behind {last}"));
+                }
+                last = last.max(count);
             }
         }
         Ok(())

@@ -13,6 +13,8 @@ struct Row {
     at: i64,
     value: u64,
     old: bool,
+    #[serde(default)]
+    words: String,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -20,8 +20,12 @@ pub struct Scenario {
     pub events: Vec<Event>,
     /// How many of the events are there before the first run; the others come one by one.
     pub fed_before: usize,
+    /// How many of the events, the last ones, come when nothing goes wrong any more.
+    pub probes: usize,
     /// The runs but for the last, which has no faults and ends when all is done: with how many subtasks, and how they end.
     pub runs: Vec<(u32, Ending)>,
+    /// What happens to the stream of events before the last run.
+    pub loss: Option<Loss>,
     /// The number of subtasks of the last run.
     pub last: u32,
     /// What goes wrong, and when.
@@ -33,10 +37,26 @@ pub struct Scenario {
 pub enum Ending {
     /// As if killed, when so many messages have passed since it began: from then on none of its messages arrives.
     Crash(u64),
+    /// As if killed right behind its so many'th message of a kind, one of [`AIMS`].
+    CrashBehind(&'static str, u64),
     /// Asked to drain after so many milliseconds.
     Drain(u64),
     /// It does not: after so many milliseconds the next begins beside it.
     Twin(u64),
+    /// After so many milliseconds it stands still for so many, and the next begins in its place; then it goes on.
+    Frozen(u64, u64),
+}
+
+/// What crashes come right behind of: checkpoints, their pieces, acknowledgements, markers and outputs begin so.
+pub const AIMS: [&str; 6] = ["$KV.mill_sim.", "$O.mill_sim.", "$JS.ACK.IN.", "mill.txn.", "totals.", "mill.dlq."];
+
+/// How the stream of events comes not to have any more what was not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It is purged ahead of the reader.
+    Purged,
+    /// It is deleted, and created again with as many messages.
+    Recreated,
 }
 
 /// Something that goes wrong when so many messages have passed since the beginning.
@@ -59,6 +79,24 @@ pub enum What {
     Delay(u64, u64),
     /// All links are cut and made anew.
     Cut,
+    /// The next so many deliveries come twice.
+    Repeat(u64),
+    /// The server is killed, and is there again after so many milliseconds, with what it had written down.
+    Kill {
+        /// How long it is away.
+        millis: u64,
+        /// Whether what clients say while they know that it is away waits for it, or is lost.
+        keeps: bool,
+        /// Whether it had not written down any acknowledgement.
+        forgets_acks: bool,
+    },
+    /// The server stands still for so many milliseconds.
+    Stop(u64),
+    /// The process of which a message passes then stands still for so many milliseconds: what it says comes late, and it
+    /// hears late.
+    Freeze(u64),
+    /// The stream of dead letters takes none for so many milliseconds.
+    RefuseDeadLetters(u64),
 }
 
 impl Scenario {
@@ -71,39 +109,74 @@ impl Scenario {
         // Each seed has some kinds of faults only: together they would hide each other.
         let (crashes, twins, delays) = (dice.below(4) > 0, dice.below(2) == 0, dice.below(2) == 0);
         let (losses, cuts) = (dice.below(2) == 0, dice.below(3) == 0);
+        let (kills, stops, refusals) = (dice.below(2) == 0, dice.below(3) == 0, dice.below(4) == 0);
         let mut runs = Vec::new();
         for _ in 0..dice.below(5) {
             let ending = match dice.below(3) {
+                0 if twins && stops => Ending::Frozen(dice.below(400), up_to(&mut dice, 13)),
                 0 if twins => Ending::Twin(dice.below(400)),
                 1 => Ending::Drain(dice.below(400)),
+                _ if crashes && dice.below(2) == 0 => {
+                    let aim = AIMS[below(&mut dice, AIMS.len() as u64) as usize];
+                    Ending::CrashBehind(aim, 1 + up_to(&mut dice, 4))
+                }
                 _ if crashes => Ending::Crash(1 + up_to(&mut dice, 11)),
                 _ => Ending::Drain(dice.below(100)),
             };
             runs.push((1 + below(&mut dice, 3), ending));
         }
         let mut strikes = Vec::new();
-        for _ in 0..dice.below(6) {
-            let what = match dice.below(4) {
-                3 if delays => What::Delay(1 + up_to(&mut dice, 5), up_to(&mut dice, 13)),
+        for _ in 0..dice.below(10) {
+            let what = match dice.below(9) {
                 0 if losses => What::LosePublishes(1 + dice.below(3)),
                 1 if losses => What::LoseDeliveries(1 + dice.below(3)),
-                2 if cuts => What::Cut,
+                2 if losses => What::Repeat(1 + dice.below(3)),
+                3 if cuts => What::Cut,
+                4 if delays => What::Delay(1 + up_to(&mut dice, 5), up_to(&mut dice, 13)),
+                5 | 6 if kills => {
+                    let (keeps, forgets_acks) = (dice.below(2) == 0, dice.below(2) == 0);
+                    What::Kill { millis: up_to(&mut dice, 13), keeps, forgets_acks }
+                }
+                7 if stops && dice.below(2) == 0 => What::Freeze(up_to(&mut dice, 14)),
+                7 if stops => What::Stop(up_to(&mut dice, 14)),
+                8 if refusals => What::RefuseDeadLetters(up_to(&mut dice, 13)),
                 _ => continue,
             };
             strikes.push(Strike { at: up_to(&mut dice, 12), what });
         }
         strikes.sort_by_key(|strike| strike.at);
+        let mut events = events;
         let fed_before = below(&mut dice, events.len() as u64 + 1) as usize;
         let (once, interval) = (dice.below(3) > 0, [10, 20, 50, 200][below(&mut dice, 4) as usize]);
         let last = 1 + below(&mut dice, 3);
         let stateless = dice.below(3) == 0;
         let mixed = stateless && dice.below(3) == 0;
-        Scenario { seed, once: once || stateless, stateless, mixed, interval, events, fed_before, runs, last, strikes }
+        let contested = runs.iter().any(|(_, ending)| matches!(ending, Ending::Twin(_) | Ending::Frozen(..)));
+        let loss = match dice.below(24) {
+            0 if !contested => Some(Loss::Purged),
+            1 if !contested => Some(Loss::Recreated),
+            _ => None,
+        };
+        let mut probes = 0;
+        if loss.is_none() && dice.below(2) == 0 {
+            let last = Event::probes(&events);
+            probes = last.len();
+            events.extend(last);
+        }
+        let once = once || stateless;
+        Scenario { seed, once, stateless, mixed, interval, events, fed_before, probes, runs, loss, last, strikes }
     }
 
     /// Whether messages are lost or late, also to an instance that lives.
     pub(super) fn is_troubled(&self) -> bool {
-        !self.strikes.is_empty() || self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Crash(_)))
+        let troubles = |ending: &Ending| !matches!(ending, Ending::Drain(_) | Ending::Twin(_));
+        !self.strikes.is_empty() || self.runs.iter().any(|(_, ending)| troubles(ending))
+    }
+
+    /// Whether messages may arrive behind what was said after them.
+    pub(super) fn is_late(&self) -> bool {
+        let late = |strike: &Strike| matches!(strike.what, What::Delay(..) | What::Freeze(_));
+        self.is_contested() || self.strikes.iter().any(late)
     }
 
     /// Whether each output must be there exactly once: where that is promised, and where runs are only asked to drain.
@@ -118,7 +191,7 @@ impl Scenario {
 
     /// Whether instances run beside each other: of two that start at one moment, either may take over.
     pub(super) fn is_contested(&self) -> bool {
-        self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Twin(_)))
+        self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Twin(_) | Ending::Frozen(..)))
     }
 
     /// A small one in which the first run crashes at message `step`, and the second, if told, at `again` of its own.
@@ -130,7 +203,32 @@ impl Scenario {
         runs.extend(again.map(|again| (1, Ending::Crash(again))));
         let (fed_before, interval) = (events.len() / 2, 20);
         let (mixed, strikes) = (stateless && step.is_multiple_of(3), Vec::new());
-        Scenario { seed: step, once, stateless, mixed, interval, events, fed_before, runs, last: 2, strikes }
+        let (probes, loss) = (0, None);
+        Scenario {
+            seed: step,
+            once,
+            stateless,
+            mixed,
+            interval,
+            events,
+            fed_before,
+            probes,
+            runs,
+            loss,
+            last: 2,
+            strikes,
+        }
+    }
+}
+
+impl Scenario {
+    /// The same small one, in which the server is killed at message `step` of the one run.
+    pub fn killing_at(step: u64, once: bool, stateless: bool) -> Self {
+        let (keeps, forgets_acks) = (step.is_multiple_of(2), step.is_multiple_of(3));
+        let what = What::Kill { millis: 200, keeps, forgets_acks };
+        let strikes = vec![Strike { at: step, what }];
+        let whole = Scenario::crashing_at(step, None, once, stateless);
+        Scenario { runs: Vec::new(), mixed: false, strikes, ..whole }
     }
 }
 

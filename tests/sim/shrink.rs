@@ -33,7 +33,8 @@ fn smaller(scenario: &Scenario) -> Vec<Scenario> {
         for part in 0..if size > 0 { parts } else { 0 } {
             change(&|other| {
                 other.events.drain(part * size..(part + 1) * size);
-                other.fed_before = other.fed_before.min(other.events.len());
+                other.probes = other.probes.min(other.events.len());
+                other.fed_before = other.fed_before.min(other.events.len() - other.probes);
             });
         }
     }

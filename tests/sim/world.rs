@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream::broker::{Embedded, EmbeddedOptions, Hook, Js, Outgoing, StreamConfig};
+use millstream::broker::{Embedded, EmbeddedOptions, Hook, Js, Outgoing, Purge, StreamConfig};
 use millstream::checkpoint::{KvStore, Store};
 use millstream::connectors::{Connections, Settlements};
 use millstream::engine::{Clock, Ended, RunMode};
@@ -13,11 +13,14 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::census::census;
 use super::faults::Faults;
 use super::monitor::violation;
+use super::nemesis::nemesis;
 use super::oracle::{Event, Outputs};
 use super::pipeline::{graph, stateless};
-use super::scenario::{Ending, Scenario};
+use super::scenario::{Ending, Loss, Scenario};
+use super::witness::Witness;
 
 /// A scenario that ended as it must.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +29,14 @@ pub struct Passed {
     pub messages: u64,
     /// A digest of them, in their order.
     pub trace: u64,
+    /// How often something struck.
+    pub struck: u64,
 }
 
 // Of virtual time: whoever needs longer is stuck. A strike may delay 32 messages by eight seconds each.
 const LONGEST: Duration = Duration::from_secs(600);
+// Behind this are the numbers of events that come when input is lost.
+const LOST: u64 = 1_000_000;
 
 /// Runs a scenario on a thread of its own time.
 ///
@@ -38,7 +45,13 @@ const LONGEST: Duration = Duration::from_secs(600);
 pub fn run(scenario: &Scenario) -> Result<Passed, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let passed = runtime.block_on(async { World::new().await.play(scenario).await });
+    let passed = runtime.block_on(async {
+        let world = World::new(scenario).await;
+        let passed = world.play(scenario).await;
+        // What was wrong first tells more than what came of it.
+        let witness = world.faults.dismiss();
+        witness.map_or(Ok(()), |witness| witness.verdict()).and(passed)
+    });
     // What is left of twins goes with it.
     runtime.shutdown_background();
     passed
@@ -52,60 +65,104 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
+    async fn new(scenario: &Scenario) -> Self {
         let faults = Arc::<Faults>::default();
         let broker = Embedded::with_hook(EmbeddedOptions::default(), Arc::clone(&faults) as Arc<dyn Hook>);
         let js = Js::new(broker.connect());
         js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
-        let (cutter, cutting) = (broker.clone(), Arc::clone(&faults));
-        tokio::spawn(async move {
-            loop {
-                cutting.cut.notified().await;
-                cutter.cut_links();
-            }
-        });
+        tokio::spawn(nemesis(broker.clone(), Arc::clone(&faults)));
+        faults.watch(&broker, |broker| Witness::of(scenario, broker));
         World { broker, faults, js, clock: Clock::starting_at(Timestamp::from_millis(1_767_225_600_000)) }
     }
 
     async fn play(&self, scenario: &Scenario) -> Result<Passed, String> {
-        let (before, after) = scenario.events.split_at(scenario.fed_before.min(scenario.events.len()));
+        let (events, probes) = scenario.events.split_at(scenario.events.len().saturating_sub(scenario.probes));
+        let (before, after) = events.split_at(scenario.fed_before.min(events.len()));
         self.feed(before).await;
         self.faults.arm(&scenario.strikes);
         let feeding = self.feed_slowly(after.to_vec());
         let mut twins = Vec::new();
-        for (number, (subtasks, ending)) in scenario.runs.iter().enumerate() {
-            let crash = match ending {
-                Ending::Crash(at) => Some(*at),
-                _ => None,
-            };
-            self.faults.crash_after(crash);
-            let flow = self.start(scenario, *subtasks, number % 2 == 1, false);
-            let place = |what: String| format!("run {number} ({ending:?}): {what}");
-            match ending {
-                Ending::Crash(_) => {
-                    // It may have nothing more to do before it comes so far.
-                    let _ = timeout(Duration::from_secs(2), self.faults.crashed.notified()).await;
-                    flow.crash().await;
-                    self.faults.crash_after(None);
-                }
-                Ending::Drain(after) => {
-                    sleep(Duration::from_millis(*after)).await;
-                    let drained = timeout(LONGEST, flow.drain()).await;
-                    match drained.map_err(|_| place("it does not drain".into()))? {
-                        Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
-                        Err(fault) => return Err(place(fault.chain())),
-                        Ok(_) => {}
-                    }
-                }
-                Ending::Twin(after) => {
-                    sleep(Duration::from_millis(*after)).await;
-                    twins.push(flow);
-                }
+        for (number, ending) in scenario.runs.iter().map(|(_, ending)| *ending).enumerate() {
+            if let Some(twin) = self.run_until(scenario, number, ending).await? {
+                twins.push(twin);
             }
         }
         feeding.await.map_err(|error| error.to_string())?;
         self.faults.end();
-        self.last_run(scenario).await?;
+        self.feed(probes).await;
+        if let Some(loss) = scenario.loss
+            && self.lose(loss, events.len() as u64).await?
+        {
+            self.find_the_loss(scenario).await?;
+        } else {
+            self.last_run(scenario).await?;
+            self.end_twins(scenario, twins).await?;
+            self.judge(scenario)?;
+            if !scenario.stateless {
+                let late = self.outputs().late;
+                census(&self.broker, &scenario.events, &late).await?;
+            }
+        }
+        violation()?;
+        let (messages, trace, struck) = self.faults.trace();
+        Ok(Passed { messages, trace, struck })
+    }
+
+    /// A run and its end; what goes on beside the next.
+    async fn run_until(&self, scenario: &Scenario, number: usize, ending: Ending) -> Result<Option<Flow>, String> {
+        let client = number as u64 + 1;
+        match ending {
+            Ending::Crash(messages) => self.faults.crash_after(client, messages),
+            Ending::CrashBehind(aim, messages) => self.faults.crash_behind(client, aim, messages),
+            Ending::Drain(_) | Ending::Twin(_) | Ending::Frozen(..) => {}
+        }
+        let flow = self.start(scenario, number, false);
+        let place = |what: String| format!("run {number} ({ending:?}): {what}");
+        match ending {
+            Ending::Crash(_) | Ending::CrashBehind(..) => {
+                // It may have nothing more to do before it comes so far.
+                let _ = timeout(Duration::from_secs(2), self.faults.crashed.notified()).await;
+                self.faults.is_gone(client);
+                flow.crash().await;
+            }
+            Ending::Drain(after) => {
+                sleep(Duration::from_millis(after)).await;
+                let drained = timeout(LONGEST, flow.drain()).await;
+                match drained.map_err(|_| place("it does not drain".into()))? {
+                    Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
+                    Err(fault) => return Err(place(fault.chain())),
+                    Ok(_) => {}
+                }
+            }
+            Ending::Twin(after) => {
+                sleep(Duration::from_millis(after)).await;
+                return Ok(Some(flow));
+            }
+            Ending::Frozen(after, during) => {
+                sleep(Duration::from_millis(after)).await;
+                self.faults.freeze(client, Duration::from_millis(during));
+                return Ok(Some(flow));
+            }
+        }
+        self.faults.look();
+        Ok(None)
+    }
+
+    /// Runs until everything that was fed is done; again if a twin takes over.
+    async fn last_run(&self, scenario: &Scenario) -> Result<(), String> {
+        for again in 0..scenario.runs.len() + 1 {
+            let last = timeout(LONGEST, self.start(scenario, scenario.runs.len() + again, true).finish()).await;
+            match last.map_err(|_| "the last run does not end".to_owned())? {
+                Ok(Ended::Finished) => return Ok(()),
+                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
+                Ok(other) => return Err(format!("the last run ended as {other:?}")),
+                Err(fault) => return Err(format!("the last run: {}", fault.chain())),
+            }
+        }
+        Err("the last run is taken over again and again".to_owned())
+    }
+
+    async fn end_twins(&self, scenario: &Scenario, twins: Vec<Flow>) -> Result<(), String> {
         for twin in twins {
             // One that had to start again after a fault may have taken over in its turn.
             if scenario.is_troubled() {
@@ -119,9 +176,47 @@ impl World {
                 other => return Err(format!("an instance that was taken over ended as {other:?}")),
             }
         }
-        violation()?;
+        Ok(())
+    }
+
+    /// Takes from the stream what was not read yet; false if that leaves nothing to find, as nothing was read.
+    async fn lose(&self, loss: Loss, fed: u64) -> Result<bool, String> {
+        // Whatever is late has come by then.
+        sleep(LONGEST).await;
+        let Some(kept) = self.faults.kept() else { return Ok(false) };
+        let more: Vec<Event> = (1..=3).map(|id| Event { id: LOST + id, ..Event::default() }).collect();
+        match loss {
+            Loss::Purged => {
+                self.feed(&more).await;
+                let purge = Purge { filter: None, seq: fed + 3, keep: 0 };
+                self.js.purge("IN", &purge).await.map_err(|error| error.to_string())?;
+            }
+            Loss::Recreated => {
+                self.js.delete_stream("IN").await.map_err(|error| error.to_string())?;
+                self.js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.map_err(|error| error.to_string())?;
+                let again = |id| Event { id: LOST + id, ..Event::default() };
+                self.feed(&(1..=kept + 3).map(again).collect::<Vec<_>>()).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The run that finds less than it needs must stop and say so, and work on nothing that came behind.
+    async fn find_the_loss(&self, scenario: &Scenario) -> Result<(), String> {
+        let last = timeout(LONGEST, self.start(scenario, scenario.runs.len(), true).finish()).await;
+        match last.map_err(|_| "P13: with input lost a run goes on without end".to_owned())? {
+            Err(fault) if fault.kind() == FaultKind::SourceLost => {}
+            other => return Err(format!("P13: with input lost ({:?}) the run ended as {other:?}", scenario.loss)),
+        }
+        match self.outputs().plain.iter().find(|row| row.get("id").and_then(Value::as_u64) > Some(LOST)) {
+            Some(row) => Err(format!("P13: {row} comes of what is behind the loss")),
+            None => Ok(()),
+        }
+    }
+
+    fn judge(&self, scenario: &Scenario) -> Result<(), String> {
         let events = &scenario.events;
-        let mut there = self.outputs().await;
+        let mut there = self.outputs();
         let wanted = if scenario.stateless { Outputs::rows_of(events) } else { Outputs::of(events, &there.late) };
         if !scenario.stateless {
             there.judge_late(events)?;
@@ -135,30 +230,21 @@ impl World {
             wanted.without_old(events)
         };
         wanted.judge(&there, once)?;
+        if !scenario.is_contested() {
+            there.judge_keys()?;
+        }
         if scenario.is_ordered() {
             wanted.judge_order(&there)?;
         }
-        let (messages, trace) = self.faults.trace();
-        Ok(Passed { messages, trace })
-    }
-
-    /// Runs until everything that was fed is done; again if a twin takes over.
-    async fn last_run(&self, scenario: &Scenario) -> Result<(), String> {
-        for _ in 0..scenario.runs.len() + 1 {
-            let last = timeout(LONGEST, self.start(scenario, scenario.last, false, true).finish()).await;
-            match last.map_err(|_| "the last run does not end".to_owned())? {
-                Ok(Ended::Finished) => return Ok(()),
-                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
-                Ok(other) => return Err(format!("the last run ended as {other:?}")),
-                Err(fault) => return Err(format!("the last run: {}", fault.chain())),
-            }
-        }
-        Err("the last run is taken over again and again".to_owned())
+        Ok(())
     }
 
     /// The pipeline in a process of its own.
-    fn start(&self, scenario: &Scenario, subtasks: u32, is_odd: bool, until_end: bool) -> Flow {
-        let connections = Arc::new(Connections::to_embedded(self.broker.clone()));
+    fn start(&self, scenario: &Scenario, number: usize, until_end: bool) -> Flow {
+        let subtasks = scenario.runs.get(number).map_or(scenario.last, |(subtasks, _)| *subtasks);
+        let is_odd = number % 2 == 1 && number < scenario.runs.len();
+        let broker = self.broker.as_client(number as u64 + 1);
+        let connections = Arc::new(Connections::to_embedded(broker));
         let store: Arc<dyn Store> = Arc::new(KvStore::new(Arc::clone(&connections), 1));
         let mode = if until_end { RunMode::until_end() } else { RunMode::default() };
         let (clock, name) = (self.clock, self.js.connection().new_inbox());
@@ -191,17 +277,17 @@ impl World {
     }
 
     /// What stands in the output streams, but for markers.
-    async fn outputs(&self) -> Outputs {
+    fn outputs(&self) -> Outputs {
         let mut outputs = Outputs::default();
-        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        outputs.plain = self.texts("OUT", "out.>").await.iter().map(|text| value(text)).collect();
-        outputs.windows = self.texts("WINDOWS", "windows.>").await.iter().map(|text| value(text)).collect();
-        outputs.met = self.texts("MET", "met.>").await.iter().map(|text| value(text)).collect();
+        let value = |text: &String| serde_json::from_str::<Value>(text).unwrap();
+        outputs.plain = self.texts("OUT").iter().map(value).collect();
+        outputs.windows = self.texts("WINDOWS").iter().map(value).collect();
+        outputs.met = self.texts("MET").iter().map(value).collect();
         let id = |text: &String| value(text).get("id").and_then(Value::as_u64).unwrap_or(u64::MAX);
-        outputs.late = self.texts("LATE", "late.>").await.iter().map(id).collect();
-        outputs.rows = self.texts("ROWS", "rows.>").await;
-        outputs.dead = self.texts("DEAD", "mill.dlq.>").await;
-        for text in self.texts("TOTALS", "totals.>").await {
+        outputs.late = self.texts("LATE").iter().map(id).collect();
+        outputs.rows = self.texts("ROWS");
+        outputs.dead = self.texts("DEAD");
+        for text in self.texts("TOTALS") {
             let total = value(&text);
             let key = total.get("key").and_then(Value::as_u64).unwrap_or(u64::MAX);
             outputs.totals.entry(key).or_default().push(total);
@@ -209,15 +295,9 @@ impl World {
         outputs
     }
 
-    async fn texts(&self, stream: &str, subjects: &str) -> Vec<String> {
-        let (mut all, mut next) = (Vec::new(), 1);
-        if self.js.find_stream(stream).await.unwrap().is_none() {
-            return all;
-        }
-        while let Some(message) = self.js.next_message(stream, next, subjects).await.unwrap() {
-            all.push(String::from_utf8_lossy(&message.payload).into_owned());
-            next = message.seq + 1;
-        }
-        all
+    fn texts(&self, stream: &str) -> Vec<String> {
+        let data =
+            self.broker.messages(stream, 1).into_iter().filter(|(_, subject, _)| !subject.starts_with("mill.txn."));
+        data.map(|(_, _, payload)| String::from_utf8_lossy(&payload).into_owned()).collect()
     }
 }

@@ -147,6 +147,9 @@ impl Coordinator {
                 }
                 let sinks = self.all_published(std::mem::take(&mut done.outputs));
                 let skips = barrier.then == Then::Stop && planted(Bug::DrainWithoutCheckpoint);
+                for source in self.sources.values().filter(|_| planted(Bug::AckBeforeDurable)) {
+                    let _ = source.send(Command::Committed(barrier.epoch)).await;
+                }
                 match if skips { Ok(()) } else { self.commit(done, sinks, started).await } {
                     Ok(()) => (failures, all_is_kept) = (0, is_last),
                     Err(fault)
@@ -244,8 +247,13 @@ impl Coordinator {
         let (bytes, beside) = as_stored(manifest.encode()?);
         ids.extend(beside.iter().map(|(id, _)| *id));
         self.unwritten.extend(beside);
+        if planted(Bug::ManifestFirst) {
+            self.write(bytes.clone()).await?;
+        }
         let size = bytes.len() + self.put_blobs().await?;
-        self.write(bytes).await?;
+        if !planted(Bug::ManifestFirst) {
+            self.write(bytes).await?;
+        }
         self.manifest = manifest;
         self.retention.committed(ids);
         self.checkpointed(barrier.epoch, at, started.elapsed(), size);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::clock::rfc3339;
 use super::filter::Filter;
+use super::jump::Origin;
 use super::log::Log;
 use super::pull::Pull;
 use super::redelivery::Redeliveries;
@@ -37,6 +38,8 @@ pub(super) struct Consumer {
     pub(super) released: Vec<u64>,
     /// The next message of the stream to look at.
     pub(super) next: u64,
+    /// Where it was made or set last.
+    pub(super) origin: Origin,
     /// The number of the next delivery.
     pub(super) next_delivery: u64,
     /// Up to where all is acknowledged.
@@ -82,6 +85,7 @@ impl Consumer {
             releases: retention != Retention::Limits,
             released: Vec::new(),
             next: 1,
+            origin: Origin::default(),
             next_delivery: 1,
             floor: SequencePair::default(),
             shown_delivered: SequencePair::default(),
@@ -139,6 +143,7 @@ impl Consumer {
         self.floor = SequencePair { consumer_seq: 0, stream_seq: self.next.saturating_sub(1) };
         self.shown_delivered = self.floor;
         self.shown_floor = self.floor;
+        self.origin = Origin { floor: self.floor, next: self.next };
     }
 
     /// Counts afresh what is to come.

@@ -13,6 +13,7 @@ use super::due::Due;
 use super::hook::{Fate, Hook};
 use super::jetstream::JetStream;
 use super::router::Router;
+use super::told::Told;
 use super::turn::Turn;
 use crate::broker::message::headers_len;
 use crate::broker::{Incoming, LinkState, Outgoing, Subject};
@@ -20,21 +21,23 @@ use crate::broker::{Incoming, LinkState, Outgoing, Subject};
 /// What all links of one broker share.
 pub(super) struct Core {
     pub(super) options: EmbeddedOptions,
-    pub(super) link: watch::Sender<LinkState>,
+    pub(super) link: Told<LinkState>,
     state: Mutex<State>,
     hook: Option<Arc<dyn Hook>>,
     started: Instant,
     /// When the broker next has something to do by itself; the links' drivers follow it.
-    due: watch::Sender<Option<Instant>>,
+    due: Told<Option<Instant>>,
 }
 
 /// Everything behind the lock.
 pub(super) struct State {
     pub(super) router: Router,
-    js: JetStream,
+    pub(super) js: JetStream,
     due: Due,
     last_inbox: u64,
     max_batch: u64,
+    /// What waits on its way to the broker, in order, and under which number.
+    held: Vec<(u64, Outgoing)>,
 }
 
 impl Core {
@@ -42,17 +45,18 @@ impl Core {
         let EmbeddedOptions { max_batch, api_level, .. } = options;
         Arc::new(Core {
             options,
-            link: watch::Sender::new(LinkState { connected: true, generation: 1 }),
+            link: Told::new(LinkState { connected: true, generation: 1 }),
             state: Mutex::new(State {
                 router: Router::new(hook.clone()),
                 js: JetStream { api_level, ..JetStream::default() },
                 due: Due::default(),
                 last_inbox: 0,
                 max_batch,
+                held: Vec::new(),
             }),
             hook,
             started: Instant::now(),
-            due: watch::Sender::new(None),
+            due: Told::new(None),
         })
     }
 
@@ -61,10 +65,15 @@ impl Core {
     }
 
     /// Takes a client's message.
-    pub(super) fn publish(self: &Arc<Self>, message: Outgoing) {
-        match self.hook.as_ref().map_or(Fate::Pass, |hook| hook.on_publish(&message)) {
+    pub(super) fn publish(self: &Arc<Self>, client: u64, message: Outgoing) {
+        match self.hook.as_ref().map_or(Fate::Pass, |hook| hook.on_publish_by(client, &message)) {
             Fate::Pass => self.take(message),
             Fate::Lose => {}
+            Fate::Repeat => {
+                self.take(message.clone());
+                self.take(message);
+            }
+            Fate::Hold(number) => self.lock().held.push((number, message)),
             Fate::Delay(by) => {
                 let core = Arc::clone(self);
                 // There is one: clients live in it.
@@ -76,6 +85,36 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Lets what waits under this number go on, to clients and from them.
+    pub(super) fn release(&self, number: u64) {
+        let mut state = self.lock();
+        state.router.release(number);
+        let held: Vec<_> = state.held.extract_if(.., |(held, _)| *held == number).collect();
+        let now = self.now();
+        for (_, message) in held {
+            state.publish(message, now);
+        }
+        self.follow(&state);
+    }
+
+    /// All links are down.
+    pub(super) fn drop_links(&self) {
+        self.lock().router.forget_requests();
+        self.link.change(|link| LinkState { connected: false, ..link });
+    }
+
+    /// The broker begins anew with what it has written down, and the links are up again.
+    pub(super) fn restart(&self, forgets_acks: bool) {
+        let mut state = self.lock();
+        let now = self.now();
+        state.on_time(now);
+        let mut advisories = Vec::new();
+        let State { router, js, due, max_batch, .. } = &mut *state;
+        js.restart(forgets_acks, &mut Turn { now, router, due, advisories: &mut advisories, max_batch: *max_batch });
+        self.link.change(|link| LinkState { connected: true, generation: link.generation + 1 });
+        self.follow(&state);
     }
 
     fn take(&self, message: Outgoing) {
@@ -97,7 +136,7 @@ impl Core {
             let passed = wall.saturating_sub(self.options.started_at).clamp(0, 1_000_000_000_000_000_000);
             self.started + Duration::from_nanos(passed.unsigned_abs())
         });
-        self.due.send_if_modified(|due| std::mem::replace(due, next) != next);
+        self.due.change(|_| next);
     }
 
     /// Nanoseconds since the epoch.
@@ -108,13 +147,13 @@ impl Core {
 
     pub(super) fn cut_links(&self) {
         self.lock().router.forget_requests();
-        self.link.send_modify(|link| link.generation += 1);
+        self.link.change(|link| LinkState { generation: link.generation + 1, ..link });
     }
 
     /// Keeps the broker's time going as long as the runtime of this link runs.
     pub(super) fn drive(self: &Arc<Self>) {
         let core = Arc::downgrade(self);
-        let due = self.due.subscribe();
+        let due = self.due.watch();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(drive(core, due));
         }

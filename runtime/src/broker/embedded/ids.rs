@@ -30,6 +30,11 @@ impl Ids {
         self.seqs.get(id).copied()
     }
 
+    /// Forgets the ids of messages that are not to be known any more.
+    pub(super) fn retain(&mut self, known: impl Fn(u64) -> bool) {
+        self.seqs.retain(|_, seq| known(*seq));
+    }
+
     pub(super) fn insert(&mut self, id: &str, seq: u64, now: i64) {
         let id: Arc<str> = id.into();
         self.seqs.insert(Arc::clone(&id), seq);

@@ -6,6 +6,13 @@ use super::redelivery::Redeliveries;
 use super::turn::Turn;
 use crate::broker::{DeliverPolicy, SequencePair};
 
+/// Where a consumer was made or set last: what the server is sure to have written down.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Origin {
+    pub(super) floor: SequencePair,
+    pub(super) next: u64,
+}
+
 impl Consumer {
     /// Moves on after a purge up to `first`; with `still` there, only what is gone from it is forgotten above that.
     pub(super) fn on_purged(&mut self, first: u64, still: Option<&Log>, turn: &mut Turn<'_>) {
@@ -52,17 +59,24 @@ impl Consumer {
             DeliverPolicy::All | DeliverPolicy::ByStartSequence => seq,
             _ => return Err("not allowed"),
         };
-        self.pending.clear();
-        self.redelivered.clear();
-        self.redeliveries = Redeliveries::default();
-        self.next = seq;
-        self.next_delivery = 1;
-        self.floor = SequencePair { consumer_seq: 0, stream_seq: seq - 1 };
-        self.shown_delivered = self.floor;
-        self.shown_floor = self.floor;
-        (self.last_delivered_at, self.last_acked_at) = (None, None);
+        let floor = SequencePair { consumer_seq: 0, stream_seq: seq - 1 };
+        self.origin = Origin { floor, next: seq };
+        self.stand_at(floor, seq);
         self.recount(log);
         self.pump(log, turn);
         Ok(seq)
+    }
+
+    /// Knows of no delivery behind `floor`; the next is at `next` or behind it.
+    pub(super) fn stand_at(&mut self, floor: SequencePair, next: u64) {
+        self.pending.clear();
+        self.redelivered.clear();
+        self.redeliveries = Redeliveries::default();
+        self.next = next;
+        self.next_delivery = floor.consumer_seq + 1;
+        self.floor = floor;
+        self.shown_delivered = floor;
+        self.shown_floor = floor;
+        (self.last_delivered_at, self.last_acked_at) = (None, None);
     }
 }

@@ -16,18 +16,19 @@ use crate::broker::{BrokerError, Incoming, LinkState, Outgoing, Subject, Subscri
 #[derive(Clone)]
 pub(in crate::broker) struct EmbeddedLink {
     core: Arc<Core>,
+    client: u64,
     dropped: Arc<AtomicU64>,
 }
 
 impl EmbeddedLink {
-    pub(super) fn new(core: &Arc<Core>) -> Self {
+    pub(super) fn new(core: &Arc<Core>, client: u64) -> Self {
         core.drive();
-        EmbeddedLink { core: Arc::clone(core), dropped: Arc::default() }
+        EmbeddedLink { core: Arc::clone(core), client, dropped: Arc::default() }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "the same shape as the real link's")]
     pub(in crate::broker) fn publish(&self, message: Outgoing) -> Result<(), BrokerError> {
-        self.core.publish(message);
+        self.core.publish(self.client, message);
         Ok(())
     }
 
@@ -39,7 +40,7 @@ impl EmbeddedLink {
         capacity: usize,
     ) -> Result<Subscription, BrokerError> {
         let (sender, receiver) = mpsc::channel(capacity.max(1));
-        self.core.lock().router.subscribe(subject, group, sender, Arc::clone(&self.dropped));
+        self.core.lock().router.subscribe(self.client, subject, group, sender, Arc::clone(&self.dropped));
         Ok(Subscription::embedded(receiver))
     }
 
@@ -52,8 +53,9 @@ impl EmbeddedLink {
     ) -> Result<Incoming, BrokerError> {
         let (sender, receiver) = oneshot::channel();
         let reply = Subject::from(self.new_inbox());
-        self.core.lock().router.expect(reply.clone(), sender);
-        self.core.publish(Outgoing { subject: subject.clone(), reply: Some(reply), headers, payload });
+        self.core.lock().router.expect(self.client, reply.clone(), sender);
+        let request = Outgoing { subject: subject.clone(), reply: Some(reply), headers, payload };
+        self.core.publish(self.client, request);
         let answer = async {
             match receiver.await {
                 Ok(answer) => answer,
@@ -82,11 +84,11 @@ impl EmbeddedLink {
     }
 
     pub(in crate::broker) fn state(&self) -> watch::Receiver<LinkState> {
-        self.core.link.subscribe()
+        self.core.link.watch()
     }
 
     pub(in crate::broker) fn generation(&self) -> u64 {
-        self.core.link.borrow().generation
+        self.core.link.get().generation
     }
 
     pub(in crate::broker) fn dropped(&self) -> u64 {

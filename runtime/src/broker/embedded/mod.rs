@@ -32,6 +32,7 @@ mod jetstream;
 mod jump;
 mod link;
 mod log;
+mod outage;
 mod place;
 mod publish;
 mod pull;
@@ -42,6 +43,7 @@ mod router;
 mod staged;
 mod stream;
 mod stream_config;
+mod told;
 mod turn;
 mod wishes;
 
@@ -55,7 +57,11 @@ use super::Connection;
 
 /// A broker in this process. Clones are the same broker; what it holds goes with the last clone and connection.
 #[derive(Clone)]
-pub struct Embedded(Arc<core::Core>);
+pub struct Embedded {
+    core: Arc<core::Core>,
+    // The number by which hooks know whose connections these are.
+    client: u64,
+}
 
 /// How an [`Embedded`] broker behaves.
 #[derive(Clone, Debug)]
@@ -88,23 +94,17 @@ impl Default for Embedded {
 impl Embedded {
     /// An empty broker.
     pub fn new(options: EmbeddedOptions) -> Self {
-        Embedded(core::Core::new(options, None))
+        Embedded { core: core::Core::new(options, None), client: 0 }
     }
 
     /// An empty broker that asks `hook` what becomes of every message: the door for fault injection.
     pub fn with_hook(options: EmbeddedOptions, hook: Arc<dyn Hook>) -> Self {
-        Embedded(core::Core::new(options, Some(hook)))
+        Embedded { core: core::Core::new(options, Some(hook)), client: 0 }
     }
 
     /// A connection to it. Must be called in a tokio runtime, whose clock the broker then follows.
     pub fn connect(&self) -> Connection {
-        Connection::embedded(EmbeddedLink::new(&self.0))
-    }
-
-    /// Cuts the links of all connections and restores them at once: what was delivered and not yet read is lost,
-    /// requests get no answer, and every [`LinkState`](super::LinkState) moves on.
-    pub fn cut_links(&self) {
-        self.0.cut_links();
+        Connection::embedded(EmbeddedLink::new(&self.core, self.client))
     }
 }
 

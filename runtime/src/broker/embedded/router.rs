@@ -12,6 +12,7 @@ use crate::broker::{Incoming, Subject, matches};
 /// One subscription.
 pub(super) struct Listener {
     id: u64,
+    client: u64,
     pattern: Subject,
     group: Option<Box<str>>,
     sender: mpsc::Sender<Incoming>,
@@ -23,11 +24,13 @@ pub(super) struct Listener {
 pub(super) struct Router {
     literal: HashMap<Subject, Vec<Listener>>,
     patterns: Vec<Listener>,
-    requests: HashMap<Subject, oneshot::Sender<Incoming>>,
+    requests: HashMap<Subject, (u64, oneshot::Sender<Incoming>)>,
     last_id: u64,
     /// Turns through the members of queue groups.
     turn: usize,
     hook: Option<Arc<dyn Hook>>,
+    /// What waits on its way to clients, in order: under which number, and where it goes.
+    held: Vec<(u64, Subject, Incoming)>,
 }
 
 impl Router {
@@ -37,13 +40,14 @@ impl Router {
 
     pub(super) fn subscribe(
         &mut self,
+        client: u64,
         pattern: Subject,
         group: Option<&str>,
         sender: mpsc::Sender<Incoming>,
         dropped: Arc<AtomicU64>,
     ) {
         self.last_id += 1;
-        let listener = Listener { id: self.last_id, group: group.map(Into::into), sender, dropped, pattern };
+        let listener = Listener { id: self.last_id, client, group: group.map(Into::into), sender, dropped, pattern };
         if listener.pattern.split('.').any(|token| token == "*" || token == ">") {
             self.patterns.push(listener);
         } else {
@@ -60,16 +64,16 @@ impl Router {
     }
 
     /// Expects the answer of a request on `reply`.
-    pub(super) fn expect(&mut self, reply: Subject, sender: oneshot::Sender<Incoming>) {
+    pub(super) fn expect(&mut self, client: u64, reply: Subject, sender: oneshot::Sender<Incoming>) {
         if self.requests.len() > 1024 {
-            self.requests.retain(|_, sender| !sender.is_closed());
+            self.requests.retain(|_, (_, sender)| !sender.is_closed());
         }
-        self.requests.insert(reply, sender);
+        self.requests.insert(reply, (client, sender));
     }
 
     /// Whether anybody listens on `subject`.
     pub(super) fn hears(&self, subject: &str) -> bool {
-        self.requests.get(subject).is_some_and(|sender| !sender.is_closed())
+        self.requests.get(subject).is_some_and(|(_, sender)| !sender.is_closed())
             || self.literal.get(subject).is_some_and(|all| all.iter().any(|l| !l.sender.is_closed()))
             || self.patterns.iter().any(|l| !l.sender.is_closed() && matches(&l.pattern, subject))
     }
@@ -82,13 +86,38 @@ impl Router {
 
     /// Delivers a message to who listens on `to`: a consumer's delivery keeps the subject it was published to.
     pub(super) fn deliver_to(&mut self, to: &Subject, message: Incoming) -> bool {
-        if let Some(hook) = &self.hook
-            && hook.on_deliver(&message) == Fate::Lose
-        {
-            return true;
+        if let Some(hook) = &self.hook {
+            match hook.on_deliver_to(self.client_at(to), &message) {
+                Fate::Pass | Fate::Delay(_) => {}
+                Fate::Lose => return true,
+                Fate::Repeat => _ = self.hand_over(to, message.clone()),
+                Fate::Hold(number) => {
+                    self.held.push((number, to.clone(), message));
+                    return true;
+                }
+            }
         }
+        self.hand_over(to, message)
+    }
+
+    /// Whose the first listener on a subject is.
+    fn client_at(&self, to: &Subject) -> u64 {
+        let asker = self.requests.get(to.as_str()).map(|(client, _)| *client);
+        let listener = || self.literal.get(to.as_str())?.iter().find(|l| !l.sender.is_closed());
+        let wild = || self.patterns.iter().find(|l| !l.sender.is_closed() && matches(&l.pattern, to));
+        asker.or_else(|| Some(listener().or_else(wild)?.client)).unwrap_or(0)
+    }
+
+    /// Lets what waits under this number go on to clients.
+    pub(super) fn release(&mut self, number: u64) {
+        for (_, to, message) in self.held.extract_if(.., |(held, ..)| *held == number).collect::<Vec<_>>() {
+            self.hand_over(&to, message);
+        }
+    }
+
+    fn hand_over(&mut self, to: &Subject, message: Incoming) -> bool {
         let message = match self.requests.remove(to.as_str()) {
-            Some(sender) => match sender.send(message) {
+            Some((_, sender)) => match sender.send(message) {
                 Ok(()) => return true,
                 Err(message) => message,
             },

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Fault, FaultKind, Result};
 use millstream_pipelines::graph::Subtask;
 
@@ -113,6 +114,16 @@ impl Reader {
                 found.delivered.stream_seq
             }
         })
+    }
+
+    /// The position, but where it is planted to trust the consumer instead.
+    pub(super) async fn misled(&self, js: &Js, from: JetStreamPosition) -> JetStreamPosition {
+        if planted(Bug::PositionFromFloor)
+            && let Ok(consumer) = js.consumer(&self.read.stream, &self.consumer).await
+        {
+            return JetStreamPosition { sequence: consumer.ack_floor.stream_seq, ..from };
+        }
+        from
     }
 
     /// Sets the consumer right behind `position` and opens an inbox for what it delivers. An interest stream lets go of

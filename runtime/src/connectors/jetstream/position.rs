@@ -1,5 +1,6 @@
 //! [`JetStreamPosition`]: where a source stands, and whether the stream still holds what follows.
 
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Fault, FaultKind, Result, Retry, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +89,7 @@ impl JetStreamPosition {
     /// Refuses another stream of the same name, and one that ends before the position.
     pub(super) fn check_stream(&self, info: &StreamInfo) -> Result {
         let stream = &info.config.name;
-        if self.created != info.created {
+        if self.created != info.created && !planted(Bug::IgnoreCreated) {
             return Err(lost(format!(
                 "stream {stream} was deleted and created again (at {}, the checkpoint knows the one of {}): its sequences mean other messages now; start under a new pipeline name, or remove the pipeline's checkpoint",
                 info.created, self.created
@@ -106,7 +107,8 @@ impl JetStreamPosition {
     /// What the stream no longer has of what follows, if its beginning is behind that. Of a source that reads some
     /// subjects, `least` of those messages are known to be its own.
     pub(super) fn gap(&self, info: &StreamInfo, least: Option<u64>) -> Option<Gap> {
-        if info.state.first_seq <= self.sequence + 1 || info.state.last_seq <= self.sequence {
+        let follows = info.state.first_seq <= self.sequence + 1 || info.state.last_seq <= self.sequence;
+        if follows || planted(Bug::IgnoreGap) {
             return None;
         }
         let (stream, from, to) = (&info.config.name, self.sequence + 1, info.state.first_seq - 1);

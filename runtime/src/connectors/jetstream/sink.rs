@@ -279,6 +279,9 @@ impl JetStreamSink {
             );
         }
         if let Some((why, at)) = doubt {
+            if planted(Bug::DropDeadLetters) && self.messages.write().by_reference {
+                self.window.confirm(at.unwrap_or(u64::MAX));
+            }
             self.doubt(why, at);
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Headers, Record};
 
 use crate::broker::{Outgoing, Subject};
@@ -102,6 +103,9 @@ impl Window {
 
     /// Everything not confirmed counts as unsent.
     pub(super) fn again(&mut self) {
+        if planted(Bug::UnorderedRetry) {
+            self.messages.make_contiguous().reverse();
+        }
         self.sent = 0;
     }
 

@@ -1,0 +1,123 @@
+//! [`census`]: what state the last checkpoint holds, against what an independent computation says that it must: totals of all
+//! keys, and windows that are open and no others (P6, P25).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use millstream::broker::Embedded;
+use millstream::checkpoint::{KvStore, Manifest, Segment, Store, StoreError};
+use millstream::connectors::Connections;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::oracle::{Event, LATE, WINDOW};
+
+/// A count and a sum of each key.
+type Sums = BTreeMap<u64, (u64, u64)>;
+
+/// A run of keyed state as it is written.
+#[derive(Deserialize)]
+struct Run {
+    whole: bool,
+    groups: BTreeMap<u32, Entries>,
+}
+
+/// First some are taken out, then others put in.
+#[derive(Deserialize)]
+struct Entries {
+    gone: Bytes,
+    put: Bytes,
+}
+
+/// Reads the last checkpoint behind these events, of which some came too late for their windows.
+///
+/// # Errors
+/// What it holds and should not, or should and does not.
+pub(super) async fn census(broker: &Embedded, events: &[Event], late: &[u64]) -> Result<(), String> {
+    let store = KvStore::new(Connections::to_embedded(broker.clone()).into(), 1);
+    let fault = |error: StoreError| format!("the last checkpoint cannot be read: {error:?}");
+    let Some((_, bytes)) = store.read("sim").await.map_err(fault)? else { return Err("there is no checkpoint".into()) };
+    let manifest = Manifest::decode(&bytes, "sim", "the store").map_err(|fault| fault.chain())?;
+    let mut sums = Sums::new();
+    let mut panes = BTreeMap::<u64, Sums>::new();
+    for (node, name, runs) in keyed(&manifest) {
+        let pane = name.strip_prefix("panes/").and_then(|start| start.parse::<u64>().ok()).map(|micros| micros / 1_000);
+        let held = match (node, pane) {
+            ("sums", _) => &mut sums,
+            ("windowed", Some(start)) => panes.entry(start).or_default(),
+            _ => continue,
+        };
+        let mut its = Sums::new();
+        for segment in runs {
+            let bytes = match &segment.inline {
+                Some(bytes) => Some(bytes.clone()),
+                None => store.get("sim", segment.sha256).await.map_err(fault)?,
+            };
+            let bytes = bytes.ok_or_else(|| format!("segment {} of {node} is not stored", segment.sha256))?;
+            play(segment.unpack(&bytes, "the store").map_err(|fault| fault.chain())?, &mut its)?;
+        }
+        held.extend(its);
+    }
+    let due = totals(events);
+    if sums != due {
+        return Err(format!("P25: the state of sums is {sums:?} and should be {due:?}"));
+    }
+    judge_panes(&panes, events, late)
+}
+
+fn keyed(manifest: &Manifest) -> impl Iterator<Item = (&str, &str, &Vec<Segment>)> {
+    let states = manifest.operators.iter().flat_map(|(node, all)| all.iter().map(move |state| (node.as_str(), state)));
+    states.flat_map(|(node, state)| state.keyed.iter().map(move |(name, runs)| (node, name.as_str(), runs)))
+}
+
+fn play(run: Run, into: &mut Sums) -> Result<(), String> {
+    if run.whole {
+        into.clear();
+    }
+    for Entries { gone, put } in run.groups.into_values() {
+        for key in all::<u64>(&gone)? {
+            into.remove(&key);
+        }
+        into.extend(all::<(u64, (u64, u64))>(&put)?);
+    }
+    Ok(())
+}
+
+/// One value behind the other.
+fn all<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<Vec<T>, String> {
+    let mut values = Vec::new();
+    while !bytes.is_empty() {
+        values.push(rmp_serde::from_read(&mut bytes).map_err(|error| format!("state does not decode: {error}"))?);
+    }
+    Ok(values)
+}
+
+fn totals(events: &[Event]) -> Sums {
+    let mut totals = Sums::new();
+    for event in events.iter().filter(|event| !event.bad) {
+        let (count, sum) = totals.entry(event.key).or_default();
+        (*count, *sum) = (*count + 1, *sum + event.value);
+    }
+    totals
+}
+
+fn judge_panes(panes: &BTreeMap<u64, Sums>, events: &[Event], late: &[u64]) -> Result<(), String> {
+    let rows = || events.iter().filter(|event| !event.bad);
+    let now = rows().map(|event| event.at).max().unwrap_or(0).saturating_sub(LATE);
+    if let Some(start) = panes.keys().find(|start| **start + WINDOW <= now) {
+        return Err(format!("P6: at {now} the window from {start} on is still in the state"));
+    }
+    // Whether an old one was in time may differ from run to run, and its windows are over by now.
+    let in_time = rows().filter(|event| !late.contains(&event.id));
+    let mut due = BTreeMap::<u64, Vec<Event>>::new();
+    for event in in_time.filter(|event| event.at - event.at % WINDOW + WINDOW > now) {
+        due.entry(event.at - event.at % WINDOW).or_default().push(event.clone());
+    }
+    for (start, rows) in due {
+        let (held, due) = (panes.get(&start), totals(&rows));
+        if held != Some(&due) {
+            return Err(format!("P25: the state of the window from {start} on is {held:?} and should be {due:?}"));
+        }
+    }
+    Ok(())
+}
