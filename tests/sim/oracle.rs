@@ -178,6 +178,11 @@ impl Outputs {
                 .iter()
                 .filter(|window| number(window, "key") == Some(key) && number(window, "start") == Some(start));
             let most = its.filter_map(|window| number(window, "count")).max().unwrap_or_default();
+            // Late ones counted in another run, perhaps.
+            let all = events.iter().filter(|other| !other.bad && window_of(other) == (key, start)).count() as u64;
+            if most > all {
+                return Err(format!("event {}: of {all} events in its window {most} are counted", event.id));
+            }
             if most < due {
                 return Err(format!("event {}: of {due} events in its window {most} are counted", event.id));
             }

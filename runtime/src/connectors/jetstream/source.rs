@@ -237,8 +237,7 @@ impl JetStreamSource {
                 again = Some(Again::Gap { expected: self.expected, got: delivery.consumer_seq });
                 break;
             }
-            let is_new = delivery.stream_seq > self.position.sequence;
-            let trusts = trusts || planted(Bug::IgnoreGap);
+            let (is_new, trusts) = (delivery.stream_seq > self.position.sequence, trusts || planted(Bug::IgnoreGap));
             let doubts = self.jumps.doubts(self.position.sequence, self.waiting, &delivery);
             if is_new && !trusts && (doubts || (self.expected == 1 && self.jumps.is_in_part())) {
                 let from = self.position.sequence + 1;
