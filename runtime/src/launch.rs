@@ -189,11 +189,12 @@ impl Launch {
         self
     }
 
-    /// Goes on without the place of a source that the pipeline no longer has: should it come back, it begins anew. The state of
-    /// operators that are gone needs no such word: it is kept as a savepoint, of which the log tells.
+    /// Goes on without the place or state of a node that the pipeline no longer has: should it come back, it begins anew. The
+    /// state of an operator needs no such word where outputs may be stored again: the whole checkpoint is kept as a savepoint, of
+    /// which the log tells.
     #[must_use]
-    pub fn forget(mut self, source: impl Into<String>) -> Self {
-        self.forget.push(source.into());
+    pub fn forget(mut self, node: impl Into<String>) -> Self {
+        self.forget.push(node.into());
         self
     }
 

@@ -31,7 +31,8 @@ macro_rules! tuples {
 
             /// What is kept is that of all of them: say of all of them how it was before.
             fn versions(&self) -> Versions<Self::State> {
-                Versions::new([$(self.$at.versions().version()),+].into_iter().max().unwrap_or(1))
+                // Another one where any of them is another.
+                Versions::new([$(self.$at.versions().version()),+].into_iter().fold(1, |sum, version| sum + version - 1))
             }
         }
     )*};

@@ -10,7 +10,7 @@ use crate::state::{AsSaved, Read, ReadError};
 use crate::{Result, StateValue, Versions};
 
 /// The version of the types of the rows that a join holds, and how rows of older versions become such: where the type of the
-/// left or of the right has changed. A side of which nothing is said is as it was.
+/// left or of the right has changed. A side of which nothing is said of a version is as it was in the next one of which something is.
 ///
 /// ```
 /// use millstream_operators::join::RowVersions;
@@ -85,8 +85,11 @@ impl<L, R> RowVersions<L, R> {
     {
         let older = self.left.keys().chain(self.right.keys()).copied().filter(|version| *version < self.version);
         let way = |version| {
-            let left = self.left.get(&version).cloned().unwrap_or_else(|| Arc::new(AsSaved::read));
-            let right = self.right.get(&version).cloned().unwrap_or_else(|| Arc::new(AsSaved::read));
+            // As it was in the next version of which something is said.
+            let left = self.left.range(version..).next().map(|(_, read)| Arc::clone(read));
+            let right = self.right.range(version..).next().map(|(_, read)| Arc::clone(read));
+            let (left, right) =
+                (left.unwrap_or_else(|| Arc::new(AsSaved::read)), right.unwrap_or_else(|| Arc::new(AsSaved::read)));
             let read: Read<W> = Arc::new(move |bytes: &mut &[u8]| put(rmp_serde::from_read(bytes)?, &*left, &*right));
             (version, read)
         };

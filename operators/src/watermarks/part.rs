@@ -53,15 +53,22 @@ impl Part {
     /// Goes on to where most of those that were far ahead are, and leaves out what is far ahead of them.
     fn believe(&mut self, most: Duration, is_witnessed: bool) {
         self.witnessed = u8::from(is_witnessed);
-        let mut times: Vec<Timestamp> = std::mem::take(&mut self.ahead).into_iter().map(|(time, _)| time).collect();
-        times.sort_unstable();
+        let mut ahead: Vec<(Timestamp, u8)> = std::mem::take(&mut self.ahead).into();
+        ahead.sort_unstable();
+        let times: Vec<Timestamp> = ahead.iter().map(|(time, _)| *time).collect();
         let mut apart: Vec<i64> =
             times.iter().zip(times.iter().skip(1)).map(|(a, b)| b.as_micros().saturating_sub(a.as_micros())).collect();
         apart.sort_unstable();
         self.apart = Duration::from_micros(apart.get(apart.len() / 2).map_or(0, |apart| apart.unsigned_abs()));
-        let mut later = times.iter().skip(times.len() / 2);
-        self.highest = later.next().map_or(self.highest, |median| self.highest.max(*median));
-        for time in later {
+        // The first at which half of what they all count for is reached.
+        let all: u32 = ahead.iter().map(|(_, counts)| u32::from(*counts)).sum();
+        let mut so_far = 0;
+        let mut later = ahead.iter().map(|(time, counts)| (time, u32::from(*counts))).skip_while(|(_, counts)| {
+            so_far += counts;
+            2 * so_far <= all
+        });
+        self.highest = later.next().map_or(self.highest, |(median, _)| self.highest.max(*median));
+        for (time, _) in later {
             if self.is_far(*time, most) {
                 return;
             }

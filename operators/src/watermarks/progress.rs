@@ -392,6 +392,15 @@ mod tests {
     }
 
     #[test]
+    fn a_few_wrong_rows_that_nobody_bears_out_do_not_decide_where_a_gap_ends() {
+        let mut progress = Progress::new(ascending());
+        saw(&mut progress, "", &[day(1)]);
+        (0..4).for_each(|_| saw(&mut progress, "", &[day(40_000)]));
+        (0..4).for_each(|n| live(&mut progress, day(20_000 + n)));
+        assert_eq!(progress.news(), Some(Watermark::At(day(20_003))));
+    }
+
+    #[test]
     fn a_straggler_does_not_make_the_rows_behind_it_incredible() {
         let mut progress = Progress::new(ascending());
         for n in 0..20 {

@@ -24,6 +24,16 @@ pub enum StoreError {
     Failed(Fault),
 }
 
+impl StoreError {
+    /// What it is for who cannot go on.
+    pub(crate) fn into_fault(self) -> Fault {
+        match self {
+            StoreError::Fenced => Fault::bug("a store was asked for something else than a manifest, and fenced it"),
+            StoreError::Unknown(fault) | StoreError::Failed(fault) => fault,
+        }
+    }
+}
+
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

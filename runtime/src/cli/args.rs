@@ -118,8 +118,8 @@ pub(super) struct Run {
     /// Where outputs are stored once: start from a checkpoint that is older than they are, and store what came since again
     #[arg(long, conflicts_with_all = ["input", "output"])]
     pub(super) rewind: bool,
-    /// Go on without the place of this source, which the pipeline no longer has
-    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["input", "output"])]
+    /// Go on without the place or state of this node, which the pipeline no longer has
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["input", "output"])]
     pub(super) forget: Vec<String>,
     /// End when everything that the sources have now is processed
     ///

@@ -54,8 +54,8 @@ pub(super) async fn run(program: &Program, args: Run, settings: Settings, screen
     if args.rewind {
         launch = launch.rewind();
     }
-    for source in args.forget {
-        launch = launch.forget(source);
+    for node in args.forget {
+        launch = launch.forget(node);
     }
     if args.until_end {
         launch = launch.until_end();

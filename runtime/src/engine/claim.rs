@@ -7,13 +7,14 @@ use crate::checkpoint::{Store, StoreError, as_stored, read_manifest};
 /// So many checkpoints may come between what is read and what is written: two round trips, not a whole start.
 const TRIES: u32 = 100;
 
-/// Writes the newest checkpoint once more, in the name of the run `run`: whoever wrote it cannot write another, and what is
-/// read from then on stays the newest until this run is ready. As if this run had begun, and crashed behind its first checkpoint.
+/// Writes the newest checkpoint of the run `from` once more, in the name of the run `run`: `from` cannot write another, and
+/// what is read from then on stays the newest until this run is ready. As if it had begun, and crashed behind its first
+/// checkpoint.
 ///
-/// Where it does not succeed nothing has changed, and the start goes on as it would have.
-pub(super) async fn claim(store: &dyn Store, pipeline: &str, run: &str, now: Timestamp) {
+/// Where the newest is of a third run, which has taken over, or it does not succeed, nothing has changed.
+pub(super) async fn claim(store: &dyn Store, pipeline: &str, (run, from): (&str, &str), now: Timestamp) {
     for _ in 0..TRIES {
-        match once(store, pipeline, run, now).await {
+        match once(store, pipeline, (run, from), now).await {
             Ok(()) => return,
             Err(StoreError::Fenced) => {}
             Err(error) => {
@@ -24,10 +25,10 @@ pub(super) async fn claim(store: &dyn Store, pipeline: &str, run: &str, now: Tim
     }
 }
 
-async fn once(store: &dyn Store, pipeline: &str, run: &str, now: Timestamp) -> Result<(), StoreError> {
+async fn once(store: &dyn Store, pipeline: &str, (run, from): (&str, &str), now: Timestamp) -> Result<(), StoreError> {
     let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(()) };
     let (mut manifest, _) = read_manifest(store, pipeline, &stored).await?;
-    if manifest.run == run {
+    if manifest.run != from {
         return Ok(());
     }
     run.clone_into(&mut manifest.run);
@@ -99,6 +100,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_has_claimed_once_leaves_who_has_started_since_alone() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let first = start(&store);
+        sleep(Duration::from_secs(2)).await;
+        let second = start(&store);
+        sleep(Duration::from_secs(5)).await;
+        assert!(first.finish().await.is_err());
+        let third = start(&store);
+        let fault = timeout(Duration::from_secs(10), second.finish()).await.unwrap().unwrap_err();
+        assert_eq!(fault.kind(), FaultKind::Fenced);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(third.drain().await.unwrap(), Ended::Drained);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_is_asked_to_stop_before_anything_was_read_has_drained() {
         let flow = start(&(Arc::new(MemoryStore::default()) as Arc<dyn Store>));
         sleep(Duration::from_millis(100)).await;
@@ -108,16 +124,16 @@ mod tests {
     #[tokio::test]
     async fn what_is_claimed_is_the_same_but_for_who_wrote_it() {
         let store = MemoryStore::default();
-        claim(&store, "p", "mine", Timestamp::from_millis(1)).await;
+        claim(&store, "p", ("mine", "other"), Timestamp::from_millis(1)).await;
         assert!(store.read("p").await.unwrap().is_none(), "there is nothing to claim");
         let before = Manifest { pipeline: "p".into(), run: "other".into(), key_groups: 128, ..Manifest::default() };
         store.write("p", Revision(0), before.encode().unwrap()).await.unwrap();
-        for _ in 0..2 {
-            claim(&store, "p", "mine", Timestamp::from_millis(1)).await;
+        for from in ["third", "other", "other"] {
+            claim(&store, "p", ("mine", from), Timestamp::from_millis(1)).await;
         }
         let (revision, stored) = store.read("p").await.unwrap().unwrap();
         let claimed = Manifest::decode(&stored, "p", "memory").unwrap();
         let wanted = Manifest { epoch: Epoch(1), at: Timestamp::from_millis(1), run: "mine".into(), ..before };
-        assert_eq!((revision, claimed), (Revision(2), wanted), "once is enough");
+        assert_eq!((revision, claimed), (Revision(2), wanted), "once is enough, and a third run is left alone");
     }
 }

@@ -301,6 +301,7 @@ impl Coordinator {
         let mut pause = FIRST_PAUSE;
         let mut unknown = false;
         loop {
+            let mut refused = None;
             match self.store.write(&self.pipeline, self.revision, bytes.clone()).await {
                 Ok(revision) => {
                     self.revision = revision;
@@ -309,7 +310,9 @@ impl Coordinator {
                 }
                 Err(StoreError::Fenced) if planted(Bug::IgnoreFence) => return Ok(()),
                 Err(StoreError::Fenced) if !unknown => return Err(fenced(&self.pipeline)),
-                Err(StoreError::Failed(fault)) => return Err(fault),
+                Err(StoreError::Failed(fault)) if !unknown => return Err(fault),
+                // The write before this one may have happened.
+                Err(StoreError::Failed(fault)) => refused = Some(fault),
                 Err(StoreError::Fenced) => {}
                 Err(StoreError::Unknown(fault)) => {
                     unknown = true;
@@ -326,10 +329,17 @@ impl Coordinator {
                     self.ownership.wrote(revision);
                     return Ok(());
                 }
-                Ok(found) if found.as_ref().map(|(revision, _)| *revision).unwrap_or_default() == self.revision => {}
+                Ok(found) if found.as_ref().map(|(revision, _)| *revision).unwrap_or_default() == self.revision => {
+                    if let Some(refused) = refused {
+                        return Err(refused);
+                    }
+                }
                 Ok(_) => return Err(fenced(&self.pipeline)),
                 Err(StoreError::Failed(fault)) => return Err(fault),
-                Err(StoreError::Unknown(_) | StoreError::Fenced) => {}
+                Err(StoreError::Unknown(_) | StoreError::Fenced) => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
             }
         }
     }

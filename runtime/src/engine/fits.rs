@@ -3,29 +3,29 @@
 use millstream_operators::{Fault, FaultKind};
 use millstream_pipelines::graph::{Graph, Guarantee};
 
-use crate::checkpoint::{Manifest, OutputLog, Restored, Store, StoreError, as_stored};
+use crate::checkpoint::{BlobId, Manifest, OutputLog, Restored, Store, StoreError, as_stored};
 
-/// What the graph goes on from: all that the checkpoint has of its nodes, by their names. The state of operators that the graph
-/// does not have is left out and named in the log, and the whole checkpoint is kept as the savepoint `before-<number>`, so that
+/// Leaves of a checkpoint what the graph goes on from: all that it has of its nodes, by their names. The state of operators
+/// that the graph does not have is left out and named in the log, and the whole checkpoint is kept as a savepoint, so that
 /// nothing is lost.
 ///
 /// # Errors
-/// A setup fault where going on would read again what was read, or lose outputs, in silence; or what the store says.
-pub(super) async fn fitted(
+/// A setup fault where going on would read again what was read, or lose outputs or what they depend on; or what the store says.
+pub(super) async fn fit(
     (graph, forget): (&Graph, &[String]),
-    restored: Restored,
+    restored: &mut Restored,
     store: &dyn Store,
-) -> Result<Restored, StoreError> {
-    check((graph, forget), &restored.manifest).map_err(StoreError::Failed)?;
-    let is_lost = |name: &&String| graph.nodes.iter().all(|node| node.name != **name);
-    let of = &restored.manifest;
-    let lost: Vec<String> = of.operators.keys().chain(of.sources.keys()).filter(is_lost).cloned().collect();
+) -> Result<(), StoreError> {
+    let Restored { manifest, states, .. } = restored;
+    check((graph, forget), manifest).map_err(StoreError::Failed)?;
+    let lost = lost(graph, manifest);
     if lost.is_empty() {
-        return Ok(restored);
+        return Ok(());
     }
-    let Restored { mut manifest, mut states, outputs } = restored;
-    let savepoint = format!("before-{}", manifest.epoch);
     let (bytes, beside) = as_stored(manifest.encode().map_err(StoreError::Failed)?);
+    // What has this name is this.
+    let id = BlobId::of(&bytes).to_string();
+    let savepoint = format!("before-{}-{}", manifest.epoch, id.get(..8).unwrap_or(&id));
     if let Some((id, bytes)) = beside {
         store.put(&graph.name, id, bytes).await?;
     }
@@ -39,7 +39,13 @@ pub(super) async fn fitted(
         pipeline = %graph.name, ?lost,
         "the last checkpoint has places or state of nodes that the pipeline no longer has; the run goes on without it, and all of it is kept as savepoint {savepoint}. If they only have other names now, stop, give them their names back, and start with `--from {savepoint}`"
     );
-    Ok(Restored { manifest, states, outputs })
+    Ok(())
+}
+
+/// The nodes of which a manifest has something and that the graph does not have.
+fn lost(graph: &Graph, manifest: &Manifest) -> Vec<String> {
+    let is_lost = |name: &&String| graph.nodes.iter().all(|node| node.name != **name);
+    manifest.operators.keys().chain(manifest.sources.keys()).filter(is_lost).cloned().collect()
 }
 
 /// Refuses a checkpoint with places, outputs or key groups that the graph has no place for.
@@ -55,10 +61,15 @@ fn check((graph, forget): (&Graph, &[String]), manifest: &Manifest) -> Result<()
     if let Some(name) = forget.iter().find(|name| known(name)) {
         return Err(setup(format!("the place of {name} cannot be forgotten: the pipeline has it")));
     }
-    let lost: Vec<_> = manifest.sources.keys().filter(|name| !known(name) && !forget.contains(name)).collect();
-    if let Some(first) = lost.first() {
+    let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
+    let unsaid: Vec<_> = lost(graph, manifest).into_iter().filter(|name| !forget.contains(name)).collect();
+    if let Some(first) = unsaid.iter().find(|name| once || manifest.sources.contains_key(*name)) {
+        let what = match manifest.sources.contains_key(first) {
+            true => "a source with another name would read all again",
+            false => "outputs that are stored once cannot be taken back if it only has another name now",
+        };
         return Err(setup(format!(
-            "the last checkpoint holds the place of {lost:?}, which the pipeline no longer has: a source with another name would read all again. Give it its name back, or, if it is gone for good, start with `--forget {first}`"
+            "the last checkpoint holds the place or state of {unsaid:?}, which the pipeline no longer has: {what}. Give the node its name back, or, if it is gone for good, start with `--forget {first}`"
         )));
     }
     let is_open = |logs: &[OutputLog]| logs.iter().any(|log| !log.published);
@@ -70,7 +81,9 @@ fn check((graph, forget): (&Graph, &[String]), manifest: &Manifest) -> Result<()
         )));
     }
     if let Some(node) = manifest.ahead() {
+        let is_lost = manifest.sources.keys().any(|name| !known(name));
         let what = match known(&node.to_owned()) {
+            true if is_lost => Some("and not in the checkpoint alone: no source can be forgotten yet".to_owned()),
             false => Some("which the pipeline no longer has: give it its name back".to_owned()),
             true if graph.settings.guarantee != Guarantee::EffectivelyOnce => {
                 Some("which only a pipeline that promises effectively-once goes on from".to_owned())
@@ -162,5 +175,22 @@ mod tests {
             assert!(fault.kind() == FaultKind::Setup && fault.chain().contains(words), "{fault}");
         }
         assert_eq!(renamed("in").unwrap().finish().await.unwrap(), Ended::Finished);
+    }
+    #[test]
+    fn under_effectively_once_state_is_forgotten_only_if_that_is_said_and_no_source_while_a_marker_has_its_place() {
+        let mut graph = graph();
+        graph.settings.guarantee = Guarantee::EffectivelyOnce;
+        let from = source(&mut graph, "in", ListSource::new(numbers(1)));
+        sink(&mut graph, "out", from, CollectSink::<u32>::new(Collected::default()));
+        let key_groups = graph.settings.key_groups;
+        let mut manifest = Manifest { key_groups, ..Manifest::default() };
+        manifest.operators.insert("sum".into(), Vec::new());
+        let refused = check((&graph, &[]), &manifest).unwrap_err();
+        assert!(refused.to_string().contains("start with `--forget sum`"), "{refused}");
+        assert!(check((&graph, &["sum".to_owned()]), &manifest).is_ok());
+        manifest.sources.insert("gone".into(), Vec::new());
+        manifest.mark("out", millstream_operators::Epoch(1), 1, true);
+        let refused = check((&graph, &["sum".to_owned(), "gone".to_owned()]), &manifest).unwrap_err();
+        assert!(refused.to_string().contains("no source can be forgotten yet"), "{refused}");
     }
 }

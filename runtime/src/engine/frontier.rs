@@ -31,6 +31,8 @@ impl Frontier {
         let slot = self.inputs.get_mut(input)?;
         *slot = match (watermark, *slot) {
             (_, Input::Closed) => Input::Closed,
+            // Who looks at the clock may say so behind the end.
+            (Watermark::Idle, Input::At(Timestamp::MAX)) => *slot,
             (Watermark::At(at), Input::At(before)) => Input::At(at.max(before)),
             (Watermark::At(at), _) => Input::At(at),
             (Watermark::Idle, _) => Input::Idle,
@@ -109,6 +111,7 @@ mod tests {
         let end = Watermark::At(Timestamp::MAX);
         assert_eq!(frontier.update(0, end), Some(at(20)));
         assert_eq!(frontier.update(1, end), Some(Watermark::Idle));
+        assert_eq!(frontier.update(1, Watermark::Idle), None);
         assert_eq!(frontier.update(2, end), Some(end));
     }
 

@@ -79,9 +79,11 @@ impl Router {
         last.send(batch, port.copy, self.key_groups, &mut self.groups).await
     }
 
-    /// Whether a task downstream has many watermarks before it that it has not taken.
+    /// Whether a task downstream has many watermarks before it that it has not taken; who takes what is refused holds up
+    /// nothing else.
     pub(crate) fn is_behind(&self) -> bool {
-        self.ports.iter().flat_map(|port| &port.lanes).flat_map(|lane| &lane.senders).any(Sender::is_behind)
+        let main = self.ports.iter().filter(|port| port.port == 0);
+        main.flat_map(|port| &port.lanes).flat_map(|lane| &lane.senders).any(Sender::is_behind)
     }
 
     /// Sends a control message along every edge.

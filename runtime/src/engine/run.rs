@@ -41,7 +41,7 @@ pub struct Environment {
     pub savepoint: Option<String>,
     /// Whether outputs that are stored already may be stored again; see [`Rewind`].
     pub rewind: bool,
-    /// The sources that the pipeline no longer has and whose places may be forgotten.
+    /// The nodes that the pipeline no longer has and whose places or state may be forgotten.
     pub forget: Vec<String>,
     /// How many bytes of memory state may use where the pipeline does not say; as much as there is if nobody does.
     pub state_memory: Option<usize>,
@@ -219,16 +219,25 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
     let name = environment.run.clone().unwrap_or_else(Ownership::name_run);
-    let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0);
+    let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0_u32);
     loop {
         let mut stop = environment.stopper.watch();
-        if overtaken >= OVERTAKEN_OFTEN {
-            claim(&*environment.store, &graph.name, &name, environment.clock.now()).await;
+        if let Some(before) = before.as_ref().filter(|_| overtaken >= OVERTAKEN_OFTEN) {
+            claim(&*environment.store, &graph.name, (&name, before.taken_from()), environment.clock.now()).await;
         }
         let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
-        let Some(from) = from else { return Ok(Ended::Stopped) };
+        let Some(mut from) = from else { return Ok(Ended::Stopped) };
         if let Some(before) = before.take() {
             before.may_restart_from(revision, &from.manifest)?;
+        }
+        while let Err(error) = fits::fit((graph, &environment.forget), &mut from, &*environment.store).await {
+            let StoreError::Unknown(fault) = error else { return Err(error.into_fault()) };
+            tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be kept as a savepoint yet, trying again in {LONGEST_PAUSE:?}: {}", fault.chain());
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(LONGEST_PAUSE) => {}
+                _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
+            }
         }
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
@@ -246,9 +255,10 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);
         rewind &= reached.epoch == first;
+        overtaken *= u32::from(reached.epoch == first);
         let fault = match ended {
             // It was asked to before it had read anything: what there was is in the checkpoint that it began from.
-            Ok(Ended::Stopped) if last.is_none() && !environment.stopper.is_stopping_now() => {
+            Ok(Ended::Stopped) if last.is_none() && savepoint.is_none() && !environment.stopper.is_stopping_now() => {
                 return Ok(Ended::Drained);
             }
             Ok(ended) => return Ok(ended),
@@ -308,16 +318,7 @@ async fn newest(
                 };
                 return Ok((Revision(0), Some(Restored { manifest: first, ..Restored::default() })));
             }
-            Ok(Some((revision, restored))) => {
-                match fits::fitted((graph, &environment.forget), restored, &**store).await {
-                    Ok(restored) => return Ok((revision, Some(restored))),
-                    Err(StoreError::Failed(fault)) => return Err(fault),
-                    Err(StoreError::Unknown(fault)) => {
-                        tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be kept as a savepoint yet, trying again in {pause:?}: {}", fault.chain());
-                    }
-                    Err(StoreError::Fenced) => return Err(Fault::bug("a savepoint was fenced")),
-                }
-            }
+            Ok(Some((revision, restored))) => return Ok((revision, Some(restored))),
             Err(StoreError::Failed(fault)) => return Err(fault),
             Err(StoreError::Unknown(fault)) => {
                 tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be read yet, looking again in {pause:?}: {}", fault.chain());

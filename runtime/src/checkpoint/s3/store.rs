@@ -85,9 +85,9 @@ impl S3Store {
                 return Err(wrong(format!("`endpoint` {endpoint:?} is not encrypted: {way}")));
             }
             if options.virtual_hosted || is_said(builder.get_config_value(&Key::VirtualHostedStyleRequest)) {
-                // As the variable has it, or as it is said everywhere else.
                 let bucket = format!("{}.", options.bucket);
-                if !host.starts_with(&bucket) {
+                // The variable goes with an endpoint that has the bucket in it already.
+                if options.virtual_hosted || !host.starts_with(&bucket) {
                     builder = builder.with_config(Key::S3Endpoint, format!("{scheme}://{bucket}{host}"));
                 }
             }
