@@ -6,7 +6,7 @@ use crate::same_over_a_kill;
 use crate::world::World;
 
 #[test]
-fn messages_acks_and_durable_consumers_outlive_a_kill_and_open_batches_and_what_is_in_memory_do_not() {
+fn messages_acks_and_consumers_outlive_a_kill_and_open_batches_and_what_is_in_memory_do_not() {
     same_over_a_kill(|world| Box::pin(before(world)), |world| Box::pin(after(world)));
 }
 

@@ -34,8 +34,8 @@ impl Embedded {
     }
 
     /// Begins anew, as a server does that was killed with `kill -9`: what is stored stays, and a message or an atomic batch
-    /// is stored whole or not at all. Gone are pull requests, batches that were not committed, consumers that are not
-    /// durable, streams in memory, what was said of redeliveries, and ids of messages that are gone themselves. With
+    /// is stored whole or not at all. Consumers stay, those that are not durable until nobody has asked for long. Gone are pull
+    /// requests, batches that were not committed, streams in memory, what was said of redeliveries, and ids of messages that are gone themselves. With
     /// `forgets_acks` consumers are where they were made or set last, as when all that came later was not written down yet.
     pub fn restart(&self, forgets_acks: bool) {
         self.core.restart(forgets_acks);
@@ -76,7 +76,6 @@ impl Stream {
         (self.atomic, self.fast) = (Atomic::default(), Fast::default());
         let log = &self.log;
         self.ids.retain(|seq| log.get(seq).is_some());
-        self.consumers.retain(|_, consumer| !consumer.config.durable_name.is_empty());
         for consumer in self.consumers.values_mut() {
             consumer.restart(forgets_acks, log, turn);
         }
