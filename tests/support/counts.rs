@@ -44,7 +44,9 @@ pub fn counted(keys: &[u64]) -> BTreeMap<u64, u64> {
 }
 
 pub async fn until_checkpoints(flow: &Flow, completed: u64) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     while flow.metrics().checkpoint().completed < completed {
+        assert!(tokio::time::Instant::now() < deadline, "checkpoint {completed} did not complete within a minute");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

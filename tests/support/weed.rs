@@ -108,7 +108,7 @@ impl Weed {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
         let (store, deadline) = (self.store("ready"), Instant::now() + Duration::from_secs(60));
-        while let Err(error) = store.put("p", READY.parse().unwrap(), bytes::Bytes::new()).await {
+        while let Err(error) = store.put("p", READY.parse().unwrap(), bytes::Bytes::from_static(b"ready")).await {
             let log = std::fs::read_to_string(self.log()).unwrap();
             assert!(Instant::now() < deadline, "SeaweedFS does not get ready: {error:?}\n{log}");
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "SeaweedFS ended: {log}");
@@ -133,8 +133,8 @@ impl Weed {
     }
 }
 
-/// The SHA-256 of nothing.
-const READY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+/// The SHA-256 of the word "ready": what is empty it takes even where its disk is full, and then refuses all else.
+const READY: &str = "b24d6d33736ecd5604a4b17bc9c6481039fac362bb7df044ef1c10a2bfd21db6";
 
 fn program() -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin/weed");
