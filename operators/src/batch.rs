@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use crate::{Fault, Origins, Timestamp};
+use crate::{Fault, Origins, Times, Timestamp};
 
 /// Rows that travel together: a `Vec<T>` in typed pipelines, a `RecordBatch` in columnar ones, an
 /// [`Either`](crate::Either) in front of a join.
@@ -65,7 +65,7 @@ impl<T: Send + 'static> Payload for Vec<T> {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Batch<P> {
-    pub(crate) times: Vec<Timestamp>,
+    pub(crate) times: Times,
     pub(crate) rows: P,
     pub(crate) origins: Option<Origins>,
     pub(crate) weight: usize,
@@ -75,7 +75,7 @@ pub struct Batch<P> {
 #[derive(Clone, Debug)]
 pub struct Parts<P> {
     /// The event time of each row.
-    pub times: Vec<Timestamp>,
+    pub times: Times,
     /// The rows.
     pub rows: P,
     /// Where each row came from, if that is known.
@@ -90,7 +90,7 @@ impl<P: Payload> Batch<P> {
     /// # Errors
     /// A fault when there are not as many times as rows.
     pub fn new(times: Vec<Timestamp>, rows: P) -> Result<Self, Fault> {
-        Batch::from_parts(Parts { times, rows, origins: None, weight: 0 })
+        Batch::from_parts(Parts { times: times.into(), rows, origins: None, weight: 0 })
     }
 
     /// Puts a batch together.
@@ -109,7 +109,7 @@ impl<P: Payload> Batch<P> {
 
     /// Rows that all have one time.
     pub fn at(time: Timestamp, rows: P) -> Self {
-        Batch { times: vec![time; rows.len()], rows, origins: None, weight: 0 }
+        Batch { times: Times::same(time, rows.len()), rows, origins: None, weight: 0 }
     }
 
     /// How many rows there are.
@@ -208,12 +208,16 @@ impl<T: Send + 'static> Batch<Vec<T>> {
     pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
         let before = self.times.len();
         let (mut seen, mut kept) = (0, 0);
-        let (times, mut of_row) = (&mut self.times, self.origins.as_mut().map(Origins::rows_mut));
+        let mut of_row = self.origins.as_mut().map(Origins::rows_mut);
+        let is_same = self.times.as_same().is_some();
+        let mut times = if is_same { Vec::new() } else { std::mem::take(&mut self.times).into_vec() };
         self.rows.retain(|row| {
             let stays = keep(row);
             if stays {
                 // `kept <= seen < len`: plain moves to the front, without a second pass.
-                times.swap(kept, seen);
+                if !is_same {
+                    times.swap(kept, seen);
+                }
                 if let Some(of_row) = &mut of_row {
                     of_row.swap(kept, seen);
                 }
@@ -223,7 +227,10 @@ impl<T: Send + 'static> Batch<Vec<T>> {
             stays
         });
         shorten(&mut self.rows, kept);
-        shorten(&mut self.times, kept);
+        if !is_same {
+            self.times = times.into();
+        }
+        self.times.truncate(kept);
         if let Some(origins) = &mut self.origins {
             shorten(origins.rows_mut(), kept);
         }
@@ -252,8 +259,8 @@ pub(crate) fn scaled_to(weight: usize, given: usize, of: usize) -> usize {
 
 impl<T: Send + 'static> FromIterator<(Timestamp, T)> for Batch<Vec<T>> {
     fn from_iter<I: IntoIterator<Item = (Timestamp, T)>>(rows: I) -> Self {
-        let (times, rows) = rows.into_iter().unzip();
-        Batch { times, rows, origins: None, weight: 0 }
+        let (times, rows): (Vec<_>, _) = rows.into_iter().unzip();
+        Batch { times: times.into(), rows, origins: None, weight: 0 }
     }
 }
 

@@ -51,6 +51,7 @@ mod template;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 mod time;
+mod times;
 pub mod watermarks;
 pub mod window;
 
@@ -78,3 +79,4 @@ pub use state::{
 pub use table::Table;
 pub use template::{InvalidTemplate, Template, check_subject, check_token};
 pub use time::Timestamp;
+pub use times::Times;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Batch, Fault, Parts, Payload, Rejected, Result, Timestamp};
+use crate::{Batch, Fault, Parts, Payload, Rejected, Result, Times, Timestamp};
 
 /// What moves along an edge, in order. A legal stream is
 ///
@@ -101,7 +101,7 @@ trait HasKind: Payload + Sized {
             Err(_) => Vec::new(),
         },
         split_off: |batch, at| {
-            let shell = Parts { times: Vec::new(), rows: (), origins: None, weight: 0 };
+            let shell = Parts { times: Times::default(), rows: (), origins: None, weight: 0 };
             let whole = AnyBatch { rows: Box::new(()), shell, len: 0, kind: Self::KIND };
             match std::mem::replace(batch, whole).typed::<Self>() {
                 Ok(mut head) => {
@@ -214,7 +214,7 @@ impl AnyBatch {
         let Parts { times, rows: more, origins, weight } = other.into_parts();
         self.len += more.len();
         rows.extend(more);
-        self.shell.times.extend(times);
+        self.shell.times.append(times);
         self.shell.weight += weight;
         if let (Some(mine), Some(theirs)) = (&mut self.shell.origins, origins) {
             mine.rows_mut().extend(theirs.of_row());

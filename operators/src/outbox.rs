@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{AnyBatch, Batch, Origins, Payload, Side, Timestamp, Watermark};
+use crate::{AnyBatch, Batch, Origins, Payload, Side, Times, Timestamp, Watermark};
 
 /// Takes what operators give. The engine implements it; so does the test kit.
 pub trait Emit {
@@ -81,7 +81,7 @@ impl<'a, P: Payload> Outbox<'a, P> {
         row: usize,
     ) {
         let origins = origins.map(|origins| origins.select([row]));
-        self.stage_side(side.port(), Batch { times: vec![at], rows: vec![value], origins, weight: 0 });
+        self.stage_side(side.port(), Batch { times: Times::same(at, 1), rows: vec![value], origins, weight: 0 });
     }
 
     fn stage_side<T: Send + 'static>(&mut self, port: usize, one: Batch<Vec<T>>) {
@@ -141,8 +141,12 @@ impl<T: Send + 'static> Outbox<'_, Vec<T>> {
         if self.staged.as_ref().is_some_and(|staged| staged.origins.is_some() || staged.len() >= STAGED_ROWS) {
             self.send_staged();
         }
-        let staged =
-            self.staged.get_or_insert_with(|| Batch { times: Vec::new(), rows: Vec::new(), origins: None, weight: 0 });
+        let staged = self.staged.get_or_insert_with(|| Batch {
+            times: Times::default(),
+            rows: Vec::new(),
+            origins: None,
+            weight: 0,
+        });
         staged.times.push(at);
         staged.rows.push(row);
     }

@@ -106,7 +106,7 @@ impl Operator for EventTime {
             out.send_port(1, rejected_rows(batch.rows(), batch.times(), batch.origins(), refused)?);
         }
         let Parts { rows, origins, weight, .. } = batch.into_parts();
-        let mut batch = Batch::from_parts(Parts { times, rows, origins, weight })?;
+        let mut batch = Batch::from_parts(Parts { times: times.into(), rows, origins, weight })?;
         if let Some(stay) = stay {
             batch = keep(batch, &stay)?;
         }

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use super::ExprError;
 use super::schema::describe_field;
 use crate::suggest::did_you_mean;
-use crate::{Batch, Fault, Operator, Origins, Outbox, Parts, Result, Timestamp, Turn};
+use crate::{Batch, Fault, Operator, Origins, Outbox, Parts, Result, Times, Turn};
 
 /// Makes a row of each item of a list column; the other columns, the time and the message are those of its row. A row
 /// whose list is null or empty gives none, unless it is asked to.
@@ -33,7 +33,7 @@ pub struct Explode {
 
 /// A batch of which rows are still to be made.
 struct Open {
-    times: Vec<Timestamp>,
+    times: Times,
     rows: RecordBatch,
     list: ListArray,
     origins: Option<Origins>,
@@ -129,7 +129,7 @@ impl Open {
 impl Explode {
     fn make(&self, open: &Open, parents: Vec<u32>, items: Vec<Option<u64>>) -> Result<Batch<RecordBatch>> {
         let bug = |error| Fault::bug("cannot take items apart").because(error);
-        let times = parents.iter().filter_map(|row| open.times.get(*row as usize).copied()).collect();
+        let times = open.times.select(parents.iter().map(|row| *row as usize));
         let origins = open.origins.as_ref().map(|origins| origins.select(parents.iter().map(|row| *row as usize)));
         let weight = open.weight.checked_mul(parents.len()).map_or(open.weight, |weight| weight / open.total.max(1));
         let (parents, items) = (UInt32Array::from(parents), UInt64Array::from(items));

@@ -5,7 +5,7 @@ use arrow::compute::{prep_null_mask_filter, take_record_batch};
 
 use super::pick::Picked;
 use crate::batch::scaled;
-use crate::{Batch, Fault, Parts, Payload, Result};
+use crate::{Batch, Fault, Parts, Payload, Result, Times};
 
 impl Payload for RecordBatch {
     fn len(&self) -> usize {
@@ -54,15 +54,18 @@ pub fn keep(batch: Batch<RecordBatch>, mask: &BooleanArray) -> Result<Batch<Reco
     if kept == before {
         return Ok(batch);
     }
-    let Parts { times, rows, mut origins, weight } = batch.into_parts();
+    let Parts { mut times, rows, mut origins, weight } = batch.into_parts();
     if kept == 0 {
         let rows = RecordBatch::new_empty(rows.schema());
         let origins = origins.map(|origins| origins.select([]));
-        return Batch::from_parts(Parts { times: Vec::new(), rows, origins, weight: 0 });
+        return Batch::from_parts(Parts { times: Times::default(), rows, origins, weight: 0 });
     }
     let certain = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
     let picked = Picked::new(&certain, kept);
-    let times = picked.owned(times);
+    match times.as_same() {
+        Some(_) => times.truncate(kept),
+        None => times = picked.owned(times.into_vec()).into(),
+    }
     if let Some(origins) = &mut origins {
         let of_row = origins.rows_mut();
         *of_row = picked.owned(std::mem::take(of_row));

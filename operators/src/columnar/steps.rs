@@ -1,13 +1,15 @@
 //! [`steps_do_not_matter`]: the property of all operators, for those over columns; see [`crate::testkit`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 
 use super::tests::lines;
+use crate::state::MemoryTables;
 use crate::testkit::{Bench, sizes};
-use crate::{AnyBatch, Batch, Operator, Payload, Record, Rejected, Timestamp, Watermark};
+use crate::{AnyBatch, Batch, KeyGroup, Operator, Payload, Record, Rejected, Spill, Timestamp, Watermark};
 
 /// What comes to an operator.
 #[derive(Clone, Debug)]
@@ -27,28 +29,40 @@ pub(super) struct Told {
 
 /// Checks that an operator gives the same rows, at the same times and from the same messages, at every port, and the same
 /// watermark in the end, when its input is cut into batches by some numbers that follow from `seed`, and when it is restarted
-/// from its saved state behind each of them, with never any room downstream; returns what it gives in one piece.
+/// from its saved state behind each of them, with never any room downstream; and when none of its state fits in memory. Returns
+/// what it gives in one piece.
 pub(super) fn steps_do_not_matter<P, O>(make: impl Fn() -> O, steps: &[Step<P>], seed: u64) -> Told
 where
     P: Payload + Clone,
     O: Operator<In = P>,
 {
-    let whole = told(&make, steps, None, false);
-    for restarts in [false, true] {
-        let cut = told(&make, steps, Some(seed), restarts);
-        assert_eq!(cut, whole, "cut by {seed} (restarted: {restarts}), and in one piece");
+    let whole = told(&make, steps, None, Way::Cut);
+    for way in [Way::Cut, Way::Restarted, Way::Spilled] {
+        let cut = told(&make, steps, Some(seed), way);
+        assert_eq!(cut, whole, "cut by {seed} ({way:?}), and in one piece");
     }
     whole
 }
 
-/// What an operator gives in one piece, or cut as a seed says, restarted behind each batch or not.
-pub(super) fn told<P, O>(make: &impl Fn() -> O, steps: &[Step<P>], seed: Option<u64>, restarts: bool) -> Told
+/// How an operator is driven.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Way {
+    Cut,
+    /// Behind each batch it is restarted.
+    Restarted,
+    /// Behind each batch its state is made to fit in no memory at all.
+    Spilled,
+}
+
+/// What an operator gives in one piece, or cut as a seed says.
+pub(super) fn told<P, O>(make: &impl Fn() -> O, steps: &[Step<P>], seed: Option<u64>, way: Way) -> Told
 where
     P: Payload + Clone,
     O: Operator<In = P>,
 {
     let (mut bench, mut told) = (Bench::new(make()), Told::default());
-    if restarts {
+    let spill = Arc::new(Spill::new(Arc::new(MemoryTables::default()), KeyGroup::DEFAULT_COUNT, 0));
+    if way == Way::Restarted {
         bench.room_for(0);
     }
     for (at, step) in (0..).zip(steps.iter().cloned()) {
@@ -62,7 +76,10 @@ where
         for size in seed.map_or(vec![rest.len()], |seed| sizes(seed.wrapping_add(at), rest.len())) {
             let left = rest.split_off(size);
             bench.batch(std::mem::replace(&mut rest, left));
-            if restarts {
+            if way == Way::Spilled {
+                bench.fit(&spill);
+            }
+            if way == Way::Restarted {
                 told.take(&mut bench);
                 bench = Bench::restored(make(), &bench.save());
                 bench.room_for(0);

@@ -160,7 +160,7 @@ fn without_a_bound_rows_meet_until_they_are_forgotten() {
     give(&mut bench, [left(5, 4), left(4, 5)]);
     let pairs = bench.take_batches().remove(0).into_parts();
     assert_eq!(numbers(&pairs.rows), [(4, 2), (4, 3)]);
-    assert_eq!(pairs.times, [at(15); 2], "pairs are not behind the watermark that went out");
+    assert_eq!(*pairs.times, [at(15); 2], "pairs are not behind the watermark that went out");
     assert_eq!(bench.take_side::<Rejected<Sided<Row, Row>>>(1).len(), 1);
     bench.end();
     assert_eq!(numbers(&bench.take()), [], "what has no partner is not known");

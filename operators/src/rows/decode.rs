@@ -63,7 +63,7 @@ impl<T: Send + 'static, F: Format<T>> Operator for Decode<T, F> {
             });
         }
         let origins = origins.map(|origins| origins.select(of));
-        out.send(Batch::from_parts(Parts { times: given_times, rows: given, origins, weight })?);
+        out.send(Batch::from_parts(Parts { times: given_times.into(), rows: given, origins, weight })?);
         Ok(Turn::Done)
     }
 

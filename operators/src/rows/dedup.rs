@@ -106,7 +106,7 @@ impl<T: Send + 'static, K: StateKey, U: Send + 'static> Operator for Dedup<T, K,
         }
         let weight = crate::batch::scaled_to(weight, given.len(), total);
         let origins = origins.map(|origins| if of.len() == total { origins } else { origins.select(of) });
-        out.send(Batch::from_parts(Parts { times: given_times, rows: given, origins, weight })?);
+        out.send(Batch::from_parts(Parts { times: given_times.into(), rows: given, origins, weight })?);
         Ok(Turn::Done)
     }
 

@@ -213,7 +213,7 @@ impl<T: Send + 'static, F: Format<T>> Operator for Encode<T, F> {
         let (bytes, subjects) = (Bytes::from(bytes), Bytes::from(subjects));
         let given_times = match placed.len() == times.len() {
             true => times,
-            false => placed.iter().filter_map(|placed| times.get(placed.row).copied()).collect(),
+            false => times.select(placed.iter().map(|placed| placed.row)),
         };
         let origins = origins.map(|all| match placed.len() == all.len() {
             true => all,

@@ -90,7 +90,7 @@ where
         if let Some(silence) = silence.as_mut() {
             silence.begin(out);
         }
-        let rows = rows.into_iter().zip(&times).map(|(row, time)| {
+        let rows = rows.into_iter().zip(times.iter()).map(|(row, time)| {
             let key = key(&row);
             if let Some(silence) = silence.as_mut()
                 && silence.touch(&key, *time)

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use crate::batch::{scaled_to, shorten};
-use crate::{Batch, Operator, Origin, Origins, Outbox, Parts, Result, Timestamp, Turn};
+use crate::{Batch, Operator, Origin, Origins, Outbox, Parts, Result, Times, Timestamp, Turn};
 
 /// What a closure may know of a row besides the row itself.
 #[derive(Clone, Copy, Debug)]
@@ -164,7 +164,7 @@ pub struct RowPass<C: RowFn> {
 
 struct Pending<T> {
     rows: std::vec::IntoIter<T>,
-    times: Vec<Timestamp>,
+    times: Times,
     origins: Option<Origins>,
     weight: usize,
     next: usize,
@@ -181,14 +181,19 @@ impl<C: RowFn> RowPass<C> {
 
     /// A batch of which each row gives one at most. Times and origins close up where they are, beside the rows.
     fn one_each(&mut self, batch: Batch<Vec<C::In>>) -> Result<Batch<Vec<C::Out>>> {
-        let Parts { mut times, rows, mut origins, weight } = batch.into_parts();
-        let total = rows.len();
+        let Parts { times, rows, mut origins, weight } = batch.into_parts();
+        let (total, same) = (rows.len(), times.as_same());
+        // Rows of one time have no column to close up: each is asked for one, and there is none.
+        let (same_time, mut times) = match same {
+            Some(time) => (time, Vec::new()),
+            None => (Timestamp::MIN, times.into_vec()),
+        };
         let cells = cells(&mut times);
         let (mut time, mut time_kept) = (cells.iter(), cells.iter());
         // Whether there are origins is asked here, and not at each row.
         let mut given = match &mut origins {
             None => {
-                let context = || RowContext { time: next(&mut time, Timestamp::MIN), messages: &[], message: u32::MAX };
+                let context = || RowContext { time: next(&mut time, same_time), messages: &[], message: u32::MAX };
                 self.each(rows, context, |row| put(&mut time_kept, row.time))
             }
             Some(origins) => {
@@ -196,7 +201,7 @@ impl<C: RowFn> RowPass<C> {
                 let cells = self::cells(of_row);
                 let (mut message, mut message_kept) = (cells.iter(), cells.iter());
                 let context = || {
-                    let (time, message) = (next(&mut time, Timestamp::MIN), next(&mut message, u32::MAX));
+                    let (time, message) = (next(&mut time, same_time), next(&mut message, u32::MAX));
                     RowContext { time, messages, message }
                 };
                 self.each(rows, context, |row| {
@@ -207,7 +212,8 @@ impl<C: RowFn> RowPass<C> {
         };
         let kept = given.len();
         shorten(&mut given, kept);
-        shorten(&mut times, kept);
+        let mut times = same.map_or_else(|| Times::from(times), |time| Times::same(time, total));
+        times.truncate(kept);
         if let Some(origins) = &mut origins {
             shorten(origins.rows_mut(), kept);
         }
@@ -267,7 +273,7 @@ impl<C: RowFn> RowPass<C> {
             self.tally = counted;
             let weight = scaled_to(*weight, given_rows.len(), total);
             let origins = origins.map(|origins| origins.select(of));
-            out.send(Batch::from_parts(Parts { times: given_times, rows: given_rows, origins, weight })?);
+            out.send(Batch::from_parts(Parts { times: given_times.into(), rows: given_rows, origins, weight })?);
             if rows.len() == 0 {
                 return Ok(Turn::Done);
             }
@@ -412,6 +418,7 @@ mod tests {
         let mut bench = Bench::new(RowPass::new(Filter::new(Whole::default(), |n: &i64| n % 100 == 0)));
         bench.batch(with_origins(timed(0..1_000)));
         let Parts { rows, times, .. } = bench.take_batches().remove(0).into_parts();
+        let times = times.into_vec();
         assert_eq!(rows.len(), 10);
         assert!(rows.capacity() <= 40 && times.capacity() <= 40, "{} {}", rows.capacity(), times.capacity());
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Batch, Operator, Outbox, Parts, Payload, Problem, Result, StateVisitor, TimeKeeping, Timestamp, Turn, Watermark,
+    Batch, Operator, Outbox, Parts, Payload, Problem, Result, StateVisitor, TimeKeeping, Times, Timestamp, Turn,
+    Watermark,
 };
 
 const LEAST: Duration = Duration::from_millis(1);
@@ -89,7 +90,7 @@ impl<P: Payload> Operator for ByClock<P> {
     fn on_batch(&mut self, batch: Batch<P>, out: &mut Outbox<'_, P>) -> Result<Turn> {
         let now = self.look();
         let Parts { rows, origins, weight, .. } = batch.into_parts();
-        out.send(Batch::from_parts(Parts { times: vec![now; rows.len()], rows, origins, weight })?);
+        out.send(Batch::from_parts(Parts { times: Times::same(now, rows.len()), rows, origins, weight })?);
         self.tell(out);
         Ok(Turn::Done)
     }

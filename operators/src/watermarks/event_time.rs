@@ -134,7 +134,7 @@ where
         let weight = crate::batch::scaled_to(weight, given.len(), total);
         let origins = origins.map(|origins| if of.len() == total { origins } else { origins.select(of) });
         self.progress.saw_all(&given_times, origins.as_ref());
-        out.send(Batch::from_parts(Parts { times: given_times, rows: given, origins, weight })?);
+        out.send(Batch::from_parts(Parts { times: given_times.into(), rows: given, origins, weight })?);
         tell(&mut self.progress, out);
         Ok(Turn::Done)
     }

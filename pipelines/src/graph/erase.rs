@@ -372,7 +372,7 @@ impl<T: Send + 'static> Gather<T> {
             .origins
             .filter(|_| complete)
             .map(|any| Origins::new(std::sync::Arc::clone(any.place()), self.of_row, self.messages));
-        Batch::from_parts(Parts { times: self.times, rows: self.rows, origins, weight: 0 }).map(AnyBatch::from)
+        Batch::from_parts(Parts { times: self.times.into(), rows: self.rows, origins, weight: 0 }).map(AnyBatch::from)
     }
 }
 

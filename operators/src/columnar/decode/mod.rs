@@ -30,7 +30,7 @@ use self::row::{Refused, json, msgpack};
 use super::ExprError;
 use super::schema::describe_type;
 use crate::{
-    Batch, Cause, Code, Fault, Operator, Origins, Outbox, Parts, PortType, Rejected, Result, Side, Timestamp, Turn,
+    Batch, Cause, Code, Fault, Operator, Origins, Outbox, Parts, PortType, Rejected, Result, Side, Times, Turn,
 };
 
 /// How rows are written in messages.
@@ -108,7 +108,7 @@ pub struct Decode {
 
 /// A batch of messages that is being read.
 struct Open {
-    times: Vec<Timestamp>,
+    times: Times,
     messages: Vec<Bytes>,
     origins: Option<Origins>,
     weight: usize,
@@ -311,7 +311,7 @@ impl Decode {
             let times = std::mem::take(&mut open.times);
             return Batch::from_parts(Parts { times, rows, origins: open.origins.take(), weight });
         }
-        let times = of_row.iter().filter_map(|message| open.times.get(*message).copied()).collect();
+        let times = open.times.select(of_row.iter().copied());
         let origins = open.origins.as_ref().map(|origins| origins.select(of_row));
         Batch::from_parts(Parts { times, rows, origins, weight })
     }
@@ -335,7 +335,7 @@ impl Open {
 
     fn rejected(&mut self) -> Result<Batch<Vec<Rejected<Bytes>>>> {
         let (of_row, rows): (Vec<usize>, Vec<_>) = std::mem::take(&mut self.rejected).into_iter().unzip();
-        let times = of_row.iter().filter_map(|message| self.times.get(*message).copied()).collect();
+        let times = self.times.select(of_row.iter().copied());
         let weight = rows.iter().map(|rejected| rejected.row.len()).sum();
         let origins = self.origins.as_ref().map(|origins| origins.select(of_row));
         Batch::from_parts(Parts { times, rows, origins, weight })

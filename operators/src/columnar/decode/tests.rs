@@ -8,7 +8,7 @@ use crate::columnar::steps::{Step, steps_do_not_matter};
 use crate::columnar::tests::{at_port, ints, joined, lines, refused, rejected, run};
 use crate::columnar::{HOSTILE_COLUMNS, hostile_json, schema};
 use crate::testkit::Bench;
-use crate::{Headers, Origin};
+use crate::{Headers, Origin, Timestamp};
 
 fn messages(payloads: impl IntoIterator<Item = impl Into<Vec<u8>>>) -> Batch<Vec<Bytes>> {
     let numbered = (1..).zip(payloads);
@@ -156,7 +156,7 @@ fn columns_about_the_message_stand_behind_the_others() {
     assert_eq!(lines(&rows), [about(json!(1), 1), about(json!(2), 1), about(json!(null), 2)]);
     assert_eq!(rows.schema(), *with.schema());
     let without = messages(["{}"]).into_parts();
-    let batch = Batch::new(without.times, without.rows).unwrap();
+    let batch = Batch::new(without.times.into_vec(), without.rows).unwrap();
     assert_eq!(lines(&joined(&mut run(&mut with, [batch]), 0).unwrap())[0]["seq"], json!(null));
     assert!(decode(DecodeFormat::Json, &[("seq", "int64")]).with_meta(meta(&[("seq", Meta::Sequence)])).is_err());
 }

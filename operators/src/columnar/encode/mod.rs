@@ -145,7 +145,7 @@ impl Encode {
         let (times, origins) = if kept.len() == times.len() {
             (times, origins)
         } else {
-            let times = kept.iter().filter_map(|row| times.get(*row).copied()).collect();
+            let times = times.select(kept.iter().copied());
             (times, origins.map(|origins| origins.select(kept)))
         };
         out.send_port(1, refused);
@@ -199,7 +199,7 @@ impl Encode {
             }
         }
         out.send_port(1, rejected_rows(batch.rows(), batch.times(), batch.origins(), rejected)?);
-        out.send(Batch::from_parts(Parts { times, rows: records, origins: None, weight })?);
+        out.send(Batch::from_parts(Parts { times: times.into(), rows: records, origins: None, weight })?);
         Ok(Turn::Done)
     }
 }

@@ -10,7 +10,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
 use foldhash::fast::FixedState;
 
 use super::KeyColumns;
-use super::codec::{KeyBytes, KeyCodec};
+use super::codec::{KeyBytes, KeyCodec, RowKeys};
+use super::table::Table;
 use crate::columnar::keep;
 use crate::rows::Repeats;
 use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Turn};
@@ -29,8 +30,8 @@ use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Tur
 /// row is rejected.
 ///
 /// # State
-/// A time of each key, by key group; all of it stays in memory. A key is forgotten when the watermark is twice the span behind
-/// that; without watermarks, never.
+/// A time of each key, by key group. Those that do not fit in memory go to the spill store, but for the keys themselves, which
+/// wait to be forgotten: when the watermark is twice the span behind their time; without watermarks, never.
 pub struct Dedup {
     keys: KeyColumns,
     names: Vec<String>,
@@ -38,7 +39,8 @@ pub struct Dedup {
     // The columns that are given, where those are not all.
     given: Option<SchemaRef>,
     codec: Arc<KeyCodec>,
-    noted: HashMap<KeyBytes, Timestamp, FixedState>,
+    /// The time that is noted of each key.
+    noted: Table,
     // One of each key; it finds out whether it must come back later.
     timers: BTreeSet<(Timestamp, KeyBytes)>,
 }
@@ -65,7 +67,7 @@ impl Dedup {
         let fields: Vec<Field> = keys.places().iter().map(|place| input.field(*place).clone()).collect();
         let names = fields.iter().map(|field| field.name().clone()).collect();
         let codec = Arc::new(KeyCodec::new(&fields, vec![Field::new("first", DataType::Int64, false)])?);
-        let noted = HashMap::with_hasher(FixedState::with_seed(0));
+        let noted = Table::new(Arc::clone(&codec));
         Ok(Dedup { keys, names, repeats, given: None, codec, noted, timers: BTreeSet::new() })
     }
 
@@ -74,17 +76,74 @@ impl Dedup {
         self.given.as_ref()
     }
 
-    fn is_repeat(&mut self, key: &[u8], time: Timestamp) -> bool {
-        if let Some(noted) = self.noted.get_mut(key) {
-            let (is_repeat, now) = self.repeats.judge(Some(*noted), time);
-            *noted = now;
-            return is_repeat;
+    /// For which rows, of which these are the keys and the times, no other is noted.
+    fn judge(&mut self, keys: &RowKeys, times: &[Timestamp]) -> Result<Vec<bool>> {
+        if self.noted.has_grown() {
+            self.noted.let_go()?;
         }
-        self.timers.insert((self.repeats.gone_at(time), key.into()));
-        self.noted.insert(key.into(), time);
-        false
+        // The table is asked once for each key of the batch, and told once what is to be noted of it now.
+        let mut of_batch: HashMap<&[u8], usize, FixedState> = HashMap::with_hasher(FixedState::with_seed(0));
+        let (mut all, mut of_row) = (Vec::new(), Vec::with_capacity(times.len()));
+        for row in 0..times.len() {
+            let key = keys.get(row);
+            of_row.push(*of_batch.entry(key).or_insert_with(|| {
+                all.push(key);
+                all.len() - 1
+            }));
+        }
+        self.noted.bring(all.iter().copied())?;
+        let before = self.noted_of(&all)?;
+        let mut now = before.clone();
+        let stays = of_row.iter().zip(times).map(|(key, time)| {
+            let Some(noted) = now.get_mut(*key) else { return false };
+            let (is_repeat, then) = self.repeats.judge(*noted, *time);
+            *noted = Some(then);
+            !is_repeat
+        });
+        let stays = stays.collect();
+        let (mut changed, mut noted) = (Vec::new(), Vec::new());
+        for (key, (before, now)) in all.iter().zip(before.iter().zip(&now)) {
+            let Some(now) = now.filter(|now| *before != Some(*now)) else { continue };
+            if before.is_none() {
+                self.timers.insert((self.repeats.gone_at(now), (*key).into()));
+            }
+            changed.push(KeyBytes::from(*key));
+            noted.push(now.as_micros());
+        }
+        self.noted.put(changed, vec![Arc::new(Int64Array::from(noted))])?;
+        Ok(stays)
+    }
+
+    /// What is noted of keys, which is in memory.
+    fn noted_of<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Timestamp>>> {
+        let places: Vec<_> = keys.iter().map(|key| self.noted.find(key.as_ref())).collect();
+        let found: Vec<_> = places.iter().flatten().copied().collect();
+        let columns = self.noted.values(&found)?;
+        let times = columns.first().and_then(|times| times.as_primitive_opt::<Int64Type>());
+        let times = times.ok_or_else(|| Fault::bug("keys have no times"))?;
+        let mut times = times.values().iter().map(|time| Timestamp::from_micros(*time));
+        Ok(places.iter().map(|place| place.and_then(|_| times.next())).collect())
+    }
+
+    /// Does something with all keys and what is noted of them, some at a time, so that they need not be in memory at once.
+    fn with_all(&mut self, keys: &[KeyBytes], mut then: impl FnMut(&mut Self, &KeyBytes, Timestamp)) -> Result {
+        for keys in keys.chunks(AT_ONCE) {
+            self.noted.bring(keys.iter().map(|key| &**key))?;
+            for (key, noted) in keys.iter().zip(self.noted_of(keys)?) {
+                if let Some(noted) = noted {
+                    then(self, key, noted);
+                }
+            }
+            if self.noted.has_grown() {
+                self.noted.let_go()?;
+            }
+        }
+        Ok(())
     }
 }
+
+// Keys that are brought back to memory at once.
+const AT_ONCE: usize = 4_096;
 
 impl Operator for Dedup {
     type In = RecordBatch;
@@ -95,9 +154,8 @@ impl Operator for Dedup {
         let columns: Vec<ArrayRef> =
             self.keys.places().iter().filter_map(|place| columns.get(*place).cloned()).collect();
         let keys = self.codec.keys(&columns)?;
-        let stays = batch.times().iter().enumerate().map(|(row, time)| !self.is_repeat(keys.get(row), *time));
-        let stays = BooleanArray::from(stays.collect::<Vec<bool>>());
-        let stays = keep(batch, &stays)?;
+        let stays = self.judge(&keys, batch.times())?;
+        let stays = keep(batch, &BooleanArray::from(stays))?;
         if self.given.is_none() {
             out.send(stays);
             return Ok(Turn::Done);
@@ -109,39 +167,32 @@ impl Operator for Dedup {
     }
 
     fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        let mut due = Vec::new();
         while self.timers.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((at, key)) = self.timers.pop_first()
+            && let Some((_, key)) = self.timers.pop_first()
         {
-            match self.noted.get(&key).map(|noted| self.repeats.gone_at(*noted)) {
-                Some(later) if later > at => drop(self.timers.insert((later, key))),
-                _ => drop(self.noted.remove(&key)),
-            }
+            due.push(key);
+        }
+        let mut gone = Vec::new();
+        self.with_all(&due, |dedup, key, noted| match dedup.repeats.gone_at(noted) {
+            later if later > now => drop(dedup.timers.insert((later, key.clone()))),
+            _ => gone.push(key.clone()),
+        })?;
+        for gone in gone.chunks(AT_ONCE) {
+            self.noted.bring(gone.iter().map(|key| &**key))?;
+            self.noted.remove(gone);
         }
         Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.shape(&format!("the {} of {}", self.repeats.word(), self.names.join(", ")))?;
-        let (codec, noted) = (&self.codec, &self.noted);
-        let restored = visit.groups(self.repeats.word(), || {
-            let codec = Arc::clone(codec);
-            let mut all: Vec<(KeyBytes, Timestamp)> = noted.iter().map(|(key, time)| (key.clone(), *time)).collect();
-            let save = move |key_groups| {
-                all.sort_unstable();
-                let times: ArrayRef = Arc::new(all.iter().map(|(_, time)| time.as_micros()).collect::<Int64Array>());
-                let keys: Vec<KeyBytes> = all.into_iter().map(|(key, _)| key).collect();
-                codec.save(&[codec.rows(&keys, [times])?], key_groups)
-            };
-            Ok((noted.len(), save))
-        })?;
-        for bytes in restored.into_iter().flatten() {
-            for (keys, columns) in self.codec.restore(&bytes)? {
-                let times = columns.first().and_then(|times| times.as_primitive_opt::<Int64Type>());
-                let times = times.ok_or_else(|| Fault::bug("saved keys have no times"))?;
-                for (row, time) in times.values().iter().enumerate() {
-                    self.is_repeat(keys.get(row), Timestamp::from_micros(*time));
-                }
-            }
+        let codec = &self.codec;
+        if visit.piece("noted", &mut self.noted, || Table::new(Arc::clone(codec)))? {
+            let keys = self.noted.all_keys();
+            self.with_all(&keys, |dedup, key, noted| {
+                dedup.timers.insert((dedup.repeats.gone_at(noted), key.clone()));
+            })?;
         }
         Ok(())
     }
@@ -149,7 +200,7 @@ impl Operator for Dedup {
 
 impl fmt::Debug for Dedup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dedup({:?}, {} keys)", self.repeats, self.noted.len())
+        write!(f, "Dedup({:?}, {:?})", self.repeats, self.noted)
     }
 }
 
@@ -258,9 +309,9 @@ mod tests {
         bench.batch(batch(&[(10, "a", 2)]));
         assert_eq!(bench.take_batches().len(), 0);
         bench.watermark(at(20));
-        assert_eq!(bench.operator().noted.len(), 1, "a repeat may still come late");
+        assert_eq!(bench.operator().noted.all_keys().len(), 1, "a repeat may still come late");
         bench.watermark(at(21));
-        assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
+        assert!(bench.operator().noted.is_empty() && bench.operator().timers.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use foldhash::fast::FixedState;
 
 use super::away::{AwayRows, FrozenRows};
 use super::codec::{KeyBytes, KeyCodec};
+use crate::state::Piece;
 use crate::{Fault, Result, Run, Snapshot, Spill};
 
 /// A row of values for each key, in chunks of columns that do not change: a row that is put in again stands in a newer chunk,
@@ -337,6 +338,20 @@ impl Table {
         }
         self.gone.clear();
         self.let_go()
+    }
+}
+
+impl Piece for Table {
+    fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
+        Table::freeze(self)
+    }
+
+    fn fit(&mut self, spill: &Arc<Spill>) -> Result<bool> {
+        Table::fit(self, spill)
+    }
+
+    fn play(&mut self, run: &Run) -> Result {
+        Table::play(self, run)
     }
 }
 

@@ -281,8 +281,9 @@ proptest! {
         }
         let expected: Vec<_> =
             expected.into_iter().map(|((start, key), rows)| result(&key, start, start + size, &rows)).collect();
-        for (seed, restarts) in [(None, false), (Some(seed), false), (Some(seed), true)] {
-            let told = steps::told(&make, &steps, seed, restarts);
+        use steps::Way::{Cut, Restarted, Spilled};
+        for (seed, way) in [(None, Cut), (Some(seed), Cut), (Some(seed), Restarted), (Some(seed), Spilled)] {
+            let told = steps::told(&make, &steps, seed, way);
             let times = |port| told.port(port).iter().map(|row| {
                 let (line, time) = row.rsplit_once(" at ").unwrap();
                 (time.trim_end_matches(" of None").parse::<i64>().unwrap(), line)
