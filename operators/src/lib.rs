@@ -73,7 +73,7 @@ pub use record::Record;
 pub use rejected::{Cause, Code, Rejected};
 pub use size_limit::SizeLimit;
 pub use state::{
-    Expiry, Frozen, Keyed, PaneGroups, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillGauge, SpillStore,
+    Expiry, Frozen, Keyed, PaneGroups, Panes, Pieces, Run, Runs, Saved, Scan, Snapshot, Spill, SpillGauge, SpillStore,
     SpillTable, SpillView, StateKey, StateValue, StateVisitor, Timers, Unsplittable, Versions,
 };
 pub use table::Table;

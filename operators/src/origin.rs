@@ -12,7 +12,7 @@ use crate::{Headers, Payload, Timestamp};
 pub struct Origin {
     /// Its place in the source: the stream sequence, the line of a file. Starts at 1; 0 where a source has none.
     pub sequence: u64,
-    /// When the source stored it.
+    /// When the source stored it, or, where it has no times of its own, when it was read.
     pub stored_at: Timestamp,
     /// Its headers.
     pub headers: Headers,
@@ -26,6 +26,13 @@ impl Origin {
     /// The subject that it was published on; empty where a source has none.
     pub fn subject(&self) -> &str {
         std::str::from_utf8(&self.subject_bytes).unwrap_or("")
+    }
+
+    /// When a stream stored it: the same whenever it is read. The lines of a file, and what comes past all streams, have no
+    /// such time.
+    pub fn stored_in_stream(&self) -> Option<Timestamp> {
+        let is_stored = self.sequence > 0 && !self.subject_bytes.is_empty();
+        Some(self.stored_at).filter(|at| is_stored && *at > Timestamp::from_micros(0))
     }
 }
 

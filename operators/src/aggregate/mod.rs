@@ -70,7 +70,9 @@ pub trait Aggregate<T>: Send + Sync + 'static {
     fn result(&self, state: &Self::State) -> Self::Out;
 
     /// What is kept, in words: a run does not go on from state that something else has kept. It is the name of the type, without
-    /// what that is generic over, unless an aggregate says otherwise, which it does where what it keeps depends on more.
+    /// what that is generic over, unless an aggregate says otherwise. It has to where what it keeps depends on more: on a
+    /// number, or on other aggregates that it is made of (`Pair<Count, Sum>` and `Pair<Sum, Count>` have one name), whose
+    /// shapes it then names in its own.
     fn shape(&self) -> String {
         // Names of closures and rows change with the program around them, and state stays what it was.
         let name = std::any::type_name::<Self>();

@@ -193,7 +193,13 @@ mod tests {
         let line = |(n, time): (usize, &Option<i64>)| format!("{{\"n\":{n},\"at\":{}}}", json!(time));
         let lines: Vec<String> = times.iter().enumerate().map(line).collect();
         let batch = rows(COLUMNS, &lines.iter().map(String::as_str).collect::<Vec<_>>());
-        let message = |n: u64| Origin { sequence: n, stored_at: at(1_000 + n.cast_signed()), ..Origin::default() };
+        let subject_bytes = bytes::Bytes::from_static(b"stored");
+        let message = |n: u64| Origin {
+            sequence: n + 1,
+            stored_at: at(1_000 + n.cast_signed()),
+            subject_bytes: subject_bytes.clone(),
+            ..Origin::default()
+        };
         let messages: Vec<Origin> = (0..times.len() as u64).map(message).collect();
         batch.with_origins(Origins::one_each(Arc::default(), messages)).unwrap()
     }
@@ -213,7 +219,7 @@ mod tests {
             let told = steps_do_not_matter(make, &steps, seed);
             let taken = (0..).zip(&times).filter_map(|(n, time)| Some((n, (*time)?)));
             let taken: Vec<(i64, i64)> = taken.filter(|(n, time)| *time <= 1_000 + n + most_ahead).collect();
-            let ends = |(n, time): &(i64, i64)| format!("at {time} of Some({n})");
+            let ends = |(n, time): &(i64, i64)| format!("at {time} of Some({})", n + 1);
             prop_assert_eq!(told.port(0).len(), taken.len());
             for (row, taken) in told.port(0).iter().zip(&taken) {
                 prop_assert!(row.ends_with(&ends(taken)), "{row} and not {taken:?}");

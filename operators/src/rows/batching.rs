@@ -52,7 +52,9 @@ impl Group {
 ///
 /// A group has the latest of the times of its rows, or that of the watermark if that is later, so that it is not late for
 /// windows behind; as it comes of several messages, it has none of its own. What is left at the end is a group too, whose rows
-/// come again where a later run finds more of the input. Each subtask gathers for itself.
+/// come again where a later run finds more of the input. So is what is left when the input is
+/// [idle](crate::Watermark::Idle): event time goes on without it then, and the rows would be late. Each subtask gathers for
+/// itself.
 ///
 /// # State
 /// The rows of the group that is not complete. They belong to a subtask, so that a run with another number of subtasks does not
@@ -130,6 +132,11 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Operator for Batching<T> 
             Timestamp::MAX => self.give(out),
             now => self.now = self.now.max(now),
         }
+        Ok(Turn::Done)
+    }
+
+    fn on_idle(&mut self, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        self.give(out);
         Ok(Turn::Done)
     }
 
@@ -222,6 +229,16 @@ mod tests {
         bench.rows(6..7);
         bench.end();
         assert_eq!(bench.take(), [vec![6]]);
+    }
+
+    #[test]
+    fn rows_do_not_wait_for_a_full_group_while_event_time_goes_on_without_them() {
+        let mut bench = Bench::new(Batching::new(Group::of(3), eight_bytes()));
+        bench.rows(1..3);
+        bench.idle();
+        assert_eq!(bench.take(), [vec![1, 2]]);
+        bench.idle();
+        assert!(bench.take().is_empty(), "nothing is left");
     }
 
     #[test]

@@ -44,6 +44,18 @@ impl<S: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> StateValue
 /// }
 /// assert_eq!(counts.get(&"to"), Some(&2));
 /// ```
+///
+/// A map or a list for each key is a value that is one; it is copied, saved and spilled as a whole, so it should not grow
+/// without end. For what a key has a time, an hour or a day long, see [`Panes`](crate::Panes).
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// # use millstream_operators::Keyed;
+/// let mut basket: Keyed<u64, BTreeMap<String, u32>> = Keyed::default();
+/// *basket.entry(7).or_default().entry("apple".to_owned()).or_default() += 2;
+/// let mut visits: Keyed<u64, Vec<i64>> = Keyed::default();
+/// visits.entry(7).or_default().push(1_700_000_000);
+/// ```
 pub struct Keyed<K, S>(Shards<K, S>);
 
 impl<K, S> Default for Keyed<K, S> {

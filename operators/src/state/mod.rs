@@ -12,6 +12,7 @@ mod keyed;
 mod long_keys;
 mod notes;
 mod ordered;
+mod panes;
 mod restoring;
 mod run;
 mod saved;
@@ -38,6 +39,7 @@ pub(crate) use spill_tests::MemoryTables;
 pub use expiry::Expiry;
 pub use frozen::{Frozen, Pieces, Snapshot};
 pub use keyed::{Keyed, StateKey, StateValue};
+pub use panes::Panes;
 #[cfg(feature = "columnar")]
 pub(crate) use restoring::Piece;
 pub use restoring::Runs;

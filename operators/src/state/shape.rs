@@ -33,11 +33,13 @@ impl StateVisitor<'_> {
 
 /// A shape as it is written now: names of types were once followed by what they are generic over.
 fn without_parameters(shape: &str) -> String {
-    let mut depth = 0_usize;
+    let (mut depth, mut last) = (0_usize, ' ');
     let is_outside = |c: &char| {
         depth += usize::from(*c == '<');
         let outside = depth == 0;
-        depth = depth.saturating_sub(usize::from(*c == '>'));
+        // That of an arrow closes nothing.
+        depth = depth.saturating_sub(usize::from(*c == '>' && last != '-'));
+        last = *c;
         outside
     };
     shape.chars().filter(is_outside).collect()
@@ -63,7 +65,7 @@ mod tests {
     #[test]
     fn what_types_are_generic_over_shapes_nothing() {
         let mut frozen = Frozen::default();
-        StateVisitor::freeze(&mut frozen).shape("tumbling 60s: (Count, Sum<_>, Of<Row<u8>>)").unwrap();
+        StateVisitor::freeze(&mut frozen).shape("tumbling 60s: (Count, Sum<fn(&Row) -> i64>, Of<Row<u8>>)").unwrap();
         let saved = frozen.encode(128).unwrap();
         assert!(StateVisitor::restore(&saved).shape("tumbling 60s: (Count, Sum, Of)").is_ok());
         assert!(StateVisitor::restore(&saved).shape("tumbling 60s: (Count, Max, Of)").is_err());

@@ -13,7 +13,7 @@ use super::encoder::Encoder;
 use super::restoring::Piece;
 use super::restoring::{Restore, Runs};
 use super::run::{decoded, encoded};
-use super::{Frozen, Keyed, Saved, Spill, StateKey, StateValue, Timers, Versions};
+use super::{Frozen, Keyed, Panes, Saved, Spill, StateKey, StateValue, Timers, Versions};
 #[cfg(feature = "columnar")]
 use super::{Run, Snapshot};
 use crate::bugs::{Bug, planted};
@@ -177,8 +177,8 @@ impl<'a> StateVisitor<'a> {
     ///
     /// # Errors
     /// As [`value`](StateVisitor::value).
-    pub fn panes<K: StateKey, S: StateValue>(&mut self, name: &str, panes: &mut BTreeMap<i64, Keyed<K, S>>) -> Result {
-        self.panes_as(name, panes, &Versions::default())
+    pub fn panes<K: StateKey, S: StateValue>(&mut self, name: &str, panes: &mut Panes<K, S>) -> Result {
+        self.panes_as(name, panes.all(), &Versions::default())
     }
 
     /// As [`panes`](StateVisitor::panes), of values whose type is of a version and may have been another before.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Frozen, Keyed, Saved, StateVisitor};
+use super::{Frozen, Keyed, Panes, Saved, StateVisitor};
 use crate::FaultKind;
 
 #[test]
@@ -14,7 +14,7 @@ fn what_was_not_saved_is_left_as_it_is() {
 
 #[test]
 fn a_list_names_pieces_that_hold_nothing_yet_and_changes_none() {
-    let (mut names, mut value, mut panes) = (Vec::new(), 7u8, BTreeMap::<i64, Keyed<u64, u64>>::new());
+    let (mut names, mut value, mut panes) = (Vec::new(), 7u8, Panes::<u64, u64>::of(10));
     let mut visit = StateVisitor::list(&mut names);
     visit.value("n", &mut value).unwrap();
     visit.panes("panes", &mut panes).unwrap();

@@ -72,8 +72,8 @@ impl Progress {
 
     /// Takes note of the event times of rows, which come from messages, where that is known.
     pub fn saw_all(&mut self, times: &[Timestamp], origins: Option<&Origins>) {
-        // A source without times of its own says nothing about when a message was stored.
-        let stored_at = |row| Some(origins?.get(row)?.stored_at).filter(|at| *at > Timestamp::from_micros(0));
+        // The clock of who reads a file bears nothing out: another day it would judge otherwise.
+        let stored_at = |row| origins?.get(row)?.stored_in_stream();
         match origins.filter(|_| self.watermarks.per_subject) {
             Some(origins) => {
                 for (row, time) in times.iter().enumerate() {
@@ -208,6 +208,10 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
     use super::super::part::BELIEVED;
     use super::super::{ascending, bounded_lateness};
     use super::*;
@@ -438,6 +442,26 @@ mod tests {
         let mut progress = Progress::new(ascending().max_ahead(Duration::ZERO));
         [100, 110, 120].iter().for_each(|time| progress.saw("", &[at(*time)], |_| Some(at(time + 10))));
         assert_eq!(progress.news(), Some(Watermark::At(at(120))));
+    }
+
+    #[test]
+    fn the_time_at_which_a_line_was_read_bears_nothing_out() {
+        let with = |subject: &'static str| {
+            let mut progress = Progress::new(ascending());
+            progress.saw("", &[day(1); 9], |_| None);
+            let subject_bytes = Bytes::from_static(subject.as_bytes());
+            let message = |sequence| Origin {
+                sequence,
+                stored_at: day(300),
+                subject_bytes: subject_bytes.clone(),
+                ..Origin::default()
+            };
+            let origins = Origins::one_each(Arc::default(), (1..=4).map(message).collect::<Vec<_>>());
+            progress.saw_all(&[day(300); 4], Some(&origins));
+            progress.news()
+        };
+        assert_eq!(with(""), Some(Watermark::At(day(1))), "four lines are no proof");
+        assert_eq!(with("orders"), Some(Watermark::At(day(300))), "four messages of that day are");
     }
 
     #[test]

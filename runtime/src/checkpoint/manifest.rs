@@ -79,6 +79,11 @@ impl Manifest {
         self.sinks.iter().find(|(_, logs)| ahead(logs)).map(|(node, _)| node.as_str())
     }
 
+    /// Whether all outputs of what it covers are in their streams, and nothing but these.
+    pub fn is_published(&self) -> bool {
+        self.sinks.values().flatten().all(|log| log.published && !log.ahead)
+    }
+
     /// Says of a sink that its marker says this, and that all its outputs are published.
     pub fn mark(&mut self, node: &str, epoch: Epoch, total: u64, ahead: bool) {
         let logs = self.sinks.entry(node.to_owned()).or_default();

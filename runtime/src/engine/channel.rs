@@ -2,20 +2,24 @@
 //! use, not the length of a queue.
 
 use std::future::poll_fn;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures::task::AtomicWaker;
-use millstream_operators::Message;
+use millstream_operators::{AnyBatch, Barrier, Message, Watermark};
 use tokio::sync::mpsc;
 use tokio::task::coop::consume_budget;
 
-/// A message, and the room that it takes until it is dropped. Control messages take none.
+use super::told::Told;
+
+/// A message on its way. Rows take room until it is dropped; nothing else does.
 #[derive(Debug)]
-pub(crate) struct Envelope {
-    pub(crate) message: Message,
-    pub(crate) room: Option<Room>,
+pub(crate) enum Envelope {
+    Data(AnyBatch, Room),
+    Watermarks(Told),
+    Barrier(Barrier),
+    End,
 }
 
 /// Room in a channel; it comes back on drop.
@@ -35,8 +39,6 @@ struct Shared {
     free: AtomicU64,
     capacity: Capacity,
     closed: AtomicBool,
-    // Watermarks that are sent and not received: they take no room.
-    watermarks: AtomicU32,
     // The one task that sends along the edge, while it waits for room.
     waiting: AtomicWaker,
 }
@@ -51,7 +53,6 @@ pub(crate) struct Capacity {
 
 // Both bounds are counted in u32: units of 16 bytes let one count to 64 GiB.
 const BYTE_UNIT: usize = 16;
-const MANY_WATERMARKS: u32 = 64;
 
 impl Capacity {
     pub(crate) fn new(rows: usize, bytes: usize) -> Self {
@@ -75,7 +76,6 @@ impl Budget {
             free: AtomicU64::new(capacity.packed()),
             capacity,
             closed: AtomicBool::new(false),
-            watermarks: AtomicU32::new(0),
             waiting: AtomicWaker::new(),
         }))
     }
@@ -140,6 +140,8 @@ pub(crate) struct Sender {
     input: usize,
     budget: Budget,
     queue: mpsc::UnboundedSender<(usize, Envelope)>,
+    // The last that was sent, if it was of event time and may not be taken yet.
+    told: Mutex<Option<Told>>,
 }
 
 /// The receiver is gone: the task behind it has stopped, and so should this one.
@@ -149,27 +151,35 @@ pub(crate) struct Closed;
 impl Sender {
     /// Sends a message, when there is room for it.
     pub(crate) async fn send(&self, message: Message) -> Result<(), Closed> {
-        let room = match &message {
+        let envelope = match message {
             Message::Data(batch) => {
                 let need = Capacity::new(batch.len(), batch.weight());
-                Some(self.budget.admit(need).await.ok_or(Closed)?)
+                Envelope::Data(batch, self.budget.admit(need).await.ok_or(Closed)?)
             }
-            Message::Watermark(_) => {
-                self.budget.0.watermarks.fetch_add(1, Ordering::Relaxed);
-                None
-            }
-            _ => None,
+            Message::Watermark(watermark) => return self.tell(watermark),
+            Message::Barrier(barrier) => Envelope::Barrier(barrier),
+            Message::End => Envelope::End,
         };
-        self.queue.send((self.input, Envelope { message, room })).map_err(|_| Closed)
+        // What comes behind it is told behind it.
+        *self.told() = None;
+        self.queue.send((self.input, envelope)).map_err(|_| Closed)
+    }
+
+    fn tell(&self, watermark: Watermark) -> Result<(), Closed> {
+        let mut told = self.told();
+        if told.as_ref().is_some_and(|told| told.add(watermark)) {
+            return if self.queue.is_closed() { Err(Closed) } else { Ok(()) };
+        }
+        let new = told.insert(Told::new(watermark)).clone();
+        self.queue.send((self.input, Envelope::Watermarks(new))).map_err(|_| Closed)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Told>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn budget(&self) -> &Budget {
         &self.budget
-    }
-
-    /// Whether many watermarks are on their way that nobody has taken: more would only fill memory.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.budget.0.watermarks.load(Ordering::Relaxed) >= MANY_WATERMARKS
     }
 }
 
@@ -193,7 +203,7 @@ impl Receiver {
         let queue = self.sender.clone()?;
         let (input, budget) = (self.budgets.len(), Budget::new(capacity));
         self.budgets.push(budget.clone());
-        Some(Sender { input, budget, queue })
+        Some(Sender { input, budget, queue, told: Mutex::new(None) })
     }
 
     /// How many inputs there are.
@@ -205,11 +215,7 @@ impl Receiver {
     pub(crate) async fn recv(&mut self) -> Option<(usize, Envelope)> {
         // From here on only the senders that were handed out keep the channel open.
         self.sender = None;
-        let (input, envelope) = self.queue.recv().await?;
-        if let (Message::Watermark(_), Some(budget)) = (&envelope.message, self.budgets.get(input)) {
-            budget.0.watermarks.fetch_sub(1, Ordering::Relaxed);
-        }
-        Some((input, envelope))
+        self.queue.recv().await
     }
 }
 
@@ -267,6 +273,31 @@ mod tests {
         let sender = receiver.connect(Capacity::new(1, 16)).unwrap();
         sender.send(rows(1, 16)).await.unwrap();
         assert!(sender.send(Message::End).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn watermarks_that_nobody_takes_do_not_pile_up() {
+        let told = |n| Message::Watermark(Watermark::At(Timestamp::from_micros(n)));
+        let mut receiver = Receiver::new();
+        let sender = receiver.connect(Capacity::new(10, 1 << 20)).unwrap();
+        for n in 0..1_000 {
+            sender.send(told(n)).await.unwrap();
+        }
+        sender.send(rows(1, 0)).await.unwrap();
+        sender.send(told(1_000)).await.unwrap();
+        sender.send(Message::End).await.unwrap();
+        let mut got = Vec::new();
+        while let Ok((_, envelope)) = receiver.queue.try_recv() {
+            got.push(match envelope {
+                Envelope::Data(..) => "rows".to_owned(),
+                Envelope::Watermarks(told) => format!("{:?}", told.take()[0]),
+                other => format!("{other:?}"),
+            });
+        }
+        let at = |n| format!("{:?}", Some(Watermark::At(Timestamp::from_micros(n))));
+        assert_eq!(got, [at(999), "rows".to_owned(), at(1_000), "End".to_owned()]);
+        drop(receiver);
+        assert!(sender.send(told(1_001)).await.is_err());
     }
 
     #[tokio::test]

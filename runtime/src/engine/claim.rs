@@ -28,7 +28,8 @@ pub(super) async fn claim(store: &dyn Store, pipeline: &str, (run, from): (&str,
 async fn once(store: &dyn Store, pipeline: &str, (run, from): (&str, &str), now: Timestamp) -> Result<(), StoreError> {
     let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(()) };
     let (mut manifest, _) = read_manifest(store, pipeline, &stored).await?;
-    if manifest.run != from {
+    // A run that has claimed it does not need to again.
+    if manifest.run != from || from == run {
         return Ok(());
     }
     run.clone_into(&mut manifest.run);
@@ -128,7 +129,7 @@ mod tests {
         assert!(store.read("p").await.unwrap().is_none(), "there is nothing to claim");
         let before = Manifest { pipeline: "p".into(), run: "other".into(), key_groups: 128, ..Manifest::default() };
         store.write("p", Revision(0), before.encode().unwrap()).await.unwrap();
-        for from in ["third", "other", "other"] {
+        for from in ["third", "other", "other", "mine"] {
             claim(&store, "p", ("mine", from), Timestamp::from_millis(1)).await;
         }
         let (revision, stored) = store.read("p").await.unwrap().unwrap();

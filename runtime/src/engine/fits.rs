@@ -1,102 +1,161 @@
 //! What of a checkpoint a pipeline that has changed since goes on from.
 
+use std::collections::BTreeSet;
+
 use millstream_operators::{Fault, FaultKind};
-use millstream_pipelines::graph::{Graph, Guarantee};
+use millstream_pipelines::graph::{Graph, Guarantee, Plan, Role};
 
-use crate::checkpoint::{BlobId, Manifest, OutputLog, Restored, Store, StoreError, as_stored};
+use super::job::link_name;
+use crate::checkpoint::{self, BlobId, Manifest, OutputLog, Restored, StateIn, Store, StoreError, as_stored};
 
-/// Leaves of a checkpoint what the graph goes on from: all that it has of its nodes, by their names. The state of operators
-/// that the graph does not have is left out and named in the log, and the whole checkpoint is kept as a savepoint, so that
-/// nothing is lost.
+/// A pipeline, and the nodes of earlier ones that are gone for good.
+#[derive(Clone, Copy)]
+pub(super) struct Now<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) plan: &'a Plan,
+    pub(super) forget: &'a [String],
+}
+
+/// Leaves of a checkpoint what the graph goes on from: all that it has of its nodes, by their names and by what they are. The
+/// state of operators that the graph does not have is left out and named in the log, and the whole checkpoint is kept as a
+/// savepoint, whose name this gives, so that nothing is lost.
 ///
 /// # Errors
-/// A setup fault where going on would read again what was read, or lose outputs or what they depend on; or what the store says.
+/// A setup fault where going on would read again what was read, or lose outputs or what they depend on; or what the store
+/// says: fenced, if what was to be kept went while it was.
 pub(super) async fn fit(
-    (graph, forget): (&Graph, &[String]),
+    now: Now<'_>,
     restored: &mut Restored,
     store: &dyn Store,
-) -> Result<(), StoreError> {
-    let Restored { manifest, states, .. } = restored;
-    check((graph, forget), manifest).map_err(StoreError::Failed)?;
-    let lost = lost(graph, manifest);
+) -> Result<Option<String>, StoreError> {
+    now.check(&restored.manifest).map_err(StoreError::Failed)?;
+    let lost = now.lost(&restored.manifest);
     if lost.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
+    let (pipeline, Restored { manifest, states, .. }) = (&now.graph.name, restored);
     let (bytes, beside) = as_stored(manifest.encode().map_err(StoreError::Failed)?);
     // What has this name is this.
     let id = BlobId::of(&bytes).to_string();
     let savepoint = format!("before-{}-{}", manifest.epoch, id.get(..8).unwrap_or(&id));
     if let Some((id, bytes)) = beside {
-        store.put(&graph.name, id, bytes).await?;
+        store.put(pipeline, id, bytes).await?;
     }
-    store.save(&graph.name, &savepoint, bytes).await?;
-    for name in &lost {
+    store.save(pipeline, &savepoint, bytes).await?;
+    // An instance that runs may have deleted what only this checkpoint named, before it could see that a savepoint does.
+    if let Err(error) = checkpoint::savepoint(store, pipeline, &savepoint, StateIn::Store).await {
+        tracing::warn!(pipeline, %error, "the last checkpoint went while it was kept as savepoint {savepoint}");
+        take_back(store, pipeline, &savepoint).await;
+        return Err(StoreError::Fenced);
+    }
+    for name in &lost.sources {
         manifest.sources.remove(name);
+    }
+    for name in &lost.operators {
         manifest.operators.remove(name);
         states.remove(name);
     }
     tracing::warn!(
-        pipeline = %graph.name, ?lost,
+        pipeline, lost = ?lost.names(),
         "the last checkpoint has places or state of nodes that the pipeline no longer has; the run goes on without it, and all of it is kept as savepoint {savepoint}. If they only have other names now, stop, give them their names back, and start with `--from {savepoint}`"
     );
-    Ok(())
+    Ok(Some(savepoint))
 }
 
-/// The nodes of which a manifest has something and that the graph does not have.
-fn lost(graph: &Graph, manifest: &Manifest) -> Vec<String> {
-    let is_lost = |name: &&String| graph.nodes.iter().all(|node| node.name != **name);
-    manifest.operators.keys().chain(manifest.sources.keys()).filter(is_lost).cloned().collect()
+/// A run that wrote no checkpoint has left nothing out: the one that it began from is still the newest.
+pub(super) async fn take_back(store: &dyn Store, pipeline: &str, savepoint: &str) {
+    if let Err(error) = store.unsave(pipeline, savepoint).await {
+        tracing::warn!(pipeline, %error, "savepoint {savepoint} is not needed and cannot be removed: `millstream checkpoint rm` does");
+    }
 }
 
-/// Refuses a checkpoint with places, outputs or key groups that the graph has no place for.
-fn check((graph, forget): (&Graph, &[String]), manifest: &Manifest) -> Result<(), Fault> {
-    let setup = |words: String| Fault::new(FaultKind::Setup, words);
-    if manifest.key_groups != graph.settings.key_groups && !manifest.operators.is_empty() {
-        let (was, is) = (manifest.key_groups, graph.settings.key_groups);
-        return Err(setup(format!(
-            "the last checkpoint has {was} key groups and the pipeline has {is}; they are fixed for its life"
-        )));
+/// Of which nodes a checkpoint has something that the graph has no node of that kind and name for.
+#[derive(Default)]
+struct Lost {
+    sources: BTreeSet<String>,
+    operators: BTreeSet<String>,
+}
+
+impl Lost {
+    fn is_empty(&self) -> bool {
+        self.names().is_empty()
     }
-    let known = |name: &String| graph.nodes.iter().any(|node| node.name == *name);
-    if let Some(name) = forget.iter().find(|name| known(name)) {
-        return Err(setup(format!("the place of {name} cannot be forgotten: the pipeline has it")));
+
+    fn names(&self) -> BTreeSet<&String> {
+        self.sources.union(&self.operators).collect()
     }
-    let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
-    let unsaid: Vec<_> = lost(graph, manifest).into_iter().filter(|name| !forget.contains(name)).collect();
-    if let Some(first) = unsaid.iter().find(|name| once || manifest.sources.contains_key(*name)) {
-        let what = match manifest.sources.contains_key(first) {
-            true => "a source with another name would read all again",
-            false => "outputs that are stored once cannot be taken back if it only has another name now",
-        };
-        return Err(setup(format!(
-            "the last checkpoint holds the place or state of {unsaid:?}, which the pipeline no longer has: {what}. Give the node its name back, or, if it is gone for good, start with `--forget {first}`"
-        )));
+}
+
+impl Now<'_> {
+    fn is(&self, name: &str, kind: impl Fn(&Role) -> bool) -> bool {
+        self.graph.nodes.iter().any(|node| node.name == name && kind(&node.role))
     }
-    let is_open = |logs: &[OutputLog]| logs.iter().any(|log| !log.published);
-    let open: Vec<_> = manifest.sinks.iter().filter(|(name, logs)| !known(name) && is_open(logs)).collect();
-    if !open.is_empty() {
-        let names: Vec<_> = open.into_iter().map(|(name, _)| name).collect();
-        return Err(setup(format!(
-            "the last checkpoint holds outputs of {names:?} that may not all be published, and the pipeline no longer has this sink; give it its name back"
-        )));
+
+    fn reads(&self, name: &str) -> bool {
+        self.is(name, |role| matches!(role, Role::Source(_)))
     }
-    if let Some(node) = manifest.ahead() {
-        let is_lost = manifest.sources.keys().any(|name| !known(name));
-        let what = match known(&node.to_owned()) {
-            true if is_lost => Some("and not in the checkpoint alone: no source can be forgotten yet".to_owned()),
-            false => Some("which the pipeline no longer has: give it its name back".to_owned()),
-            true if graph.settings.guarantee != Guarantee::EffectivelyOnce => {
-                Some("which only a pipeline that promises effectively-once goes on from".to_owned())
-            }
-            true => None,
-        };
-        if let Some(what) = what {
-            return Err(setup(format!(
-                "where the sources stood is in the marker of the sink {node}, {what}, or first start the pipeline as it was and stop it in an orderly way"
-            )));
+
+    fn writes(&self, name: &str) -> bool {
+        self.is(name, |role| matches!(role, Role::Sink(_)))
+    }
+
+    fn lost(&self, manifest: &Manifest) -> Lost {
+        let steps = self.plan.stages.iter().flat_map(|stage| &stage.steps);
+        let keep: BTreeSet<String> = steps.map(|step| link_name(self.graph, step.nodes())).collect();
+        let keeps = |name: &str| keep.contains(name) && !self.reads(name) && !self.writes(name);
+        Lost {
+            sources: manifest.sources.keys().filter(|name| !self.reads(name)).cloned().collect(),
+            operators: manifest.operators.keys().filter(|name| !keeps(name)).cloned().collect(),
         }
     }
-    Ok(())
+
+    /// Refuses a checkpoint with places, outputs or key groups that the graph has no place for.
+    fn check(&self, manifest: &Manifest) -> Result<(), Fault> {
+        let Now { graph, forget, .. } = *self;
+        let setup = |words: String| Fault::new(FaultKind::Setup, words);
+        if manifest.key_groups != graph.settings.key_groups && !manifest.operators.is_empty() {
+            let (was, is) = (manifest.key_groups, graph.settings.key_groups);
+            return Err(setup(format!(
+                "the last checkpoint has {was} key groups and the pipeline has {is}; they are fixed for its life"
+            )));
+        }
+        let lost = self.lost(manifest);
+        let is_known = |name: &&String| self.is(name, |_| true) && !lost.names().contains(name);
+        if let Some(name) = forget.iter().find(is_known) {
+            return Err(setup(format!("the place of {name} cannot be forgotten: the pipeline has it")));
+        }
+        let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
+        let unsaid: Vec<_> = lost.names().into_iter().filter(|name| !forget.contains(name)).collect();
+        if let Some(first) = unsaid.iter().find(|name| once || lost.sources.contains(**name)) {
+            let what = match lost.sources.contains(*first) {
+                true => "a source with another name would read all again",
+                false => "outputs that are stored once cannot be taken back if it only has another name now",
+            };
+            return Err(setup(format!(
+                "the last checkpoint holds the place or state of {unsaid:?}, which the pipeline no longer has, or has as another kind of node: {what}. Give the node its name back, or, if it is gone for good, start with `--forget {first}`"
+            )));
+        }
+        let is_open = |logs: &[OutputLog]| logs.iter().any(|log| !log.published);
+        let open: Vec<_> = manifest.sinks.iter().filter(|(name, logs)| !self.writes(name) && is_open(logs)).collect();
+        if !open.is_empty() {
+            let names: Vec<_> = open.into_iter().map(|(name, _)| name).collect();
+            return Err(setup(format!(
+                "the last checkpoint holds outputs of {names:?} that may not all be published, and the pipeline no longer has this sink; give it its name back"
+            )));
+        }
+        let Some(node) = manifest.ahead() else { return Ok(()) };
+        let what = match self.writes(node) {
+            true if !lost.sources.is_empty() => {
+                "and not in the checkpoint alone: no source can be forgotten yet".to_owned()
+            }
+            false => "which the pipeline no longer has: give it its name back".to_owned(),
+            true if !once => "which only a pipeline that promises effectively-once goes on from".to_owned(),
+            true => return Ok(()),
+        };
+        Err(setup(format!(
+            "where the sources stood is in the marker of the sink {node}, {what}, or first start the pipeline as it was and stop it in an orderly way"
+        )))
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +164,7 @@ mod tests {
     use std::time::Duration;
 
     use millstream_operators::FaultKind;
-    use millstream_pipelines::graph::Route;
+    use millstream_pipelines::graph::{Route, plan};
     use tokio::time::sleep;
 
     use super::super::tests::{RunningSum, graph, numbers, operator, sink, source, sums};
@@ -176,6 +235,45 @@ mod tests {
         }
         assert_eq!(renamed("in").unwrap().finish().await.unwrap(), Ended::Finished);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_of_another_kind_does_not_go_on_from_what_its_name_had() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let list = ListSource::new(numbers(10));
+        let (flow, _) = start((&list, true), &store, |environment| environment);
+        assert_eq!(flow.finish().await.unwrap(), Ended::Finished);
+        // What was the source is an operator now, and what was the operator a sink.
+        let changed = |forget: &[&'static str]| {
+            let mut graph = graph();
+            let from = source(&mut graph, "raw", list.clone());
+            let sum = operator(&mut graph, "in", from, Route::Forward, || RunningSum(0));
+            sink(&mut graph, "sum", sum, CollectSink::<u64>::new(Collected::default()));
+            let forget = forget.iter().map(|name| (*name).to_owned()).collect();
+            Flow::start_with(graph, Arc::clone(&store), move |environment| Environment { forget, ..environment })
+        };
+        let fault = changed(&[]).unwrap().finish().await.unwrap_err();
+        assert!(fault.kind() == FaultKind::Setup && fault.chain().contains("start with `--forget in`"), "{fault}");
+        assert_eq!(changed(&["in"]).unwrap().finish().await.unwrap(), Ended::Finished);
+        assert_eq!(store.saved("test").await.unwrap().len(), 1, "the state of `sum` is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_fails_leaves_no_savepoint_behind() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let list = ListSource::new(numbers(10)).endless();
+        let (flow, _) = start((&list, true), &store, |environment| environment);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+        let mut graph = graph();
+        let from = source(&mut graph, "in", list.clone());
+        sink(&mut graph, "rows", from, CollectSink::<u32>::new(Collected::default()));
+        let refused = Arc::new(|_: &_| Err(Fault::new(FaultKind::Setup, "there is no such place")));
+        graph.nodes.last_mut().unwrap().role = Role::Sink(refused);
+        let fault = Flow::start_with(graph, Arc::clone(&store), |e| e).unwrap().finish().await.unwrap_err();
+        assert!(fault.chain().contains("no such place"), "{fault}");
+        assert!(store.saved("test").await.unwrap().is_empty());
+    }
+
     #[test]
     fn under_effectively_once_state_is_forgotten_only_if_that_is_said_and_no_source_while_a_marker_has_its_place() {
         let mut graph = graph();
@@ -183,14 +281,16 @@ mod tests {
         let from = source(&mut graph, "in", ListSource::new(numbers(1)));
         sink(&mut graph, "out", from, CollectSink::<u32>::new(Collected::default()));
         let key_groups = graph.settings.key_groups;
+        let plan = plan(&graph);
+        let check = |forget: &[String], manifest: &_| Now { graph: &graph, plan: &plan, forget }.check(manifest);
         let mut manifest = Manifest { key_groups, ..Manifest::default() };
         manifest.operators.insert("sum".into(), Vec::new());
-        let refused = check((&graph, &[]), &manifest).unwrap_err();
+        let refused = check(&[], &manifest).unwrap_err();
         assert!(refused.to_string().contains("start with `--forget sum`"), "{refused}");
-        assert!(check((&graph, &["sum".to_owned()]), &manifest).is_ok());
+        assert!(check(&["sum".to_owned()], &manifest).is_ok());
         manifest.sources.insert("gone".into(), Vec::new());
         manifest.mark("out", millstream_operators::Epoch(1), 1, true);
-        let refused = check((&graph, &["sum".to_owned(), "gone".to_owned()]), &manifest).unwrap_err();
+        let refused = check(&["sum".to_owned(), "gone".to_owned()], &manifest).unwrap_err();
         assert!(refused.to_string().contains("no source can be forgotten yet"), "{refused}");
     }
 }

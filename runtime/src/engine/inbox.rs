@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use millstream_operators::{AnyBatch, Barrier, Message, Result, Watermark};
+use millstream_operators::{AnyBatch, Barrier, Result, Watermark};
 
 use super::alignment::Alignment;
 use super::channel::{Envelope, Receiver, Room};
@@ -75,17 +75,21 @@ impl Inbox {
     }
 
     fn take(&mut self, input: usize, envelope: Envelope) -> Result<Option<Event>> {
-        Ok(match envelope.message {
-            Message::Data(batch) => {
+        Ok(match envelope {
+            Envelope::Data(batch, room) => {
                 let port = self.ports.get(input).copied().unwrap_or(0);
-                Some(Event::Data(port, batch, envelope.room))
+                Some(Event::Data(port, batch, Some(room)))
             }
-            Message::Watermark(watermark) => self.frontier.update(input, watermark).map(Event::Watermark),
-            Message::Barrier(barrier) => {
+            Envelope::Watermarks(told) => {
+                let told = told.take().into_iter().flatten();
+                self.ready.extend(told.filter_map(|told| self.frontier.update(input, told)).map(Event::Watermark));
+                self.ready.pop_front()
+            }
+            Envelope::Barrier(barrier) => {
                 let through = self.alignment.barrier(input, barrier)?;
                 self.passed(through)
             }
-            Message::End => {
+            Envelope::End => {
                 let through = self.alignment.close(input);
                 let barrier = self.passed(through);
                 self.ready.extend(barrier);
@@ -109,10 +113,30 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
-    use millstream_operators::{Batch, Epoch, Then, Timestamp};
+    use millstream_operators::{Batch, Epoch, Message, Then, Timestamp};
 
     use super::super::channel::Capacity;
     use super::*;
+
+    #[tokio::test]
+    async fn an_input_that_waits_with_a_barrier_holds_one_watermark_however_many_come() {
+        let mut receiver = Receiver::new();
+        let senders = [0, 1].map(|_| receiver.connect(Capacity::new(100, 1 << 20)).unwrap());
+        let mut inbox = Inbox::new(receiver, vec![0, 1]);
+        let barrier = Barrier { epoch: Epoch(1), then: Then::GoOn };
+        senders[0].send(Message::Barrier(barrier)).await.unwrap();
+        for n in 0..1_000 {
+            senders[0].send(Message::Watermark(Watermark::At(Timestamp::from_micros(n)))).await.unwrap();
+            let _ = futures::poll!(std::pin::pin!(inbox.next()));
+        }
+        assert_eq!(inbox.held[0].len(), 1);
+        senders[1].send(Message::Barrier(barrier)).await.unwrap();
+        assert!(matches!(inbox.next().await, Some(Ok(Event::Barrier(_)))));
+        let late = Watermark::At(Timestamp::from_micros(5_000));
+        senders[1].send(Message::Watermark(late)).await.unwrap();
+        let Some(Ok(Event::Watermark(told))) = inbox.next().await else { panic!("it has come to 999") };
+        assert_eq!(told, Watermark::At(Timestamp::from_micros(999)));
+    }
 
     fn rows(row: u8) -> Message {
         Message::Data(Batch::at(Timestamp::MIN, vec![row]).into())

@@ -41,6 +41,7 @@ mod stop;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod told;
 mod workers;
 
 pub use clock::Clock;

@@ -79,13 +79,6 @@ impl Router {
         last.send(batch, port.copy, self.key_groups, &mut self.groups).await
     }
 
-    /// Whether a task downstream has many watermarks before it that it has not taken; who takes what is refused holds up
-    /// nothing else.
-    pub(crate) fn is_behind(&self) -> bool {
-        let main = self.ports.iter().filter(|port| port.port == 0);
-        main.flat_map(|port| &port.lanes).flat_map(|lane| &lane.senders).any(Sender::is_behind)
-    }
-
     /// Sends a control message along every edge.
     pub(crate) async fn control(&self, message: impl Fn() -> Message) -> Result<(), Stopped> {
         for sender in self.ports.iter().flat_map(|port| &port.lanes).flat_map(|lane| &lane.senders) {
@@ -153,6 +146,7 @@ fn copied(copy: Option<fn(&AnyBatch) -> Option<AnyBatch>>, batch: &AnyBatch) -> 
 mod tests {
     use millstream_operators::{Batch, Timestamp};
 
+    use super::super::channel::Envelope;
     use super::super::channel::{Capacity, Receiver};
     use super::*;
 
@@ -175,7 +169,7 @@ mod tests {
         for mut receiver in receivers {
             let mut mine = Vec::new();
             while let Some((_, envelope)) = receiver.recv().await {
-                let Message::Data(batch) = envelope.message else { continue };
+                let Envelope::Data(batch, _) = envelope else { continue };
                 mine.push(batch.rows::<Vec<u32>>().unwrap().clone());
             }
             got.push(mine);

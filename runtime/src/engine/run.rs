@@ -230,15 +230,23 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         if let Some(before) = before.take() {
             before.may_restart_from(revision, &from.manifest)?;
         }
-        while let Err(error) = fits::fit((graph, &environment.forget), &mut from, &*environment.store).await {
-            let StoreError::Unknown(fault) = error else { return Err(error.into_fault()) };
+        let now = fits::Now { graph, plan: &plan, forget: &environment.forget };
+        let kept = loop {
+            let fault = match fits::fit(now, &mut from, &*environment.store).await {
+                Ok(kept) => break Some(kept),
+                Err(StoreError::Unknown(fault)) => fault,
+                Err(StoreError::Fenced) => break None,
+                Err(error) => return Err(error.into_fault()),
+            };
             tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be kept as a savepoint yet, trying again in {LONGEST_PAUSE:?}: {}", fault.chain());
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(LONGEST_PAUSE) => {}
                 _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
             }
-        }
+        };
+        // Another run has gone on meanwhile.
+        let Some(kept) = kept else { continue };
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
         let environment = &environment.clone().with(begin).with(Rewind(rewind));
@@ -252,13 +260,22 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let stateless = stateless.clone();
         let job = Job { graph, plan: &plan, environment, from, revision, ownership, stateless, spill };
         let (reached, ended) = job.run(stop.clone()).await;
+        if let Some(kept) = kept.filter(|_| reached.epoch == first) {
+            fits::take_back(&*environment.store, &graph.name, &kept).await;
+        }
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);
         rewind &= reached.epoch == first;
         overtaken *= u32::from(reached.epoch == first);
         let fault = match ended {
-            // It was asked to before it had read anything: what there was is in the checkpoint that it began from.
-            Ok(Ended::Stopped) if last.is_none() && savepoint.is_none() && !environment.stopper.is_stopping_now() => {
+            // It was asked to before it had read anything: what there was is in the checkpoint that it began from, unless that
+            // has outputs which are still to be published.
+            Ok(Ended::Stopped)
+                if last.is_none()
+                    && savepoint.is_none()
+                    && reached.is_published()
+                    && !environment.stopper.is_stopping_now() =>
+            {
                 return Ok(Ended::Drained);
             }
             Ok(ended) => return Ok(ended),

@@ -4,7 +4,6 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use millstream_operators::{Epoch, Message, Result, Then};
 use tokio::time::Instant;
@@ -39,7 +38,6 @@ pub(crate) struct StageTask {
 
 /// Maps look by themselves how much comes into them; what grows inside of their values is looked at so often.
 const OFTEN: u32 = 16;
-const WHILE_BEHIND: Duration = Duration::from_millis(20);
 
 pub(crate) type Saving = Pin<Box<dyn Future<Output = Result<All>> + Send>>;
 
@@ -157,16 +155,6 @@ impl StageTask {
 
     async fn wake(&mut self) -> Result<(), Stopped> {
         let now = Instant::now();
-        // The clock goes on while what is downstream stands still, and what it tells would pile up there.
-        if self.router.is_behind() {
-            while let Some(Reverse((at, link))) = self.timers.peek().copied()
-                && at <= now
-            {
-                self.timers.pop();
-                self.timers.push(Reverse((now + WHILE_BEHIND, link)));
-            }
-            return Ok(());
-        }
         while let Some(Reverse((at, link))) = self.timers.peek().copied() {
             if at > now {
                 break;
