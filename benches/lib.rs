@@ -3,12 +3,14 @@
 mod cost;
 mod piped;
 mod reader;
+mod running;
 mod size;
 mod streams;
 
 pub use cost::Cost;
 pub use piped::piped;
 pub use reader::{Reader, connect, waiting};
+pub use running::running;
 pub use size::Size;
 pub use streams::{OUT_SUBJECT, Streams, Takes};
 

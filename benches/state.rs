@@ -72,8 +72,10 @@ fn mb(bytes: usize) -> String {
 }
 
 fn main() -> std::process::ExitCode {
-    let measured =
-        millstream_bench::keys(1_000_000).and_then(|keys| measure(keys as u64).map_err(|fault| fault.chain()));
+    let measured = millstream_bench::keys(1_000_000).and_then(|keys| {
+        measure(keys as u64).map_err(|fault| fault.chain())?;
+        in_a_pipeline(keys as u64).map_err(|error| error.to_string())
+    });
     match measured {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
@@ -89,6 +91,14 @@ fn measure(keys: u64) -> Result {
     beside_a_plain_map(keys, &mut counts);
     at_barriers(keys, &mut counts)?;
     in_a_checkpoint(keys, &mut counts)
+}
+
+fn in_a_pipeline(keys: u64) -> std::result::Result<(), millstream_bench::Failed> {
+    let directory = std::env::temp_dir().join(format!("millstream-bench-{}-running", std::process::id()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let measured = runtime.block_on(millstream_bench::running(keys, &directory));
+    let _ = std::fs::remove_dir_all(directory);
+    measured
 }
 
 /// Both in turns, so that a busy machine is as unkind to one as to the other.

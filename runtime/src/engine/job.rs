@@ -284,6 +284,7 @@ impl Job<'_> {
                     clock,
                     snapshots,
                     line,
+                    metrics: environment.metrics.clone(),
                     timers,
                     latch,
                     restore,

@@ -50,6 +50,8 @@ struct CheckpointMetrics {
     at_micros: AtomicU64,
     duration_micros: AtomicU64,
     bytes: AtomicU64,
+    // In microseconds.
+    pause: Mutex<Option<Histogram<u64>>>,
 }
 
 /// The counters of a node at one moment.
@@ -93,6 +95,9 @@ pub struct CheckpointSnapshot {
     pub duration: Duration,
     /// How large its manifest is.
     pub bytes: u64,
+    /// How long stages have stood still at barriers to take their state, of all checkpoints: median, 99th percentile and
+    /// maximum.
+    pub pause: Option<[Duration; 3]>,
 }
 
 /// The state of a pipeline with a budget of memory for it.
@@ -159,6 +164,11 @@ impl Metrics {
         checkpoint.bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
+    /// A stage has stood still so long at a barrier.
+    pub(crate) fn paused(&self, took: Duration) {
+        record(&self.0.checkpoint.pause, AN_HOUR, std::iter::once(took));
+    }
+
     /// How often the supervisor has restarted the pipeline.
     pub fn restarts(&self) -> u64 {
         self.0.restarts.load(Ordering::Relaxed)
@@ -173,6 +183,7 @@ impl Metrics {
             at_micros: checkpoint.at_micros.load(Ordering::Relaxed),
             duration: Duration::from_micros(checkpoint.duration_micros.load(Ordering::Relaxed)),
             bytes: checkpoint.bytes.load(Ordering::Relaxed),
+            pause: median_p99_max(&checkpoint.pause),
         }
     }
 

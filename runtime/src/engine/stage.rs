@@ -12,6 +12,7 @@ use super::chain::{Chain, Item, Output};
 use super::clock::Clock;
 use super::inbox::{Event, Inbox};
 use super::latch::Latch;
+use super::metrics::Metrics;
 use super::report::{Line, Part};
 use super::restore::Restore;
 use super::router::{Router, Stopped};
@@ -25,6 +26,7 @@ pub(crate) struct StageTask {
     pub(crate) clock: Clock,
     pub(crate) snapshots: Snapshots,
     pub(crate) line: Line,
+    pub(crate) metrics: Metrics,
     pub(crate) timers: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Behind which nobody is woken.
     pub(crate) latch: Arc<Latch>,
@@ -107,8 +109,10 @@ impl StageTask {
                     return Ok(true);
                 }
                 self.unfitted = OFTEN;
+                let start = Instant::now();
                 self.fit()?;
                 let frozen = self.chain.freeze().map_err(Stopped::Fault)?;
+                self.metrics.paused(start.elapsed());
                 self.router.control(|| Message::Barrier(barrier)).await?;
                 self.all_saved().await?;
                 let snapshots = self.snapshots.clone();

@@ -200,6 +200,7 @@ mod tests {
                 at_micros: 9_540_000,
                 duration: Duration::from_millis(3),
                 bytes: 1,
+                pause: None,
             },
             restarts: 0,
             latency: Some(latency),

@@ -83,6 +83,7 @@ mod tests {
             at_micros: 0,
             duration: Duration::from_millis(2),
             bytes: 1_500,
+            pause: None,
         };
         let end = Sample { nodes: vec![node("in", 1_000), node("out", 10)], checkpoint, ..Sample::default() };
         assert_eq!(
