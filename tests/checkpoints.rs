@@ -1,6 +1,11 @@
 //! Checkpoints with state: in every store, over crashes and other numbers of subtasks, damaged in every way.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "it is test code, though not all inside a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "it is test code, though not all inside a test"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,6 +21,7 @@ use millstream::pipelines::graph::Graph;
 use millstream::prelude::*;
 use millstream::testkit::{CollectSink, Collected, Flow};
 use millstream_tests::support::counts::{Rows, counted, graph, keys, last, listed, three_runs, until_checkpoints};
+use millstream_tests::support::damaged::{Base, Must, assert_named, keep_log};
 use millstream_tests::support::{Dice, Running, call, copy};
 use tokio::time::Instant;
 
@@ -108,8 +114,8 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
-/// Damages a file of a directory in one of many ways; says how, and whether it is gone.
-fn damage(dice: &mut Dice, directory: &Path, foreign: &[u8]) -> String {
+/// Damages a file of a directory in one of many ways; says which, and how.
+fn damage(dice: &mut Dice, directory: &Path, foreign: &[u8]) -> (PathBuf, &'static str) {
     let all = files(directory);
     let count = all.len() as u64;
     let (path, bytes) = all.into_iter().nth(usize::try_from(dice.below(count)).unwrap()).unwrap();
@@ -136,26 +142,36 @@ fn damage(dice: &mut Dice, directory: &Path, foreign: &[u8]) -> String {
         }
         _ => {
             fs::remove_file(&path).unwrap();
-            return format!("{} is missing", path.display());
+            return (path, "missing");
         }
     };
     fs::write(&path, changed).unwrap();
-    format!("{} is {how} at {at}", path.display())
+    (path, how)
+}
+
+/// Nothing is gone or changed but by retention: a manifest goes when there are three newer ones. Damaged state that the run has
+/// written anew is beside it.
+fn assert_kept(before: &BTreeMap<PathBuf, Vec<u8>>, after: &BTreeMap<PathBuf, Vec<u8>>, how: &str) {
+    let revision = |path: &Path| path.extension().and_then(|revision| revision.to_str()?.parse::<u64>().ok());
+    let newest = after.keys().filter_map(|path| revision(path)).max().unwrap();
+    for (path, bytes) in before {
+        let there = after.get(path);
+        let is_kept = match revision(path) {
+            Some(revision) if revision + 3 <= newest => there.is_none_or(|there| there == bytes),
+            Some(_) => there == Some(bytes),
+            None => there == Some(bytes) || after.get(&path.with_extension("damaged")) == Some(bytes),
+        };
+        assert!(is_kept, "{how}: {} was changed or deleted, and the newest is {newest}", path.display());
+    }
 }
 
 #[tokio::test]
 async fn a_damaged_checkpoint_is_refused_by_name_or_the_one_before_is_used_and_nothing_is_deleted() {
-    let mut dice = Dice::new(4);
-    let (base, rows) = (tempfile::tempdir().unwrap(), Rows::new([]).at_once(500));
-    let keys = keys(&mut dice, 4_000, 8_000);
-    let store: Arc<dyn Store> = Arc::new(LocalStore::new(base.path().join("counts")));
-    let flow = Flow::start_with(graph(&rows, false, 2, &Collected::default()), Arc::clone(&store), |e| e).unwrap();
-    for (piece, rows_of_piece) in (1..).zip(keys.chunks(3_000)) {
-        rows.feed(listed(rows_of_piece.iter().copied()));
-        until_checkpoints(&flow, piece + 1).await;
-    }
-    flow.drain().await.unwrap();
-    rows.feed(listed(keys.clone()));
+    keep_log();
+    let (mut dice, folder) = (Dice::new(4), tempfile::tempdir().unwrap());
+    let of_attempt = |attempt: u32| folder.path().join(attempt.to_string()).join("counts");
+    let base = Base::of(&mut dice, |attempt| Arc::new(LocalStore::new(of_attempt(attempt)))).await;
+    let kept = PathBuf::from(base.store.describe("counts")).parent().unwrap().to_owned();
     let foreign = {
         let other = MemoryStore::default();
         let mut graph = graph(&Rows::new(listed(0..3)), true, 1, &Collected::default());
@@ -164,34 +180,42 @@ async fn a_damaged_checkpoint_is_refused_by_name_or_the_one_before_is_used_and_n
         flow.finish().await.unwrap();
         other.read("others").await.unwrap().unwrap().1
     };
-    let expected = counted(&keys.repeat(2));
-    let (mut refused, mut right) = (0, 0);
+    // How many runs went on from the newest, from one before it, and not at all.
+    let (mut newest, mut before_it, mut refused) = (0, 0, 0);
     let rounds = 500;
     for _ in 0..rounds {
         let place = tempfile::tempdir().unwrap();
-        copy(&base.path().join("counts"), place.path());
+        copy(&kept, place.path());
         let directory = place.path().join("counts");
-        let how = damage(&mut dice, &directory, &foreign);
-        let before = files(&directory);
-        let out = Collected::default();
+        let (path, how) = damage(&mut dice, &directory, &foreign);
+        let damaged = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let (how, gone) = (format!("{} is {how}", path.display()), how == "missing");
+        let manifests: Vec<String> =
+            base.manifests.iter().map(|(revision, _)| format!("counts.{}", revision.0)).collect();
+        let (before, out) = (files(&directory), Collected::default());
         let store = Arc::new(LocalStore::new(&directory));
-        let flow = Flow::start_with(graph(&rows, true, 2, &out), store, |e| e).unwrap();
-        match flow.finish().await {
-            Ok(ended) => {
-                right += 1;
-                assert_eq!(ended, Ended::Finished);
-                assert!(last(&out) == expected, "{how}");
+        let flow = Flow::start_with(graph(&base.rows, true, 2, &out), store, |e| e).unwrap();
+        match (flow.finish().await, base.must(&manifests, &[damaged.clone()].into())) {
+            (Ok(ended), Must::GoOnFrom(from)) => {
+                *if from == 0 { &mut newest } else { &mut before_it } += 1;
+                base.assert_from(from, ended, &out, &how);
+                let is_gone_manifest = gone && manifests.contains(&damaged);
+                assert_named(&directory.display().to_string(), &damaged, is_gone_manifest, from, &how);
+                assert_kept(&before, &files(&directory), &how);
             }
-            Err(fault) => {
+            (Err(fault), Must::Refuse) => {
                 refused += 1;
-                assert_eq!(fault.kind(), FaultKind::Checkpoint, "{how}: {}", fault.chain());
-                assert!(fault.chain().contains(&directory.display().to_string()), "{how}: {}", fault.chain());
+                let said = fault.chain();
+                assert_eq!(fault.kind(), FaultKind::Checkpoint, "{how}: {said}");
+                let place = directory.display().to_string();
+                assert!(said.contains(&place) && said.contains(&damaged), "{how}: {said}");
                 assert!(files(&directory) == before, "{how}: something was changed");
             }
+            (done, _) => panic!("{how}: {done:?}"),
         }
     }
-    println!("damaged checkpoints: {rounds}, of which {refused} refused and {right} right in the end");
-    assert!(right > rounds / 3);
+    println!("damaged checkpoints: {newest} runs from the newest, {before_it} from one before it, {refused} refused");
+    assert!(newest > 0 && before_it > rounds / 10 && refused > 0);
 }
 
 #[tokio::test]

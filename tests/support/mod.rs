@@ -17,6 +17,7 @@
 mod bad;
 mod command;
 pub mod counts;
+pub mod damaged;
 mod dice;
 mod feeding;
 mod once;

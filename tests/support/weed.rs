@@ -120,6 +120,16 @@ impl Weed {
         self.folder.path().join("log")
     }
 
+    /// What is in an object, past S3; `None` if it is not there.
+    pub fn look(&self, object: &str) -> Option<Vec<u8>> {
+        let mut link = TcpStream::connect(("127.0.0.1", self.port("filer.port"))).unwrap();
+        write!(link, "GET /buckets/{BUCKET}/{object} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        link.read_to_end(&mut answer).unwrap();
+        let body = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
+        String::from_utf8_lossy(&answer[..body]).contains(" 200 ").then(|| answer[body..].to_vec())
+    }
+
     /// Puts an object there past S3, or deletes it: the service says that it is as it was written.
     pub fn tamper(&self, object: &str, bytes: Option<&[u8]>) {
         let mut link = TcpStream::connect(("127.0.0.1", self.port("filer.port"))).unwrap();

@@ -178,7 +178,7 @@ async fn read_bytes(
 /// The newest checkpoint that is whole, and the revision of the newest that there is; `None` when there is none.
 ///
 /// Where the newest is damaged, that is logged, and one before it is used: whether the sources still hold what comes
-/// behind it is for them to find out. Nothing that is damaged is deleted or overwritten.
+/// behind it is for them to find out. So it is where one was taken away. Nothing that is damaged is deleted or overwritten.
 ///
 /// # Errors
 /// None is whole: then the fault is what is wrong with the newest.
@@ -188,26 +188,48 @@ pub(crate) async fn newest(
     state: StateIn,
 ) -> Result<Option<(Revision, Restored)>, StoreError> {
     let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(None) };
+    if let Some(taken) = store.taken(pipeline).await? {
+        tracing::warn!(
+            pipeline,
+            "{taken}; going on from the newest of them, if the sources still have what came since"
+        );
+    }
     let wrong = match whole(store, pipeline, &stored, state).await {
         Ok(restored) => return Ok(Some((revision, restored))),
-        Err(StoreError::Failed(fault)) if fault.kind() == FaultKind::Checkpoint => fault,
-        Err(other) => return Err(other),
+        Err(error) => damaged(store, pipeline, revision, error)?,
     };
     for (older, stored) in store.history(pipeline).await? {
         if older >= revision {
             continue;
         }
-        if let Ok(restored) = whole(store, pipeline, &stored, state).await {
-            let epoch = restored.manifest.epoch;
-            tracing::error!(
-                pipeline,
-                "{}; going on from the one before it, checkpoint {epoch}, if the sources still have what came since",
-                wrong.chain()
-            );
-            return Ok(Some((revision, restored)));
-        }
+        let restored = match whole(store, pipeline, &stored, state).await {
+            Ok(restored) => restored,
+            Err(error) => {
+                let older = damaged(store, pipeline, older, error)?;
+                tracing::error!(pipeline, "{}", older.chain());
+                continue;
+            }
+        };
+        let epoch = restored.manifest.epoch;
+        tracing::error!(
+            pipeline,
+            "{}; going on from the one before it, checkpoint {epoch}, if the sources still have what came since",
+            wrong.chain()
+        );
+        return Ok(Some((revision, restored)));
     }
     Err(StoreError::Failed(wrong))
+}
+
+/// Why a manifest is not to be gone on from, with its name; an error where that is not known.
+fn damaged(store: &dyn Store, pipeline: &str, revision: Revision, error: StoreError) -> Result<Fault, StoreError> {
+    match error {
+        StoreError::Failed(fault) if fault.kind() == FaultKind::Checkpoint => {
+            let words = format!("{} cannot be gone on from", store.manifest(pipeline, revision));
+            Ok(Fault::new(FaultKind::Checkpoint, words).because(fault).retry_with(Retry::Never))
+        }
+        other => Err(other),
+    }
 }
 
 /// The checkpoint that is kept under a name, numbered and signed as if it were the newest, and the revision of the one

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind, Timestamp};
 
 use super::segment::BlobId;
-use super::store::{Blob, Revision, Store, StoreError, Stored};
+use super::store::{Blob, Revision, Store, StoreError, Stored, taken};
 
 /// Checkpoints as files of one directory: manifests `<pipeline>.<revision>`, what they speak of as
 /// `<pipeline>.segments/<sha256>`, savepoints `<pipeline>.savepoint.<name>`. Each is written beside, synced, and linked
@@ -313,6 +313,22 @@ impl Store for LocalStore {
 
     fn describe(&self, pipeline: &str) -> String {
         self.0.path.join(pipeline).display().to_string()
+    }
+
+    fn manifest(&self, pipeline: &str, revision: Revision) -> String {
+        format!("{}.{}", self.describe(pipeline), revision.0)
+    }
+
+    fn taken<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<String>> {
+        let (pipeline, place) = (pipeline.to_owned(), self.describe(pipeline));
+        self.work(move |directory| {
+            let look = || {
+                let there: Vec<Revision> = directory.revisions(&pipeline)?.into_iter().map(|(one, _)| one).collect();
+                Ok(taken(&there, MANIFESTS, &place))
+            };
+            // Another instance may write while the directory is read.
+            if look()?.is_some() { look() } else { Ok(None) }
+        })
     }
 }
 

@@ -108,4 +108,47 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// What it is and where, for people.
     fn describe(&self, pipeline: &str) -> String;
+
+    /// A manifest of it, for people: what it is called where it is kept.
+    fn manifest(&self, pipeline: &str, revision: Revision) -> String {
+        format!("revision {} of {}", revision.0, self.describe(pipeline))
+    }
+
+    /// Which of the last manifests somebody has taken away, in words; `None` where nothing shows that.
+    ///
+    /// If it was the newest, the one before it is read as if it were: a store whose revisions have no gaps can notice it,
+    /// as one is missing among those that it keeps. It cannot tell the newest from the oldest.
+    fn taken<'a>(&'a self, _pipeline: &'a str) -> Stored<'a, Option<String>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// What [`Store::taken`] says, of a store that keeps the last `kept` of revisions without gaps, of which these are there, the
+/// newest first.
+pub(super) fn taken(there: &[Revision], kept: u64, place: &str) -> Option<String> {
+    let newest = there.first()?.0;
+    let in_a_row = (0..kept.min(newest)).zip(there).take_while(|(back, revision)| newest - back == revision.0).count();
+    ((in_a_row as u64) < kept.min(newest)).then(|| {
+        let there: Vec<String> = there.iter().map(|revision| revision.0.to_string()).collect();
+        format!("of the last {kept} manifests in {place} one was taken away: there are {}", there.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_was_taken_away_is_noticed_by_the_gap_that_it_leaves() {
+        let taken = |there: &[u64]| {
+            let there: Vec<Revision> = there.iter().copied().map(Revision).collect();
+            taken(&there, 3, "here")
+        };
+        for whole in [&[] as &[u64], &[1], &[2, 1], &[3, 2, 1], &[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 7, 3]] {
+            assert_eq!(taken(whole), None, "{whole:?}");
+        }
+        for lacking in [&[2] as &[u64], &[3, 2], &[3, 1], &[9, 8], &[9, 8, 6], &[9, 7, 6], &[9]] {
+            assert!(taken(lacking).is_some(), "{lacking:?}");
+        }
+    }
 }

@@ -206,4 +206,12 @@ impl Store for FailingStore {
     fn describe(&self, pipeline: &str) -> String {
         self.inner.describe(pipeline)
     }
+
+    fn manifest(&self, pipeline: &str, revision: Revision) -> String {
+        self.inner.manifest(pipeline, revision)
+    }
+
+    fn taken<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<String>> {
+        self.inner.taken(pipeline)
+    }
 }

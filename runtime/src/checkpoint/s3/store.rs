@@ -17,7 +17,7 @@ use super::https::Https;
 use super::options::S3Options;
 use crate::broker::Secret;
 use crate::checkpoint::segment::BlobId;
-use crate::checkpoint::store::{Blob, Revision, Store, StoreError, Stored};
+use crate::checkpoint::store::{Blob, Revision, Store, StoreError, Stored, taken};
 
 /// Checkpoints as objects of a bucket, under `PREFIX/<pipeline>/`: manifests as `manifests/<revision>`, what they speak of
 /// as `segments/<sha256>`, savepoints as `savepoints/<name>`. The manifests of the two revisions before the newest stay.
@@ -115,7 +115,7 @@ impl S3Store {
         Path::from(format!("{}/{pipeline}/{kind}", self.options.prefix))
     }
 
-    fn manifest(&self, pipeline: &str, revision: Revision) -> Path {
+    fn name(&self, pipeline: &str, revision: Revision) -> Path {
         // In the order of revisions for whoever looks at the bucket.
         self.folder(pipeline, "manifests").join(format!("{:0DIGITS$}", revision.0))
     }
@@ -168,7 +168,7 @@ impl S3Store {
     async fn commit(&self, pipeline: &str, expected: Revision, manifest: Bytes) -> Result<Revision, StoreError> {
         // Such an object is not ours; whoever wrote it did so on purpose.
         let next = Revision(expected.0.checked_add(1).ok_or(StoreError::Fenced)?);
-        let name = self.manifest(pipeline, next);
+        let name = self.name(pipeline, next);
         match self.create(&name, &manifest).await {
             Ok(()) => {}
             // The client tries again by itself, and so does who calls: what is in the way may be what we have written.
@@ -192,7 +192,7 @@ impl S3Store {
         }
         for old in there.iter().filter(|old| next.0.saturating_sub(old.0) >= MANIFESTS) {
             // One that stays is deleted the next time.
-            let _ = self.delete(&self.manifest(pipeline, *old)).await;
+            let _ = self.delete(&self.name(pipeline, *old)).await;
         }
         Ok(next)
     }
@@ -237,7 +237,7 @@ impl S3Store {
         let mut all = Vec::new();
         for revision in self.revisions(pipeline).await? {
             // One may be let go between the list and the look.
-            let loaded = self.load(&self.manifest(pipeline, revision)).await?;
+            let loaded = self.load(&self.name(pipeline, revision)).await?;
             all.extend(loaded.map(|bytes| (revision, bytes)));
         }
         Ok(all)
@@ -343,7 +343,7 @@ impl Store for S3Store {
             for _ in 0..LOOKS {
                 let Some(newest) = self.revisions(pipeline).await?.into_iter().next() else { return Ok(None) };
                 // Several more may be written between the list and the look.
-                if let Some(bytes) = self.load(&self.manifest(pipeline, newest)).await? {
+                if let Some(bytes) = self.load(&self.name(pipeline, newest)).await? {
                     return Ok(Some((newest, bytes)));
                 }
             }
@@ -423,5 +423,18 @@ impl Store for S3Store {
 
     fn describe(&self, pipeline: &str) -> String {
         format!("{}/{pipeline}", self.options.shown())
+    }
+
+    fn manifest(&self, pipeline: &str, revision: Revision) -> String {
+        format!("{}/manifests/{:0DIGITS$}", self.describe(pipeline), revision.0)
+    }
+
+    fn taken<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<String>> {
+        Box::pin(async move {
+            let place = self.describe(pipeline);
+            let seen = taken(&self.revisions(pipeline).await?, MANIFESTS, &place);
+            // Another instance may write while the list is made.
+            if seen.is_some() { Ok(taken(&self.revisions(pipeline).await?, MANIFESTS, &place)) } else { Ok(None) }
+        })
     }
 }
