@@ -1,14 +1,18 @@
 //! Messages go before they are read, under a pipeline that runs: the loss is noticed, whether the pipeline stands still
-//! or goes on, and what was deleted one by one is not taken for it.
+//! or goes on, and what was deleted one by one is not taken for it. So is what went behind the newest checkpoint, when that is
+//! damaged and the one before it would need it.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "it is test code, though not all inside a test"
 )]
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use millstream::broker::{ConnectOptions, Connection, Discard, Js, NatsServer, Purge, StreamConfig};
@@ -19,6 +23,7 @@ use millstream_tests::support::*;
 use tokio::time::{Instant, sleep, timeout};
 
 const PUMP: &str = env!("CARGO_BIN_EXE_pump");
+const OWN: &str = env!("CARGO_BIN_EXE_own");
 const ORDERS: u64 = 20_000;
 /// How many orders the pipeline takes before the first of them are part of a checkpoint.
 const IN_FLIGHT: u64 = 2_000;
@@ -207,4 +212,91 @@ async fn a_source_of_some_subjects_misses_its_own_messages_and_not_those_of_othe
     assert_eq!(lost.kind(), FaultKind::SourceLost, "{lost}");
     let least = number_behind(&lost.to_string(), "at least ").unwrap();
     assert!((1..=350).contains(&least), "{lost}");
+}
+
+const FILE: &str = r#"
+name = "filed"
+checkpoint = { interval = "1h" }
+
+[sources.in]
+kind = "jetstream"
+stream = "IN"
+format = "json"
+schema = { id = "int64 not null" }
+on_error = "stop"
+
+[sinks.out]
+kind = "jetstream"
+from = "in"
+stream = "FILED"
+create = ["filed.>"]
+subject = "filed.all"
+on_error = "stop"
+"#;
+
+fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let paths = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.is_file()).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// Up to which message the source had read at each manifest of a directory, the newest last.
+fn positions(directory: &Path) -> Vec<(PathBuf, u64)> {
+    let revision = |path: &PathBuf| path.extension().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    let mut positions: Vec<_> = files(directory)
+        .into_iter()
+        .map(|(path, bytes)| {
+            let text = String::from_utf8(bytes).unwrap();
+            let json: serde_json::Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+            let read = json.pointer("/sources/in/0/position/sequence").and_then(serde_json::Value::as_u64);
+            (path, read.unwrap_or_else(|| panic!("{text}")))
+        })
+        .collect();
+    positions.sort_by_key(|(path, _)| revision(path));
+    positions
+}
+
+#[tokio::test]
+async fn the_checkpoint_before_a_damaged_one_is_not_gone_on_from_behind_a_purge_and_nothing_is_deleted() {
+    let (server, connection) = server().await;
+    let (folder, url, js) = (tempfile::tempdir().unwrap(), server.url(), Js::new(connection.clone()));
+    let (file, checkpoints) = (folder.path().join("filed.toml"), folder.path().join("checkpoints"));
+    std::fs::write(&file, FILE).unwrap();
+    let (file, at) = (file.display().to_string(), checkpoints.display().to_string());
+    let arguments = ["run", &file, "--nats", &url, "--checkpoints", &at];
+    let rows = |ids: RangeInclusive<u64>| ids.map(|id| format!("{{\"id\":{id}}}").into_bytes()).collect::<Vec<_>>();
+    let mut out = Tail::of("FILED");
+    // Each run writes a checkpoint when it begins, and one when it ends.
+    for read in [1_000, 2_000] {
+        publish_each(&connection, "in.order", &rows(read - 999..=read)).await;
+        let run = Running::start(OWN, &arguments, &[]);
+        out.until(&connection, read as usize, Duration::from_secs(30), || run.err()).await;
+        run.signal("TERM");
+        let said = run.ended().await;
+        assert_eq!(said.code, Some(0), "{}", said.err);
+    }
+    let kept = positions(&checkpoints);
+    let Some([(before, 1_000), (newest, 2_000)]) = kept.last_chunk() else { panic!("{kept:?}") };
+    let mut bytes = std::fs::read(newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(newest, bytes).unwrap();
+    js.purge("IN", &Purge { seq: 1_501, ..Purge::default() }).await.unwrap();
+    let (kept, input) = (files(&checkpoints), js.stream("IN").await.unwrap());
+
+    // As often as somebody tries.
+    for attempt in 0..4 {
+        let said = call(OWN, &arguments, &[]).await;
+        assert_eq!(said.code, Some(4), "attempt {attempt}: {}", said.err);
+        let damaged = format!("{} cannot be gone on from", newest.display());
+        assert!(said.err.contains(&damaged), "attempt {attempt}: {}", said.err);
+        let words = said.err.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(words.contains("messages 1001 to 1500"), "attempt {attempt}: {}", said.err);
+        let now = files(&checkpoints);
+        let names = || now.keys().map(|path| path.file_name().unwrap()).collect::<Vec<_>>();
+        assert!(now == kept, "attempt {attempt}: something was changed: {:?}", names());
+    }
+    assert!(files(&checkpoints).contains_key(before));
+    let after = js.stream("IN").await.unwrap();
+    assert_eq!((after.state.first_seq, after.state.messages), (input.state.first_seq, input.state.messages));
+    assert_eq!(out.read(&connection).await, 2_000, "nothing came out");
 }
