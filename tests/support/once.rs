@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use millstream::broker::{Connection, Js, NatsServer};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Bad, Feeder, Running, Tail, a_while, setting};
 
@@ -119,10 +119,14 @@ impl Once {
     /// Rounds in which an instance sleeps, its twin takes over, and it wakes: it stores nothing more, ends, and says why.
     pub async fn twins(&self, server: &NatsServer, connection: &Connection) -> u64 {
         self.allow(connection, "twins").await;
-        let (feeder, bad) = (Feeder::start_with(connection, 1_000, 20), Bad::start(connection));
+        // So many that a checkpoint's outputs are several batches.
+        let (feeder, bad) = (Feeder::start(connection, 1_000), Bad::start(connection));
         let start = || self.start(&server.url(), "twins", 1, 1);
         let rounds = Once::kills().div_ceil(2).max(3);
-        let running = self.replaced("twins", connection, start(), start, rounds, false).await;
+        let (running, refused) = self.replaced("twins", connection, start(), start, rounds, false).await;
+        println!("twins: in {refused} of {rounds} rounds the server refused what the one that woke had still to store");
+        // That no stale output is there shows little where nobody tried to store one.
+        assert!(refused > 0, "no stale write came to the server");
         self.settled("twins", connection, feeder, bad, running).await
     }
 
@@ -130,9 +134,10 @@ impl Once {
     /// while they step down again.
     pub async fn stepping(&self, urls: &str, connection: &Connection, kills: u64) -> u64 {
         self.allow(connection, "stepping").await;
-        let (feeder, bad) = (Feeder::start_with(connection, 1_000, 20), Bad::start(connection));
+        let (feeder, bad) = (Feeder::start_with(connection, 1_000, 100), Bad::start(connection));
         let start = || self.start(urls, "stepping", 1, 3);
-        let mut running = self.replaced("twins on three servers", connection, start(), start, 1, true).await;
+        let (mut running, _) = self.replaced("twins on three servers", connection, start(), start, 1, true).await;
+        self.step_down_amid_batch(connection, &running).await;
         let mut stepped = 0;
         for _ in 0..kills {
             a_while().await;
@@ -145,7 +150,7 @@ impl Once {
         self.settled("twins on three servers", connection, feeder, bad, running).await
     }
 
-    /// So many rounds of twins; the last one is running.
+    /// So many rounds of twins: the last one, which is running, and in how many the server refused a stale write.
     async fn replaced(
         &self,
         story: &str,
@@ -154,7 +159,8 @@ impl Once {
         start: impl Fn() -> Running,
         rounds: u64,
         steps: bool,
-    ) -> Running {
+    ) -> (Running, u64) {
+        let mut refused = 0;
         let mut out = Tail::of(self.seen_in);
         // One that sleeps before it has begun would be the later starter when it wakes.
         let before = out.read(connection).await;
@@ -162,7 +168,13 @@ impl Once {
         out.until(connection, before + 50, Duration::from_secs(30), why).await;
         for round in 0..rounds {
             a_while().await;
+            // Behind a batch, so that it is likely to have more in hand.
+            let mut markers = connection.subscribe("mill.txn.>", 4_096).await.unwrap();
+            let marker = timeout(Duration::from_secs(20), markers.next()).await;
+            assert!(marker.is_ok(), "{story}, round {round}: it stores nothing: {}", running.err());
             running.signal("STOP");
+            // What it has sent is stored or refused then.
+            sleep(Duration::from_millis(100)).await;
             let before = out.read(connection).await;
             let twin = start();
             if steps {
@@ -175,24 +187,80 @@ impl Once {
             let said = running.ended().await;
             assert_eq!(said.code, Some(3), "{story}, round {round}: {}", said.err);
             assert!(said.err.contains("has taken over"), "{story}, round {round}: {}", said.err);
+            refused += u64::from(said.err.lines().any(is_refused));
             running = twin;
         }
         println!("{story}: {rounds} rounds");
-        running
+        (running, refused)
     }
 
-    /// The leaders of the streams step down, one after the other, in the middle of commits; how many did.
+    /// The leader of OUT steps down while a batch of outputs is open there, as the instance itself says: the batch was not whole
+    /// for the next leader, or nobody told what became of it. It is tried until that is hit.
+    async fn step_down_amid_batch(&self, connection: &Connection, running: &Running) {
+        let hits = || running.err().lines().filter(|line| is_cut(line)).count();
+        let mut leaders = Vec::new();
+        for attempt in 1..=60 {
+            let (before, leader) = (hits(), leader(connection, "OUT").await);
+            let mut data = connection.subscribe("out.>", 1 << 16).await.unwrap();
+            let first = timeout(Duration::from_secs(30), data.next()).await;
+            assert!(first.is_ok(), "nothing is stored any more: {}", running.err());
+            if !step_down(connection, "OUT").await {
+                continue;
+            }
+            drop(data);
+            let deadline = Instant::now() + Duration::from_secs(2);
+            while hits() == before && Instant::now() < deadline {
+                sleep(Duration::from_millis(20)).await;
+            }
+            leaders.push(leader);
+            if hits() > before {
+                let line = running.err().lines().rfind(|line| is_cut(line)).unwrap().to_owned();
+                println!("step-down {attempt} of OUT's leader ({leaders:?}) was amid a batch: {line}");
+                return;
+            }
+        }
+        panic!("no leader of OUT stepped down amid a batch, of {leaders:?}: {}", running.err());
+    }
+
+    /// The leaders of the streams step down, one after the other; how many did.
     pub async fn step_down(&self, connection: &Connection) -> u32 {
         let mut stepped = 0;
-        let js = Js::new(connection.clone()).timeout(Duration::from_secs(2));
         for stream in self.led {
-            let subject = js.subject(&format!("STREAM.LEADER.STEPDOWN.{stream}"));
             // One that is not there, or has no leader at the moment, is left alone.
-            let answer = connection.request(subject, Default::default(), "", Duration::from_secs(2)).await;
-            let done = |answer: &str| answer.contains(r#""success":true"#) || answer.contains(r#""success": true"#);
-            stepped += u32::from(answer.is_ok_and(|answer| done(&String::from_utf8_lossy(&answer.payload))));
+            stepped += u32::from(step_down(connection, stream).await);
             sleep(Duration::from_millis(100)).await;
         }
         stepped
     }
+}
+
+/// What an instance says whose outputs the server did not take, as the marker is another's.
+fn is_refused(line: &str) -> bool {
+    line.contains("nothing of a batch of outputs is stored, nor will be") && line.contains("10071")
+}
+
+/// What an instance says of a batch to OUT that a leader took with it.
+fn is_cut(line: &str) -> bool {
+    let is_unknown = line.contains("no answer on") || line.contains("10176");
+    let is_again = line.contains("nothing of a batch of outputs is stored, sending it again") && is_unknown;
+    line.contains("OUT") && (is_again || line.contains("a batch of outputs is stored that was not confirmed"))
+}
+
+/// Has the leader of a stream step down; whether it did.
+async fn step_down(connection: &Connection, stream: &str) -> bool {
+    let answer = ask(connection, &format!("STREAM.LEADER.STEPDOWN.{stream}")).await;
+    answer.pointer("/success").and_then(serde_json::Value::as_bool).unwrap_or(false)
+}
+
+/// Which server leads a stream; nothing while it has no leader.
+async fn leader(connection: &Connection, stream: &str) -> String {
+    let info = ask(connection, &format!("STREAM.INFO.{stream}")).await;
+    info.pointer("/cluster/leader").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// What the API answers, nothing if it does not.
+async fn ask(connection: &Connection, what: &str) -> serde_json::Value {
+    let subject = Js::new(connection.clone()).subject(what);
+    let answer = connection.request(subject, Default::default(), "", Duration::from_secs(2)).await;
+    answer.ok().and_then(|answer| serde_json::from_slice(&answer.payload).ok()).unwrap_or_default()
 }

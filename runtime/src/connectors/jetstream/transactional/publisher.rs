@@ -222,11 +222,13 @@ impl Publisher {
             let is_missing =
                 error.api_code() == Some(codes::ATOMIC_INCOMPLETE) || matches!(error, BrokerError::NoResponders { .. });
             incomplete = if is_missing { incomplete + 1 } else { 0 };
+            let why = error.to_string();
             // What is missing was said already, in better words.
             self.wait(error, &mut pause, incomplete > 2).await?;
             // Whether it is stored, the marker tells: it is there with the outputs, or none of them is.
             match self.read().await? {
                 Some(found) if found.marker == marker => {
+                    tracing::info!(stream = self.stream, "a batch of outputs is stored that was not confirmed: {why}");
                     self.going_on();
                     return Ok(Stored::At(found));
                 }
@@ -235,8 +237,17 @@ impl Publisher {
                 }
                 // Once, a leader may have gone in the middle of it.
                 Some(found) if found == *at && incomplete > 1 => self.say_what_is_missing(batch).await?,
-                Some(found) if found == *at => {}
-                found => return Err(self.contradicted(found)),
+                Some(found) if found == *at => {
+                    tracing::info!(
+                        stream = self.stream,
+                        "nothing of a batch of outputs is stored, sending it again: {why}"
+                    );
+                }
+                found => {
+                    // The run may end with what else notices it first.
+                    tracing::warn!(stream = self.stream, "nothing of a batch of outputs is stored, nor will be: {why}");
+                    return Err(self.contradicted(found).because(why));
+                }
             }
         }
     }
