@@ -107,16 +107,6 @@ impl Restore<'_> {
         Ok(piece)
     }
 
-    #[cfg(feature = "columnar")]
-    pub(super) fn runs(&mut self, name: &str) -> Result<Vec<Run>> {
-        let mut all = Vec::new();
-        self.each(name, |run| {
-            all.push(run.clone());
-            Ok(())
-        })?;
-        Ok(all)
-    }
-
     pub(super) fn bytes(&mut self, name: &str) -> Result<Vec<Bytes>> {
         let mut all = Vec::new();
         self.each(name, |run| {

@@ -14,8 +14,6 @@ use super::restoring::Piece;
 use super::restoring::{Restore, Runs};
 use super::run::{decoded, encoded};
 use super::{Frozen, Keyed, Panes, Saved, Spill, StateKey, StateValue, Timers, Versions};
-#[cfg(feature = "columnar")]
-use super::{Run, Snapshot};
 use crate::bugs::{Bug, planted};
 use crate::{Result, Timestamp};
 
@@ -252,28 +250,6 @@ impl<'a> StateVisitor<'a> {
             }
             Mode::List(names) => {
                 names.push(name.to_owned());
-                Ok(None)
-            }
-        }
-    }
-
-    /// Visits keyed state that an operator freezes by itself. Otherwise the runs that were saved come back, to be played one
-    /// behind the other.
-    #[cfg(feature = "columnar")]
-    pub(crate) fn snapshot(
-        &mut self,
-        name: &str,
-        freeze: impl FnOnce() -> Result<Box<dyn Snapshot>>,
-    ) -> Result<Option<Vec<Run>>> {
-        match &mut self.0 {
-            Mode::Freeze(frozen) => {
-                frozen.keyed.push((name.to_owned(), freeze()?));
-                Ok(None)
-            }
-            Mode::Restore(restore) if restore.has(name) => restore.runs(name).map(Some),
-            Mode::Restore(_) => Ok(None),
-            Mode::Fit(_, stays) | Mode::List(stays) => {
-                stays.push(name.to_owned());
                 Ok(None)
             }
         }

@@ -144,10 +144,10 @@ mod tests {
             let there: Vec<Revision> = there.iter().copied().map(Revision).collect();
             taken(&there, 3, "here")
         };
-        for whole in [&[] as &[u64], &[1], &[2, 1], &[3, 2, 1], &[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 7, 3]] {
+        for whole in [&[][..], &[1], &[2, 1], &[3, 2, 1], &[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 7, 3]] {
             assert_eq!(taken(whole), None, "{whole:?}");
         }
-        for lacking in [&[2] as &[u64], &[3, 2], &[3, 1], &[9, 8], &[9, 8, 6], &[9, 7, 6], &[9]] {
+        for lacking in [&[2][..], &[3, 2], &[3, 1], &[9, 8], &[9, 8, 6], &[9, 7, 6], &[9]] {
             assert!(taken(lacking).is_some(), "{lacking:?}");
         }
     }

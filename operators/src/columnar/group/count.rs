@@ -33,7 +33,8 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// cannot be computed for go to port 1, and none is late.
 ///
 /// # State
-/// What is kept of each key until its window is full, by key group; what has changed is saved again.
+/// What is kept of each key until its window is full, by key group; what has changed is saved again. What does not fit in memory
+/// goes to the spill store, but for the keys and how many rows each has.
 pub struct CountAggregate {
     rows: i64,
     grouped: Grouped,
@@ -132,7 +133,7 @@ impl Operator for CountAggregate {
         if !full.is_empty() {
             let results = self.results_of(&full)?;
             results.send(out);
-            self.pane.table()?.remove(&full);
+            self.pane.remove(&full)?;
         }
         Ok(Turn::Done)
     }
@@ -148,7 +149,7 @@ impl Operator for CountAggregate {
 
     fn on_end(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         if self.ending.is_none() {
-            let mut names: Vec<KeyBytes> = self.pane.table()?.keys().cloned().collect();
+            let mut names: Vec<KeyBytes> = self.pane.keys()?;
             names.sort_unstable();
             self.ending = Some(names.into());
         }
@@ -156,7 +157,7 @@ impl Operator for CountAggregate {
             let names: Vec<KeyBytes> = ending.drain(..ending.len().min(RESULTS)).collect();
             let results = self.results_of(&names)?;
             results.send(out);
-            self.pane.table()?.remove(&names);
+            self.pane.remove(&names)?;
             for name in &names {
                 self.open.remove(without_number(name).0);
             }
@@ -170,9 +171,10 @@ impl Operator for CountAggregate {
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.shape(&self.grouped.shape("so many rows each", false))?;
         visit.time("now", &mut self.now)?;
-        let pane = &mut self.pane;
-        let Some(runs) = visit.snapshot("windows", || pane.freeze())? else { return Ok(()) };
-        self.pane = Pane::replayed(&self.grouped.codec, &runs)?;
+        let codec = &self.grouped.codec;
+        if !visit.piece("windows", &mut self.pane, || Pane::new(codec))? {
+            return Ok(());
+        }
         self.open.clear();
         for (name, rows) in self.pane.noted(&self.grouped.kept, ROWS)? {
             let (key, number) = without_number(&name);

@@ -44,7 +44,8 @@ use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, StateVisito
 ///
 /// # State
 /// Of each key the rows that wait, and the newest that do not, for ever: the columns that results need. By key group; what has
-/// changed is saved again. A result costs as much as there are rows in it.
+/// changed is saved again, and what does not fit in memory goes to the spill store. A result costs as much as there are rows in
+/// it.
 ///
 /// # Errors
 /// Rows that an expression cannot be computed for go to port 1, and rows that are older than the watermark to port 2, which
@@ -143,8 +144,12 @@ impl LastAggregate {
         Ok(sorted)
     }
 
-    /// The rows that the table has of some keys, and the number of the key of each.
-    fn held_of(&self, keys: &[KeyBytes]) -> Result<(RecordBatch, Vec<usize>)> {
+    /// The rows that the table has of some keys, and the number of the key of each. They are in memory until this is asked again.
+    fn held_of(&mut self, keys: &[KeyBytes]) -> Result<(RecordBatch, Vec<usize>)> {
+        if self.table.has_grown() {
+            self.table.let_go()?;
+        }
+        self.table.bring(keys.iter().map(|key| &**key))?;
         let found = keys.iter().enumerate().filter_map(|(number, key)| Some((number, self.table.find(key)?)));
         let (numbers, places): (Vec<usize>, Vec<_>) = found.unzip();
         let values = self.table.values(&places)?;
@@ -419,15 +424,18 @@ impl Operator for LastAggregate {
         visit.shape(&format!("the last {rows} rows of {keys} by {order}: {words}"))?;
         visit.time("now", &mut self.now)?;
         self.settle()?;
-        let table = &mut self.table;
-        let Some(runs) = visit.snapshot("held", || table.freeze())? else { return Ok(()) };
-        self.table = Table::replayed(Arc::clone(&self.codec), &runs)?;
-        let keys: Vec<KeyBytes> = self.table.keys().cloned().collect();
-        let (rows, of_key) = self.held_of(&keys)?;
-        for (key, time) in
-            of_key.iter().zip(times_of(&rows)?.values()).filter(|(_, time)| **time >= self.now.as_micros())
-        {
-            self.due.extend(keys.get(*key).map(|key| (*time, key.clone())));
+        let codec = &self.codec;
+        if !visit.piece("held", &mut self.table, || Table::new(Arc::clone(codec)))? {
+            return Ok(());
+        }
+        // Some at a time: they may be more than fit in memory.
+        for keys in self.table.all_keys().chunks(FIRST_KEYS) {
+            let (rows, of_key) = self.held_of(keys)?;
+            for (key, time) in
+                of_key.iter().zip(times_of(&rows)?.values()).filter(|(_, time)| **time >= self.now.as_micros())
+            {
+                self.due.extend(keys.get(*key).map(|key| (*time, key.clone())));
+            }
         }
         Ok(())
     }

@@ -17,6 +17,9 @@ pub(super) struct Pane {
     table: Table,
 }
 
+/// So many keys are looked at at once where all are.
+const AT_ONCE: usize = 4_096;
+
 impl Pane {
     pub(super) fn new(codec: &Arc<KeyCodec>) -> Self {
         Pane { live: None, table: Table::new(Arc::clone(codec)) }
@@ -68,7 +71,9 @@ impl Pane {
         if moves.is_empty() {
             return Ok(());
         }
+        self.make_room()?;
         let table = self.table()?;
+        table.bring(moves.iter().map(|(from, _)| &***from))?;
         let found = moves.iter().filter_map(|(from, to)| Some((table.find(from)?, &***to)));
         let (places, to): (Vec<_>, Vec<_>) = found.unzip();
         let states = table.values(&places)?;
@@ -104,21 +109,28 @@ impl Pane {
     /// What note number `note` says of each key.
     pub(super) fn noted(&mut self, kept: &Kept, note: usize) -> Result<Vec<(KeyBytes, Timestamp)>> {
         let table = self.table()?;
-        table.bring_all()?;
-        let (keys, places): (Vec<_>, Vec<_>) =
-            table.keys().filter_map(|key| Some((key.clone(), table.find(key)?))).unzip();
-        let notes = kept.note_of(&table.values(&places)?, note)?;
-        Ok(keys.into_iter().zip(notes.values().iter().copied().map(Timestamp::from_micros)).collect())
+        let mut all = Vec::new();
+        // Some at a time: they may be more than fit in memory.
+        for some in table.all_keys().chunks(AT_ONCE) {
+            table.bring(some.iter().map(|key| &**key))?;
+            let found = some.iter().filter_map(|key| Some((key.clone(), table.find(key)?)));
+            let (keys, places): (Vec<_>, Vec<_>) = found.unzip();
+            let notes = kept.note_of(&table.values(&places)?, note)?;
+            all.extend(keys.into_iter().zip(notes.values().iter().copied().map(Timestamp::from_micros)));
+            if table.has_grown() {
+                table.let_go()?;
+            }
+        }
+        Ok(all)
     }
 
-    /// All of it as it is now.
-    pub(super) fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
-        self.table()?.freeze()
-    }
-
-    /// What was saved.
-    pub(super) fn replayed(codec: &Arc<KeyCodec>, runs: &[Run]) -> Result<Self> {
-        Ok(Pane { live: None, table: Table::replayed(Arc::clone(codec), runs)? })
+    /// Takes some keys out.
+    pub(super) fn remove(&mut self, keys: &[KeyBytes]) -> Result {
+        self.make_room()?;
+        let table = self.table()?;
+        table.bring(keys.iter().map(|key| &**key))?;
+        table.remove(keys);
+        Ok(())
     }
 }
 

@@ -107,7 +107,8 @@ impl fmt::Display for OwnWindows {
 /// the batch that they came in.
 ///
 /// # State
-/// What is kept of each key and window, by key group; what has changed is saved again.
+/// What is kept of each key and window, by key group; what has changed is saved again. What does not fit in memory goes to the
+/// spill store, but for the keys and where their windows begin and end.
 ///
 /// # Errors
 /// Rows that do not tell how long they count, where a column should, go to port 1 as well.
@@ -312,7 +313,7 @@ impl Operator for SessionAggregate {
             if gone.is_empty() {
                 break;
             }
-            self.pane.table()?.remove(&gone);
+            self.pane.remove(&gone)?;
         }
         let spans = &self.spans;
         let closed = |name: &KeyBytes| spans.end_of(name).is_none_or(|end| end <= now.as_micros());
@@ -335,9 +336,10 @@ impl Operator for SessionAggregate {
         visit.shape(&self.grouped.shape(windows, self.early.is_noted()))?;
         visit.time("now", &mut self.now)?;
         self.early.state(visit)?;
-        let pane = &mut self.pane;
-        let Some(runs) = visit.snapshot("windows", || pane.freeze())? else { return Ok(()) };
-        self.pane = Pane::replayed(&self.grouped.codec, &runs)?;
+        let codec = &self.grouped.codec;
+        if !visit.piece("windows", &mut self.pane, || Pane::new(codec))? {
+            return Ok(());
+        }
         self.spans = Spans::new(micros(self.windows.allowed_lateness));
         for (name, end) in self.pane.noted(&self.grouped.kept, END)? {
             self.spans.restore(&name, end.as_micros());

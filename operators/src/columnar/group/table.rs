@@ -313,13 +313,6 @@ impl Table {
         Ok(Box::new(FrozenTable { codec, chunks, gone, away }))
     }
 
-    /// What these runs say.
-    pub(super) fn replayed(codec: Arc<KeyCodec>, runs: &[Run]) -> Result<Self> {
-        let mut table = Table::new(codec);
-        runs.iter().try_for_each(|run| table.play(run))?;
-        Ok(table)
-    }
-
     /// Does what a run says, of state that is restored.
     pub(super) fn play(&mut self, run: &Run) -> Result {
         for (gone, put) in run.parts() {
