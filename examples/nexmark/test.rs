@@ -1,7 +1,8 @@
 //! The Nexmark queries give what batch SQL gives: typed and as files, in process and over JetStream, with one subtask and
 //! with four, with events in order and shuffled.
 //!
-//! `MILLSTREAM_NEXMARK_EVENTS=1000000` is the long form.
+//! In CI some of these combinations have one way of writing each query. `MILLSTREAM_NEXMARK_EVENTS=1000000` is the long form: all
+//! of them, both ways.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout, reason = "it is a test")]
 
@@ -41,6 +42,8 @@ enum Form {
     Typed,
 }
 
+const BOTH: [Form; 2] = [Form::File, Form::Typed];
+
 impl Form {
     fn of(self, query: &str) -> String {
         match self {
@@ -57,15 +60,24 @@ struct Data {
     folder: PathBuf,
 }
 
+/// How many events somebody wants.
+fn said() -> Option<usize> {
+    std::env::var("MILLSTREAM_NEXMARK_EVENTS").ok().map(|text| text.parse().unwrap())
+}
+
+/// Both ways of writing a query, or this one where nobody wants the long form: each way is seen with other combinations.
+fn forms(short: Form) -> Vec<Form> {
+    if said().is_some() { BOTH.to_vec() } else { vec![short] }
+}
+
 impl Data {
     /// Made once for all tests of this process.
     fn get() -> &'static Data {
         static DATA: OnceLock<Data> = OnceLock::new();
         DATA.get_or_init(|| {
-            let count: usize = std::env::var("MILLSTREAM_NEXMARK_EVENTS").map_or(120_000, |text| text.parse().unwrap());
             let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("nexmark");
             let _ = std::fs::remove_dir_all(&folder);
-            let events = Events::first(count);
+            let events = Events::first(said().unwrap_or(120_000));
             let data = Data { shuffled: events.shuffled(500), events, folder };
             for part in ["ordered", "shuffled", "expected"] {
                 std::fs::create_dir_all(data.folder.join(part)).unwrap();
@@ -75,6 +87,22 @@ impl Data {
             oracle::ask(&data.folder.join("ordered"), &data.folder.join("expected"), None);
             data
         })
+    }
+
+    fn events(&self, part: &str) -> &Events {
+        if part == "ordered" { &self.events } else { &self.shuffled }
+    }
+
+    fn assert_rows(&self, query: &str, given: &str, what: &str) {
+        let last;
+        let given = if query == "q4" {
+            last = last_of_each(given);
+            &last
+        } else {
+            given
+        };
+        let expected = oracle::expected(&self.folder.join("expected"), query);
+        oracle::assert_same(&oracle::sorted(given.lines()), &expected, what);
     }
 }
 
@@ -88,18 +116,6 @@ fn last_of_each(lines: &str) -> String {
     last.into_values().collect::<Vec<_>>().join("\n")
 }
 
-fn assert_rows(query: &str, given: &str, what: &str) {
-    let last;
-    let given = if query == "q4" {
-        last = last_of_each(given);
-        &last
-    } else {
-        given
-    };
-    let expected = oracle::expected(&Data::get().folder.join("expected"), query);
-    oracle::assert_same(&oracle::sorted(given.lines()), &expected, what);
-}
-
 /// Runs a query until its sources end.
 fn run(query: &str, form: Form, subtasks: u32, arguments: &[String]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nexmark"));
@@ -111,11 +127,11 @@ fn run(query: &str, form: Form, subtasks: u32, arguments: &[String]) {
     assert!(output.status.success(), "{query} {form:?}: {}\n{said}", output.status);
 }
 
-fn on_files(part: &str, subtasks: u32) {
+fn on_files(part: &str, subtasks: u32, forms: &[Form]) {
     let data = Data::get();
     let work = tempfile::tempdir().unwrap();
     for (query, kinds) in QUERIES {
-        for form in [Form::File, Form::Typed] {
+        for form in forms.iter().copied() {
             let out = work.path().join(format!("{query}-{form:?}.ndjson"));
             let input = |kind: &&str| {
                 let file = data.folder.join(part).join(format!("{kind}.ndjson"));
@@ -127,7 +143,7 @@ fn on_files(part: &str, subtasks: u32) {
             run(query, form, subtasks, &arguments);
             let (took, given) = (started.elapsed(), std::fs::read_to_string(&out).unwrap());
             let what = format!("{query} {form:?}, {part}, {subtasks} subtasks");
-            assert_rows(query, &given, &what);
+            data.assert_rows(query, &given, &what);
             println!("{what}: {} rows as DuckDB says, in {took:?}", given.lines().count());
         }
     }
@@ -135,26 +151,37 @@ fn on_files(part: &str, subtasks: u32) {
 
 #[test]
 fn on_files_in_order_with_one_subtask() {
-    on_files("ordered", 1);
+    on_files("ordered", 1, &BOTH);
 }
 
 #[test]
 fn on_shuffled_files_with_four_subtasks() {
-    on_files("shuffled", 4);
+    on_files("shuffled", 4, &BOTH);
 }
 
-#[tokio::test]
-async fn over_jetstream_with_shuffled_events_and_one_subtask_and_four() {
+#[test]
+fn on_files_in_order_with_four_subtasks() {
+    on_files("ordered", 4, &forms(Form::File));
+}
+
+#[test]
+fn on_shuffled_files_with_one_subtask() {
+    on_files("shuffled", 1, &forms(Form::Typed));
+}
+
+/// Each query with so many subtasks, written so.
+async fn over_jetstream(part: &str, ways: [(u32, &[Form]); 2]) {
+    let data = Data::get();
     let server = NatsServer::start().await.unwrap();
     let connection = server.connect().await.unwrap();
     let js = Js::new(connection.clone());
     js.create_stream(&StreamConfig::new("NEXMARK", KINDS.map(|kind| format!("nexmark.{kind}")))).await.unwrap();
-    publish(&connection, &Data::get().shuffled).await;
+    publish(&connection, data.events(part)).await;
     let work = tempfile::tempdir().unwrap();
     for (query, _) in QUERIES {
-        for (form, subtasks) in [(Form::File, 1), (Form::File, 4), (Form::Typed, 1), (Form::Typed, 4)] {
+        for (subtasks, form) in ways.iter().flat_map(|(all, forms)| forms.iter().map(|form| (*all, *form))) {
             let _ = js.delete_stream(OUT).await;
-            let what = format!("{query} {form:?} over JetStream, {subtasks} subtasks");
+            let what = format!("{query} {form:?} over JetStream, {part}, {subtasks} subtasks");
             let checkpoints = work.path().join(what.replace([' ', ','], ""));
             let arguments = ["--checkpoints".to_owned(), checkpoints.display().to_string(), "--nats".to_owned()];
             let arguments = [&arguments[..], &[server.url()]].concat();
@@ -162,10 +189,20 @@ async fn over_jetstream_with_shuffled_events_and_one_subtask_and_four() {
             tokio::task::spawn_blocking(move || run(query, form, subtasks, &arguments)).await.unwrap();
             let took = started.elapsed();
             let given = lines(&connection, OUT).await;
-            assert_rows(query, &given, &what);
+            data.assert_rows(query, &given, &what);
             println!("{what}: {} rows as DuckDB says, in {took:?}", given.lines().count());
         }
     }
+}
+
+#[tokio::test]
+async fn over_jetstream_with_shuffled_events_and_one_subtask_and_four() {
+    over_jetstream("shuffled", [(1, &BOTH), (4, &BOTH)]).await;
+}
+
+#[tokio::test]
+async fn over_jetstream_with_events_in_order_and_one_subtask_and_four() {
+    over_jetstream("ordered", [(1, &forms(Form::Typed)), (4, &forms(Form::File))]).await;
 }
 
 /// Publishes each event on the subject of its kind, confirmed.
