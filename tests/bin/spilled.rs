@@ -1,5 +1,7 @@
-//! A count over more keys than fit in its memory, for a test to kill: `spilled <directory> <keys> <rounds> <budget>`.
+//! A count over more keys than fit in its memory, for a test to kill: `spilled <directory> <keys> <rounds> <budget>
+//! [<bytes>]`.
 //!
+//! With each key so many bytes are kept, which are its own.
 //! Numbers come that each fall on a key, every key once a round, each round in another order. What is printed to the file
 //! `out` of the directory is a line a key: the key and its count, when that has come to the number of rounds, and whenever it
 //! is more. Its checkpoints are in `checkpoints`, what does not fit is in `spill`.
@@ -54,21 +56,32 @@ impl IntoSource for Numbers {
     }
 }
 
-fn declare(directory: &str, keys: u64, rounds: u64, budget: usize) -> Pipeline {
+fn declare(directory: &str, [keys, rounds, budget, bytes]: [u64; 4]) -> Pipeline {
     let pipeline = Pipeline::new("spilled").settings(|settings| {
         settings.parallelism = 2;
         settings.checkpoint_interval = Duration::from_millis(500);
-        settings.state_memory = Some(budget);
+        settings.state_memory = Some(usize::try_from(budget).unwrap_or(usize::MAX));
     });
     // A prime that divides no number of keys it is asked for: each round visits all of them.
     let key = move |number: &u64| {
         let (round, at) = (number / keys, number % keys);
         format!("customer-{:08}", (at * 7_919 + round * 1_299_709) % keys)
     };
+    let words = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
     pipeline
         .source("numbers", Numbers { next: 0, end: keys * rounds })
         .key_by(key)
-        .fold("count", 0_u64, |count, _| *count += 1)
+        .process(
+            "count",
+            move |visit, number: u64| {
+                let kept = || (0_u64, format!("{:016x}", number % keys).repeat(words));
+                let (count, text) = visit.state().take().unwrap_or_else(kept);
+                *visit.state() = Some((count + 1, text));
+                let key = visit.key().clone();
+                visit.give((key, count + 1));
+            },
+            |_| {},
+        )
         .filter("complete", move |(_, count)| *count >= rounds)
         .map("line", |(key, count)| format!("{key} {count}"))
         .sink("out", file_sink(format!("{directory}/out"), false).text().stop_on_rejected());
@@ -81,8 +94,8 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [directory, numbers @ ..] = arguments.as_slice() else { return ExitCode::from(2) };
     let numbers: Vec<u64> = numbers.iter().filter_map(|text| text.parse().ok()).collect();
-    let [keys, rounds, budget] = numbers[..] else { return ExitCode::from(2) };
-    let pipeline = declare(directory, keys, rounds, usize::try_from(budget).unwrap_or(usize::MAX));
+    let [keys, rounds, budget, bytes @ ..] = &numbers[..] else { return ExitCode::from(2) };
+    let pipeline = declare(directory, [*keys, *rounds, *budget, bytes.first().copied().unwrap_or(0)]);
     let launch = Launch::default()
         .checkpoints_in(format!("{directory}/checkpoints"))
         .spill_to(format!("{directory}/spill"))
