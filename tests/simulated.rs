@@ -5,7 +5,7 @@
 #![allow(clippy::panic, reason = "it is test code, though not all inside a test")]
 
 use millstream::operators::bugs::Bug;
-use millstream_tests::sim::{Scenario, hunt, run};
+use millstream_tests::sim::{Deed, Promise, Scenario, Step, hunt, run};
 
 fn seeds() -> u64 {
     std::env::var("MILLSTREAM_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(600)
@@ -14,10 +14,8 @@ fn seeds() -> u64 {
 fn pass(scenarios: impl Iterator<Item = Scenario>) {
     for scenario in scenarios {
         if let Err(failure) = run(&scenario) {
-            panic!(
-                "seed {} fails: {failure}\n{scenario:?}\n`sim replay {}` makes it smaller",
-                scenario.seed, scenario.seed
-            );
+            let origin = scenario.origin;
+            panic!("{origin}: {failure}\n{scenario:?}\n`target/debug/sim {origin}` makes it smaller");
         }
     }
 }
@@ -37,12 +35,12 @@ fn the_same_seed_gives_the_same_messages_in_the_same_order() {
 
 #[test]
 fn a_crash_of_process_or_server_at_any_message_of_a_small_scenario_changes_nothing() {
-    for (once, stateless) in [(true, false), (false, false), (true, true)] {
-        let whole = Scenario::crashing_at(u64::MAX, None, once, stateless);
-        let messages = run(&whole).map_or(0, |passed| passed.messages);
+    for promise in Promise::ALL {
+        let messages = run(&Step::none(promise).scenario()).map_or(0, |passed| passed.messages);
         assert!(messages > 100, "{messages}");
-        pass((1..=messages).step_by(7).map(|step| Scenario::crashing_at(step, None, once, stateless)));
-        pass((1..=messages).step_by(7).map(|step| Scenario::killing_at(step, once, stateless)));
+        let all = |deed| (1..=messages).step_by(7).map(move |at| Step { promise, at, deed }.scenario());
+        pass(all(Deed::Crash));
+        pass(all(Deed::Kill));
     }
 }
 

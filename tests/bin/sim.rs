@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use millstream::operators::bugs::Bug;
-use millstream_tests::sim::{Scenario, hunt, run, shrink};
+use millstream_tests::sim::{Deed, Promise, Scenario, Step, hunt, run, shrink};
 
 const USAGE: &str =
     "sim run [--seeds N] [--from SEED] [--threads N]: so many seeds, from this one on, on so many threads
 sim steps [--threads N]: a small scenario that crashes at every message, and again at some later one, or whose server does
 sim replay SEED: one seed, which is shrunk if it fails
+sim replay-step (once | least | stateless) MESSAGE (crash [MESSAGE] | kill): one of the steps, likewise
 sim bugs [NAME]: planted bugs, and the first seed that catches each
 sim log SEED: one seed, with all that the pipeline logs";
 
@@ -37,7 +38,11 @@ fn main() -> ExitCode {
         }
         ["steps", ..] => match steps() {
             Ok(scenarios) => all(&scenarios, option("--threads", threads)),
-            Err(failure) => failed(&Scenario::crashing_at(u64::MAX, None, true, false), failure),
+            Err((scenario, failure)) => failed(&scenario, failure),
+        },
+        ["replay-step", step @ ..] => match Step::of_words(step) {
+            Some(step) => replay(&step.scenario()),
+            None => usage(),
         },
         ["replay", seed] => match seed.parse() {
             Ok(seed) => replay(&Scenario::of(seed)),
@@ -57,15 +62,17 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-/// A crash at every message of the small scenario, alone and with a second one, and a kill of the server there.
-fn steps() -> Result<Vec<Scenario>, String> {
+/// A crash at every message of the small scenario, alone and with a second one, and a kill of the server there; or how the
+/// scenario fails where nothing happens.
+fn steps() -> Result<Vec<Scenario>, (Scenario, String)> {
     let mut scenarios = Vec::new();
-    for (once, stateless) in [(true, false), (false, false), (true, true)] {
-        let messages = run(&Scenario::crashing_at(u64::MAX, None, once, stateless))?.messages;
-        for step in 1..=messages {
-            scenarios.push(Scenario::crashing_at(step, None, once, stateless));
-            scenarios.push(Scenario::crashing_at(step, Some(1 + step * 7 % messages), once, stateless));
-            scenarios.push(Scenario::killing_at(step, once, stateless));
+    for promise in Promise::ALL {
+        let whole = Step::none(promise).scenario();
+        let messages = run(&whole).map_err(|failure| (whole, failure))?.messages;
+        for at in 1..=messages {
+            let again = 1 + at * 7 % messages;
+            let deeds = [Deed::Crash, Deed::CrashTwice(again), Deed::Kill];
+            scenarios.extend(deeds.map(|deed| Step { promise, at, deed }.scenario()));
         }
     }
     Ok(scenarios)
@@ -97,13 +104,14 @@ fn log(scenario: &Scenario) -> ExitCode {
 }
 
 fn replay(scenario: &Scenario) -> ExitCode {
+    let origin = scenario.origin;
     match (run(scenario), run(scenario)) {
         (Ok(first), Ok(second)) if first != second => {
-            println!("seed {} is not the same twice: {first:?} and {second:?}", scenario.seed);
+            println!("{origin}: it is not the same twice: {first:?} and {second:?}");
             ExitCode::FAILURE
         }
         (Ok(passed), _) => {
-            println!("seed {} passes: {passed:?}", scenario.seed);
+            println!("{origin}: it passes: {passed:?}");
             ExitCode::SUCCESS
         }
         (Err(failure), _) => failed(scenario, failure),
@@ -111,10 +119,11 @@ fn replay(scenario: &Scenario) -> ExitCode {
 }
 
 fn failed(scenario: &Scenario, failure: String) -> ExitCode {
-    println!("seed {} fails: {failure}", scenario.seed);
+    let origin = scenario.origin;
+    println!("{origin}: {failure}");
     let (smallest, failure) = shrink(scenario, failure);
     println!("the smallest that was found: {smallest:#?}\nfails: {failure}");
-    println!("replay: cargo run --release -p millstream-tests --bin sim -- replay {}", scenario.seed);
+    println!("again: target/debug/sim {origin}");
     ExitCode::FAILURE
 }
 

@@ -2,10 +2,10 @@
 //! that one seed decides; an independent computation judges what comes out.
 //!
 //! ```sh
-//! cargo run --release -p millstream-tests --bin sim -- run --seeds 20000
-//! cargo run --release -p millstream-tests --bin sim -- steps        # a crash at every message of a small scenario
-//! cargo run --release -p millstream-tests --bin sim -- replay 1234  # one seed, shrunk if it fails
-//! cargo run --release -p millstream-tests --bin sim -- bugs         # planted bugs, each of which must be caught
+//! target/debug/sim run --seeds 20000
+//! target/debug/sim steps        # a crash at every message of a small scenario
+//! target/debug/sim replay 1234  # one seed, shrunk if it fails
+//! target/debug/sim bugs         # planted bugs, each of which must be caught
 //! ```
 
 mod census;
@@ -17,6 +17,7 @@ mod pipeline;
 mod planted;
 mod scenario;
 mod shrink;
+mod steps;
 mod witness;
 mod world;
 
@@ -24,4 +25,5 @@ pub use oracle::Event;
 pub use planted::{Caught, hunt};
 pub use scenario::{AIMS, Ending, Loss, Scenario, Strike, What};
 pub use shrink::shrink;
+pub use steps::{Deed, Origin, Promise, Step};
 pub use world::{Passed, run};

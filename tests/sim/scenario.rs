@@ -1,13 +1,14 @@
 //! [`Scenario`]: all that happens in one simulation, drawn from a seed.
 
 use super::oracle::Event;
+use super::steps::Origin;
 use crate::support::Dice;
 
 /// What is fed, how the pipeline runs and ends and runs again, and what goes wrong on the way.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Where it was drawn from.
-    pub seed: u64,
+    /// Where it comes from.
+    pub origin: Origin,
     /// Whether each output must be there once.
     pub once: bool,
     /// Whether the pipeline keeps no state, so that positions are stored beside the outputs.
@@ -164,7 +165,8 @@ impl Scenario {
             events.extend(last);
         }
         let once = once || stateless;
-        Scenario { seed, once, stateless, mixed, interval, events, fed_before, probes, runs, loss, last, strikes }
+        let origin = Origin::Seed(seed);
+        Scenario { origin, once, stateless, mixed, interval, events, fed_before, probes, runs, loss, last, strikes }
     }
 
     /// Whether messages are lost or late, also to an instance that lives.
@@ -192,43 +194,6 @@ impl Scenario {
     /// Whether instances run beside each other: of two that start at one moment, either may take over.
     pub(super) fn is_contested(&self) -> bool {
         self.runs.iter().any(|(_, ending)| matches!(ending, Ending::Twin(_) | Ending::Frozen(..)))
-    }
-
-    /// A small one in which the first run crashes at message `step`, and the second, if told, at `again` of its own.
-    pub fn crashing_at(step: u64, again: Option<u64>, once: bool, stateless: bool) -> Self {
-        let mut dice = Dice::new(7);
-        let mut events = Event::some(&mut dice);
-        events.truncate(40);
-        let mut runs = vec![(2, Ending::Crash(step))];
-        runs.extend(again.map(|again| (1, Ending::Crash(again))));
-        let (fed_before, interval) = (events.len() / 2, 20);
-        let (mixed, strikes) = (stateless && step.is_multiple_of(3), Vec::new());
-        let (probes, loss) = (0, None);
-        Scenario {
-            seed: step,
-            once,
-            stateless,
-            mixed,
-            interval,
-            events,
-            fed_before,
-            probes,
-            runs,
-            loss,
-            last: 2,
-            strikes,
-        }
-    }
-}
-
-impl Scenario {
-    /// The same small one, in which the server is killed at message `step` of the one run.
-    pub fn killing_at(step: u64, once: bool, stateless: bool) -> Self {
-        let (keeps, forgets_acks) = (step.is_multiple_of(2), step.is_multiple_of(3));
-        let what = What::Kill { millis: 200, keeps, forgets_acks };
-        let strikes = vec![Strike { at: step, what }];
-        let whole = Scenario::crashing_at(step, None, once, stateless);
-        Scenario { runs: Vec::new(), mixed: false, strikes, ..whole }
     }
 }
 
