@@ -209,7 +209,7 @@ impl SinkTask {
         let kept = std::mem::take(&mut self.kept);
         if let Err(fault) = self.sink.check(&kept).await {
             // The outputs may be those of a run that goes on, and then that is what is wrong.
-            return Err(self.ownership.lost().await.unwrap_or(fault));
+            return Err(self.ownership.blame(fault).await);
         }
         self.line.tell(Report::Open(self.line.task, None)).await;
         let mut stopping = None;
@@ -227,7 +227,11 @@ impl SinkTask {
                         }
                     }
                     Some(Command::Resume(outputs)) => {
-                        let marked = self.sink.resume(outputs).await?;
+                        let marked = match self.sink.resume(outputs).await {
+                            Ok(marked) => marked,
+                            // Between the run's first checkpoint and its look at them another may have taken over.
+                            Err(fault) => return Err(self.ownership.blame(fault).await),
+                        };
                         let ledger = if self.stateless { self.sink.ledger() } else { None };
                         self.stateless = ledger.is_some();
                         self.line.tell(Report::Resumed(self.line.task, marked, ledger)).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use millstream_operators::{Fault, FaultKind, Result};
+use millstream_operators::{Fault, FaultKind, Result, Retry};
 
 use crate::checkpoint::{Manifest, Revision, Store, StoreError};
 
@@ -68,10 +68,22 @@ impl Ownership {
         self.revision.store(revision.0, Ordering::Release);
     }
 
-    /// The fault of a run that another one has taken over from, if the newest checkpoint is known to be later than its own.
-    pub(crate) async fn lost(&self) -> Option<Fault> {
-        let (newest, _) = self.store.read(&self.pipeline).await.ok()??;
-        (newest.0 > self.revision.load(Ordering::Acquire)).then(|| fenced(&self.pipeline))
+    /// What ends a run that has found this fault: that another one has taken over, if the newest checkpoint is later than its
+    /// own, for then what it found is the other's. It waits until the store tells. After what may be tried again it is found out
+    /// when the run begins again.
+    pub(crate) async fn blame(&self, fault: Fault) -> Fault {
+        if fault.retry() != Retry::Never {
+            return fault;
+        }
+        loop {
+            match self.store.read(&self.pipeline).await {
+                Ok(Some((newest, _))) if newest.0 > self.revision.load(Ordering::Acquire) => {
+                    return fenced(&self.pipeline);
+                }
+                Ok(_) | Err(StoreError::Failed(_) | StoreError::Fenced) => return fault,
+                Err(StoreError::Unknown(_)) => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
     }
 
     /// Waits until the newest checkpoint is known to be this run's. If another run has written one, it waits until the
@@ -108,5 +120,24 @@ pub(super) fn fenced(pipeline: &str) -> Fault {
 impl fmt::Debug for Ownership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ownership(of {})", self.pipeline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::FailingStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_outputs_were_found_is_asked_until_the_store_tells() {
+        let store = FailingStore::default();
+        let newest = store.write("p", Revision(0), "a checkpoint".into()).await.unwrap();
+        for (own, kind) in [(Revision(0), FaultKind::Fenced), (newest, FaultKind::Checkpoint)] {
+            let run = Ownership::new(Arc::new(store.clone()), "p".into(), ("one".into(), "".into()), own);
+            store.answer_no_read(2);
+            let found = || Fault::new(FaultKind::Checkpoint, "outputs that no checkpoint has");
+            assert_eq!(run.blame(found().retry_with(Retry::Never)).await.kind(), kind);
+            assert_eq!(run.blame(found().retry_with(Retry::Backoff)).await.kind(), FaultKind::Checkpoint);
+        }
     }
 }

@@ -67,6 +67,7 @@ pub struct FailingStore {
     refused_blobs: Arc<AtomicU32>,
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
+    silent: Arc<AtomicU32>,
     questions: Arc<AtomicU32>,
     answers: Arc<AtomicU32>,
     unanswered: Arc<()>,
@@ -81,6 +82,7 @@ impl Default for FailingStore {
             refused_blobs: counter(0),
             unconfirmed: counter(0),
             outdated: counter(0),
+            silent: counter(0),
             questions: counter(0),
             answers: counter(u32::MAX),
             unanswered: Arc::default(),
@@ -119,6 +121,11 @@ impl FailingStore {
         self.unconfirmed.store(times, Ordering::SeqCst);
     }
 
+    /// The next `times` reads get no answer.
+    pub fn answer_no_read(&self, times: u32) {
+        self.silent.store(times, Ordering::SeqCst);
+    }
+
     /// The next `times` reads are outdated when they are answered: whoever wrote last has written once more.
     pub fn outdate(&self, times: u32) {
         self.outdated.store(times, Ordering::SeqCst);
@@ -132,6 +139,9 @@ fn take_one(counter: &AtomicU32) -> bool {
 impl Store for FailingStore {
     fn read<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<(Revision, Bytes)>> {
         Box::pin(async move {
+            if take_one(&self.silent) {
+                return Err(StoreError::Unknown(Fault::new(FaultKind::Connection, "no answer, as it was told")));
+            }
             let found = self.inner.read(pipeline).await?;
             if let Some((revision, bytes)) = &found
                 && take_one(&self.outdated)
