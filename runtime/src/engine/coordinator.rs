@@ -18,6 +18,7 @@ use super::report::{Command, Report, TaskId};
 use super::round::{Member, Round};
 use super::start::Begun;
 use super::stop::Stop;
+use super::workers::Workers;
 use crate::checkpoint::{BlobId, Manifest, OutputLog, Retention, Revision, Store, StoreError, as_stored};
 
 /// How a run that did not fail ended.
@@ -60,6 +61,7 @@ pub(crate) struct Coordinator {
     pub(crate) stop: watch::Receiver<Stop>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
+    pub(crate) workers: Workers,
 }
 
 // So many checkpoints in a row may fail before the run does.

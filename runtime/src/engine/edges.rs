@@ -19,6 +19,7 @@ use super::metrics::NodeMetrics;
 use super::ownership::Ownership;
 use super::report::{Command, Line, Part, Report};
 use super::router::{Router, Stopped};
+use super::workers::Workers;
 use crate::checkpoint::{BlobId, OutputLog};
 
 /// One subtask of a source.
@@ -190,6 +191,7 @@ pub(crate) struct SinkTask {
     /// What the checkpoint that the run starts from has of its outputs, until it has looked at them.
     pub(crate) kept: Vec<Outputs>,
     pub(crate) ownership: Arc<Ownership>,
+    pub(crate) workers: Workers,
     pub(crate) inbox: Inbox,
     pub(crate) line: Line,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -271,7 +273,7 @@ impl SinkTask {
                     None => Part::Flushed,
                     Some(records) if self.stateless => Part::Records(records),
                     Some(records) => {
-                        let (log, blobs) = packed(self.subtask, barrier.epoch, records).await?;
+                        let (log, blobs) = packed(&self.workers, (self.subtask, barrier.epoch), records).await?;
                         Part::Outputs(Arc::clone(&self.node), log, blobs)
                     }
                 };
@@ -289,16 +291,17 @@ impl SinkTask {
     }
 }
 
-/// The outputs of an epoch as a checkpoint keeps them. Where they are many, they are packed on a thread of their own.
+/// The outputs of an epoch as a checkpoint keeps them. Where they are many, they are packed on a thread of their own,
+/// where there may be one.
 pub(super) async fn packed(
-    subtask: u32,
-    epoch: Epoch,
+    workers: &Workers,
+    (subtask, epoch): (u32, Epoch),
     records: Arc<[Record]>,
 ) -> Result<(OutputLog, Vec<(BlobId, Bytes)>)> {
     let (log, blobs) = if records.len() < MANY {
         OutputLog::pack(subtask, epoch, &records)?
     } else {
-        let packing = tokio::task::spawn_blocking(move || OutputLog::pack(subtask, epoch, &records));
+        let packing = workers.aside(move || OutputLog::pack(subtask, epoch, &records));
         packing.await.unwrap_or_else(|error| {
             Err(Fault::new(FaultKind::Panic, "outputs could not be packed for a checkpoint").because(error))
         })?

@@ -102,6 +102,7 @@ impl Job<'_> {
             stop,
             clock: *clock,
             metrics: metrics.clone(),
+            workers: workers.clone(),
         };
         metrics.forget_queues();
         let mut inlets: HashMap<(usize, u32), Inlet> = HashMap::new();
@@ -240,6 +241,7 @@ impl Job<'_> {
                     stateless,
                     kept,
                     ownership,
+                    workers: workers.clone(),
                     inbox,
                     line,
                     commands,

@@ -219,7 +219,7 @@ impl Coordinator {
         let started = Instant::now();
         let Formed { epoch, sources, outputs, .. } = formed;
         let records: Arc<[Record]> = outputs.iter().flat_map(|outputs| outputs.iter()).cloned().collect();
-        let (log, blobs) = packed(0, epoch, Arc::clone(&records)).await?;
+        let (log, blobs) = packed(&self.workers, (0, epoch), Arc::clone(&records)).await?;
         let log = OutputLog { before: Some(course.marked), ahead: true, ..log };
         let total = log.total;
         let mut round = Round::new(Barrier { epoch, then: Then::GoOn }, []);

@@ -25,6 +25,7 @@ mod leftover;
 mod lsm;
 mod marking;
 mod metrics;
+mod order;
 mod ownership;
 mod report;
 mod restore;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use millstream_operators::{Fault, FaultKind, Result};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+
+use super::order::Order;
 
 /// Where tasks run: on threads of their own, or on the runtime that is there already.
 ///
@@ -19,6 +21,8 @@ use tokio::task::JoinSet;
 pub struct Workers {
     workers: Arc<Vec<Worker>>,
     apart: Arc<Vec<Worker>>,
+    // In a simulation: who goes on next.
+    order: Option<Order>,
 }
 
 struct Worker {
@@ -34,7 +38,15 @@ impl Workers {
     /// A setup fault outside of a tokio runtime.
     pub fn here() -> Result<Self> {
         let handle = Handle::try_current().map_err(|error| setup("there is no tokio runtime here").because(error))?;
-        Ok(Workers { workers: Arc::new(vec![Worker { handle, _alive: None }]), apart: Arc::default() })
+        Ok(Workers { workers: Arc::new(vec![Worker { handle, _alive: None }]), apart: Arc::default(), order: None })
+    }
+
+    /// The runtime that this is called on and no other thread, for simulations: which task goes on next is decided by `seed`.
+    ///
+    /// # Errors
+    /// As [`here`](Workers::here).
+    pub fn simulated(seed: u64) -> Result<Self> {
+        Ok(Workers { order: Some(Order::of(seed)), ..Workers::here()? })
     }
 
     /// `count` threads, at least one.
@@ -43,7 +55,7 @@ impl Workers {
     /// A setup fault when the system gives no more threads.
     pub fn threads(count: usize) -> Result<Self> {
         let workers = (0..count.max(1)).map(|number| Worker::start(format!("millstream-{number}")));
-        Ok(Workers { workers: Arc::new(workers.collect::<Result<_>>()?), apart: Arc::default() })
+        Ok(Workers { workers: Arc::new(workers.collect::<Result<_>>()?), apart: Arc::default(), order: None })
     }
 
     /// As many threads again, for stages that may wait for a disk; none where workers are no threads of their own.
@@ -70,7 +82,36 @@ impl Workers {
         future: impl Future<Output = Result> + Send + 'static,
     ) {
         if let Some(worker) = self.workers.get(subtask as usize % self.workers.len().max(1)) {
-            tasks.spawn_on(future, &worker.handle);
+            match &self.order {
+                None => tasks.spawn_on(future, &worker.handle),
+                Some(order) => tasks.spawn_on(order.task(future), &worker.handle),
+            };
+        }
+    }
+
+    /// Does what would keep the tasks of this thread waiting: on another one, where there may be one.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(crate) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        match self.order {
+            None => tokio::task::spawn_blocking(work).await,
+            Some(_) => Ok(work()),
+        }
+    }
+
+    /// Runs a whole run as a task of its own.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn spawn_run<T: Send + 'static>(
+        &self,
+        run: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        match &self.order {
+            None => tokio::spawn(run),
+            Some(order) => tokio::spawn(order.task(run)),
         }
     }
 
@@ -132,5 +173,13 @@ mod tests {
         while let Some(task) = tasks.join_next().await {
             task.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn in_a_simulation_nothing_is_done_on_another_thread() {
+        let here = std::thread::current().id();
+        let id = || std::thread::current().id();
+        assert_eq!(Workers::simulated(7).unwrap().aside(id).await.unwrap(), here);
+        assert_ne!(Workers::here().unwrap().aside(id).await.unwrap(), here);
     }
 }

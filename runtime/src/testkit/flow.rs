@@ -38,7 +38,8 @@ impl Flow {
     ) -> Result<Self> {
         let environment = adapt(Environment::new(Arc::clone(&store), Workers::here()?));
         let (stopper, metrics) = (environment.stopper.clone(), environment.metrics.clone());
-        let running = tokio::spawn(async move { run(&graph, &environment).await });
+        let workers = environment.workers.clone();
+        let running = workers.spawn_run(async move { run(&graph, &environment).await });
         Ok(Flow { running, stopper, metrics, store })
     }
 
@@ -50,6 +51,11 @@ impl Flow {
     /// Its store, to start another flow on.
     pub fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store)
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.running.is_finished()
     }
 
     /// Waits until its sources have ended, or it has failed.
