@@ -9,14 +9,15 @@
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use millstream::operators::bugs::Bug;
-use millstream_tests::sim::{Deed, Promise, Scenario, Step, hunt, run, shrink};
+use millstream_tests::sim::{Deed, Origin, Passed, Promise, Scenario, Step, Table, hunt, run, shrink};
 
 const USAGE: &str =
-    "sim run [--seeds N] [--from SEED] [--threads N]: so many seeds, from this one on, on so many threads
+    "sim run [--seeds N] [--from SEED] [--threads N] [--within SECONDS]: so many seeds, from this one on, on so many threads;
+    it fails if it takes longer, or if many seeds together leave out something that can happen
 sim steps [--threads N]: a small scenario that crashes at every message, and again at some later one, or whose server does
 sim replay SEED: one seed, which is shrunk if it fails
 sim replay-step (once | least | stateless) MESSAGE (crash [MESSAGE] | kill): one of the steps, likewise
@@ -27,18 +28,19 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
-    let option = |name: &str, otherwise: u64| {
-        let place = words.iter().position(|word| *word == name);
-        place.and_then(|place| words.get(place + 1)?.parse().ok()).unwrap_or(otherwise)
-    };
     match words.as_slice() {
-        ["run", ..] => {
-            let (from, seeds) = (option("--from", 0), option("--seeds", 1_000));
-            all(&(from..from + seeds).map(Scenario::of).collect::<Vec<_>>(), option("--threads", threads))
-        }
-        ["steps", ..] => match steps() {
-            Ok(scenarios) => all(&scenarios, option("--threads", threads)),
-            Err((scenario, failure)) => failed(&scenario, failure),
+        ["run", options @ ..] => match numbers(options, ["--seeds", "--from", "--threads", "--within"]) {
+            Some([seeds, from, own_threads, within]) => {
+                let (from, seeds) = (from.unwrap_or(0), seeds.unwrap_or(1_000));
+                let scenarios: Vec<_> = (from..from + seeds).map(Scenario::of).collect();
+                all(&scenarios, own_threads.unwrap_or(threads), within.map(Duration::from_secs))
+            }
+            None => usage(),
+        },
+        ["steps", options @ ..] => match (numbers(options, ["--threads"]), steps()) {
+            (Some([own_threads]), Ok(scenarios)) => all(&scenarios, own_threads.unwrap_or(threads), None),
+            (Some(_), Err((scenario, failure))) => failed(&scenario, failure),
+            (None, _) => usage(),
         },
         ["replay-step", step @ ..] => match Step::of_words(step) {
             Some(step) => replay(&step.scenario()),
@@ -55,6 +57,17 @@ fn main() -> ExitCode {
         },
         _ => usage(),
     }
+}
+
+/// The numbers behind these options; nothing if something else is there.
+fn numbers<const N: usize>(words: &[&str], names: [&str; N]) -> Option<[Option<u64>; N]> {
+    let mut numbers = [None; N];
+    for option in words.chunks(2) {
+        let [name, number] = option else { return None };
+        let place = names.iter().position(|known| known == name)?;
+        *numbers.get_mut(place)? = Some(number.parse().ok()?);
+    }
+    Some(numbers)
 }
 
 fn usage() -> ExitCode {
@@ -127,41 +140,71 @@ fn failed(scenario: &Scenario, failure: String) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs all, on several threads, until one fails.
-fn all(scenarios: &[Scenario], threads: u64) -> ExitCode {
-    let (next, messages, failure) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
-    let (struck, digest) = (AtomicU64::new(0), AtomicU64::new(0));
+/// Runs all, on several threads, until one fails or the time is over; one of a hundred twice, which must be alike.
+fn all(scenarios: &[Scenario], threads: u64, within: Option<Duration>) -> ExitCode {
+    let (next, done, failure) = (AtomicUsize::new(0), Mutex::new(Done::default()), Mutex::new(None));
     let began = Instant::now();
+    let is_late = || within.is_some_and(|within| began.elapsed() > within);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let place = next.fetch_add(1, Ordering::Relaxed);
-                    let scenario = usize::try_from(place).ok().and_then(|place| scenarios.get(place));
-                    let Some(scenario) = scenario.filter(|_| failure.lock().unwrap().is_none()) else { return };
+                    let ends = is_late() || failure.lock().unwrap().is_some();
+                    let Some(scenario) = scenarios.get(place).filter(|_| !ends) else { return };
                     match run(scenario) {
-                        Ok(passed) => {
-                            messages.fetch_add(passed.messages, Ordering::Relaxed);
-                            struck.fetch_add(passed.struck, Ordering::Relaxed);
-                            digest.fetch_xor(passed.trace, Ordering::Relaxed);
+                        Ok(passed) if place.is_multiple_of(100) && run(scenario).as_ref() != Ok(&passed) => {
+                            *failure.lock().unwrap() = Some((scenario, "P24: it is not the same twice".to_owned()));
                         }
-                        Err(words) => *failure.lock().unwrap() = Some((scenario.clone(), words)),
+                        Ok(passed) => done.lock().unwrap().count(passed),
+                        Err(words) => *failure.lock().unwrap() = Some((scenario, words)),
                     }
                 }
             });
         }
     });
-    let took = began.elapsed();
-    match failure.into_inner().unwrap() {
-        Some((scenario, words)) => failed(&scenario, words),
-        None => {
-            let (count, messages, struck) = (scenarios.len(), messages.into_inner(), struck.into_inner());
-            println!(
-                "{count} scenarios pass, {messages} messages, {struck} strikes, digest {:016x}, in {:.1} s on {threads} threads",
-                digest.into_inner(),
-                took.as_secs_f64()
-            );
-            ExitCode::SUCCESS
-        }
+    let (took, late) = (began.elapsed().as_secs_f64(), is_late());
+    if let Some((scenario, words)) = failure.into_inner().unwrap() {
+        return failed(scenario, words);
+    }
+    let Done { passed, messages, struck, digest, table } = done.into_inner().unwrap();
+    let count = scenarios.len();
+    print!("{table}");
+    println!(
+        "{passed} scenarios pass, {messages} messages, {struck} strikes, digest {digest:016x}, in {took:.1} s on {threads} threads"
+    );
+    if passed < count || late {
+        let within = within.unwrap_or_default().as_secs();
+        println!("it takes too long: {passed} of {count} scenarios in {took:.1} s, which should be {within} s at most");
+        return ExitCode::FAILURE;
+    }
+    let seeds = scenarios.iter().filter(|scenario| matches!(scenario.origin, Origin::Seed(_))).count();
+    let missing = if seeds < MANY { Vec::new() } else { table.missing() };
+    for cell in &missing {
+        println!("of {count} scenarios it happens in none that {cell}");
+    }
+    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What came of all together.
+#[derive(Default)]
+struct Done {
+    passed: usize,
+    messages: u64,
+    struck: u64,
+    digest: u64,
+    table: Table,
+}
+
+impl Done {
+    fn count(&mut self, passed: Passed) {
+        self.passed += 1;
+        self.messages += passed.messages;
+        self.struck += passed.struck;
+        self.digest ^= passed.trace;
+        self.table.count(passed.reached);
     }
 }
+
+// Of so many seeds everything happens in some.
+const MANY: usize = 2_000;

@@ -1,5 +1,5 @@
 //! [`census`]: what state the last checkpoint holds, against what an independent computation says that it must: totals of all
-//! keys, and windows that are open and no others (P6, P25).
+//! keys, windows that are open and no others, and rows that may still meet another (P6, P25).
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use millstream::connectors::Connections;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::joined::{Held, judge_joined};
 use super::oracle::{Event, LATE, WINDOW};
 
 /// A count and a sum of each key.
@@ -38,31 +39,37 @@ pub(super) async fn census(broker: &Embedded, events: &[Event], late: &[u64]) ->
     let fault = |error: StoreError| format!("the last checkpoint cannot be read: {error:?}");
     let Some((_, bytes)) = store.read("sim").await.map_err(fault)? else { return Err("there is no checkpoint".into()) };
     let manifest = Manifest::decode(&bytes, "sim", "the store").map_err(|fault| fault.chain())?;
-    let mut sums = Sums::new();
+    let (mut sums, mut joined) = (Sums::new(), BTreeMap::new());
     let mut panes = BTreeMap::<u64, Sums>::new();
     for (node, name, runs) in keyed(&manifest) {
         let pane = name.strip_prefix("panes/").and_then(|start| start.parse::<u64>().ok()).map(|micros| micros / 1_000);
-        let held = match (node, pane) {
-            ("sums", _) => &mut sums,
-            ("windowed", Some(start)) => panes.entry(start).or_default(),
-            _ => continue,
-        };
-        let mut its = Sums::new();
-        for segment in runs {
-            let bytes = match &segment.inline {
-                Some(bytes) => Some(bytes.clone()),
-                None => store.get("sim", segment.sha256).await.map_err(fault)?,
-            };
-            let bytes = bytes.ok_or_else(|| format!("segment {} of {node} is not stored", segment.sha256))?;
-            play(segment.unpack(&bytes, "the store").map_err(|fault| fault.chain())?, &mut its)?;
+        match (node, pane, name) {
+            ("sums", ..) => sums.extend(played::<(u64, u64)>(runs, &store).await?),
+            ("windowed", Some(start), _) => panes.entry(start).or_default().extend(played(runs, &store).await?),
+            ("met", _, "sides") => joined.extend(played::<Held>(runs, &store).await?),
+            _ => {}
         }
-        held.extend(its);
     }
     let due = totals(events);
     if sums != due {
         return Err(format!("P25: the state of sums is {sums:?} and should be {due:?}"));
     }
+    judge_joined(&joined, events)?;
     judge_panes(&panes, events, late)
+}
+
+/// What a piece of state holds of each key.
+async fn played<V: DeserializeOwned>(runs: &[Segment], store: &KvStore) -> Result<BTreeMap<u64, V>, String> {
+    let mut held = BTreeMap::new();
+    for segment in runs {
+        let bytes = match &segment.inline {
+            Some(bytes) => Some(bytes.clone()),
+            None => store.get("sim", segment.sha256).await.map_err(|error| format!("{error:?}"))?,
+        };
+        let bytes = bytes.ok_or_else(|| format!("segment {} is not stored", segment.sha256))?;
+        play(segment.unpack(&bytes, "the store").map_err(|fault| fault.chain())?, &mut held)?;
+    }
+    Ok(held)
 }
 
 fn keyed(manifest: &Manifest) -> impl Iterator<Item = (&str, &str, &Vec<Segment>)> {
@@ -70,7 +77,7 @@ fn keyed(manifest: &Manifest) -> impl Iterator<Item = (&str, &str, &Vec<Segment>
     states.flat_map(|(node, state)| state.keyed.iter().map(move |(name, runs)| (node, name.as_str(), runs)))
 }
 
-fn play(run: Run, into: &mut Sums) -> Result<(), String> {
+fn play<V: DeserializeOwned>(run: Run, into: &mut BTreeMap<u64, V>) -> Result<(), String> {
     if run.whole {
         into.clear();
     }
@@ -78,7 +85,7 @@ fn play(run: Run, into: &mut Sums) -> Result<(), String> {
         for key in all::<u64>(&gone)? {
             into.remove(&key);
         }
-        into.extend(all::<(u64, (u64, u64))>(&put)?);
+        into.extend(all::<(u64, V)>(&put)?);
     }
     Ok(())
 }
@@ -103,7 +110,7 @@ fn totals(events: &[Event]) -> Sums {
 
 fn judge_panes(panes: &BTreeMap<u64, Sums>, events: &[Event], late: &[u64]) -> Result<(), String> {
     let rows = || events.iter().filter(|event| !event.bad);
-    let now = rows().map(|event| event.at).max().unwrap_or(0).saturating_sub(LATE);
+    let now = Event::now(events).saturating_sub(LATE);
     if let Some(start) = panes.keys().find(|start| **start + WINDOW <= now) {
         return Err(format!("P6: at {now} the window from {start} on is still in the state"));
     }

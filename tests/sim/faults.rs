@@ -3,7 +3,7 @@
 //! It only decides about messages. What befalls the broker as a whole is a [`Deed`], which the [nemesis](super::nemesis) does:
 //! a hook must not call the broker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,11 +11,17 @@ use std::time::Duration;
 use millstream::broker::{Embedded, Fate, Hook, Incoming, Outgoing};
 use tokio::sync::Notify;
 
-use super::scenario::{Strike, What};
+use super::reached::{Cell, Reached};
+use super::scenario::{AIMS, Strike, What};
 use super::witness::Witness;
+use crate::support::Dice;
 
 /// Under this number waits what the server does not take or give.
 pub(super) const SERVER: u64 = 0;
+/// Under this number and more, by process, waits what lets other tasks go first.
+pub(super) const HELD_BACK: u64 = 1 << 32;
+// One message of so many begins such a wait.
+const HOLDS_ONE_OF: u64 = 24;
 
 /// Counts all messages, and strikes where the scenario says so.
 #[derive(Default)]
@@ -45,6 +51,17 @@ struct State {
     deeds: VecDeque<Deed>,
     trace: DefaultHasher,
     witness: Option<Witness>,
+    reached: Reached,
+    /// The processes that are within a batch of outputs, and those that said a piece of state last.
+    in_batch: BTreeSet<u64>,
+    in_state: BTreeSet<u64>,
+    /// Where answers to checkpoints go.
+    awaited: BTreeSet<String>,
+    /// The last message of the stream of events that was delivered.
+    read: u64,
+    /// Now and then what a process says and hears waits until other tasks have come by.
+    holding: Option<Dice>,
+    held_back: BTreeSet<u64>,
 }
 
 /// How the server is.
@@ -68,6 +85,7 @@ pub(super) enum Deed {
     LetServerGoOn { after: Duration },
     LetGoOn { client: u64, after: Duration },
     RefuseDeadLetters { during: Duration },
+    LetPass { client: u64, after: u64 },
 }
 
 impl Faults {
@@ -113,11 +131,32 @@ impl Faults {
         self.state.lock().unwrap().crash_behind = Some((client, aim, messages));
     }
 
+    /// Messages of processes are held back now and then, as the dice say.
+    pub(super) fn hold_back(&self, dice: Dice) {
+        self.state.lock().unwrap().holding = Some(dice);
+    }
+
+    /// What was held back of this process goes on; whether something was.
+    pub(super) fn let_pass(&self, client: u64) -> bool {
+        self.state.lock().unwrap().held_back.remove(&client)
+    }
+
+    /// Takes note of what else happened.
+    pub(super) fn note(&self, happened: bool, cell: Cell) {
+        self.state.lock().unwrap().reached.note_if(happened, cell);
+    }
+
+    /// What happened.
+    pub(super) fn reached(&self) -> Reached {
+        self.state.lock().unwrap().reached
+    }
+
     /// The process of this number is gone: nothing of it passes any more.
     pub(super) fn is_gone(&self, client: u64) {
         let mut state = self.state.lock().unwrap();
         (state.crash_at, state.crash_behind) = (None, None);
         state.dead.push(client);
+        _ = (state.in_batch.remove(&client), state.in_state.remove(&client));
     }
 
     /// The process of this number stands still for so long.
@@ -157,7 +196,7 @@ impl Faults {
         state.strikes.clear();
         state.crash_behind = None;
         (state.crash_at, state.losing_publishes, state.losing_deliveries, state.repeating) = (None, 0, 0, 0);
-        state.delaying = (0, 0);
+        (state.delaying, state.holding) = ((0, 0), None);
     }
 
     /// How many messages there were, a digest of them all in their order, and how often something struck.
@@ -169,13 +208,14 @@ impl Faults {
 
 impl State {
     fn freeze(&mut self, client: u64, during: Duration) {
+        self.reached.note(Cell::Froze);
         *self.frozen.entry(client).or_default() += 1;
         self.deeds.push_back(Deed::LetGoOn { client, after: during });
     }
 
-    /// What happens now, at a message of this process. Whether the broker is to be told.
-    fn strike(&mut self, client: u64) -> bool {
-        let (passed, deeds) = (self.passed, self.deeds.len());
+    /// What happens now, at a message of this process to this subject.
+    fn strike(&mut self, client: u64, words: &str) {
+        let passed = self.passed;
         while let Some(strike) = self.strikes.pop_if(|strike| strike.at <= passed) {
             self.struck += 1;
             let up = self.server == Server::Up;
@@ -184,14 +224,24 @@ impl State {
                 What::LoseDeliveries(count) => self.losing_deliveries += count,
                 What::Repeat(count) => self.repeating += count,
                 What::Delay(count, millis) => self.delaying = (count, millis),
-                What::Cut => self.deeds.push_back(Deed::Cut),
+                What::Cut => {
+                    self.reached.note(Cell::Cut);
+                    self.deeds.push_back(Deed::Cut);
+                }
                 What::Kill { millis, keeps, forgets_acks } if up => {
                     self.server = Server::Killed;
+                    self.reached.note(Cell::Killed);
+                    self.reached.note_if(!self.in_batch.is_empty(), Cell::KilledInBatch);
+                    self.reached.note_if(!self.in_state.is_empty(), Cell::TornState);
+                    let at_checkpoint = words.starts_with("$KV.mill_sim.") || self.awaited.contains(words);
+                    self.reached.note_if(at_checkpoint, Cell::KilledAtCheckpoint);
+                    self.reached.note_if(forgets_acks, Cell::ForgotAcks);
                     let after = Duration::from_millis(millis);
                     self.deeds.push_back(Deed::Restart { after, keeps, forgets_acks });
                 }
                 What::Stop(millis) if up => {
                     self.server = Server::Stopped;
+                    self.reached.note(Cell::Stopped);
                     self.deeds.push_back(Deed::LetServerGoOn { after: Duration::from_millis(millis) });
                 }
                 What::Freeze(millis) => self.freeze(client, Duration::from_millis(millis)),
@@ -201,13 +251,15 @@ impl State {
                 What::Kill { .. } | What::Stop(_) => {}
             }
         }
-        self.deeds.len() > deeds
     }
 
-    fn fate(&mut self, client: u64, comes_from_client: bool, is_delivery: bool) -> Fate {
+    fn fate(&mut self, (client, comes_from_client, is_delivery): (u64, bool, bool), payload: &[u8]) -> Fate {
         match self.server {
             Server::Up => {}
-            Server::Away { keeps: true } if comes_from_client => return Fate::Hold(SERVER),
+            Server::Away { keeps: true } if comes_from_client => {
+                self.reached.note(Cell::KeptWords);
+                return Fate::Hold(SERVER);
+            }
             Server::Killed | Server::Away { .. } => return Fate::Lose,
             Server::Stopped => return Fate::Hold(SERVER),
         }
@@ -217,17 +269,87 @@ impl State {
         let losing = if comes_from_client { &mut self.losing_publishes } else { &mut self.losing_deliveries };
         if let Some(left) = losing.checked_sub(1) {
             *losing = left;
+            let cell = match (comes_from_client, is_delivery) {
+                (true, _) => Some(Cell::LostPublish),
+                (_, true) => Some(Cell::LostDelivery),
+                _ => is_answer_to_publish(payload).then_some(Cell::LostAnswer),
+            };
+            cell.into_iter().for_each(|cell| self.reached.note(cell));
             return Fate::Lose;
         }
         if comes_from_client && self.delaying.0 > 0 {
             self.delaying.0 -= 1;
+            self.reached.note(Cell::Late);
             return Fate::Delay(Duration::from_millis(self.delaying.1));
         }
         if is_delivery && self.repeating > 0 {
             self.repeating -= 1;
+            self.reached.note(Cell::Repeated);
             return Fate::Repeat;
         }
-        Fate::Pass
+        self.may_hold_back(client)
+    }
+
+    /// All of a process waits, in order: in time nothing is late, but other tasks go first.
+    fn may_hold_back(&mut self, client: u64) -> Fate {
+        if self.held_back.contains(&client) {
+            return Fate::Hold(HELD_BACK + client);
+        }
+        let Some(dice) = &mut self.holding else { return Fate::Pass };
+        if dice.below(HOLDS_ONE_OF) > 0 {
+            return Fate::Pass;
+        }
+        let after = 1 + dice.below(20);
+        self.held_back.insert(client);
+        self.reached.note(Cell::HeldBack);
+        self.deeds.push_back(Deed::LetPass { client, after });
+        Fate::Hold(HELD_BACK + client)
+    }
+
+    /// Takes note of what a process is in the middle of.
+    fn hear(&mut self, client: u64, message: &Outgoing) {
+        if self.dead.contains(&client) {
+            return;
+        }
+        if message.headers.get("Nats-Batch-Id").is_some() {
+            match message.headers.get("Nats-Batch-Commit") {
+                None => _ = self.in_batch.insert(client),
+                Some(_) => _ = self.in_batch.remove(&client),
+            }
+        }
+        match message.subject.strip_prefix("$O.mill_sim.") {
+            Some(piece) if piece.starts_with("C.") => {
+                self.reached.note(Cell::LongState);
+                self.in_state.insert(client);
+            }
+            Some(_) => _ = self.in_state.remove(&client),
+            None => {}
+        }
+        if message.subject.starts_with("$KV.mill_sim.")
+            && let Some(reply) = &message.reply
+        {
+            self.awaited.insert(reply.to_string());
+        }
+    }
+
+    /// Takes note of what the server tells a process.
+    fn tell(&mut self, delivery: Option<&str>, payload: &[u8]) {
+        if let Some(delivery) = delivery {
+            let sequence = delivery.split('.').nth(2).and_then(|sequence| sequence.parse().ok()).unwrap_or(0);
+            self.reached.note_if(sequence < self.read, Cell::Reread);
+            self.read = self.read.max(sequence);
+        } else if payload.starts_with(b"{\"") && payload.len() < 400 {
+            let text = std::str::from_utf8(payload).unwrap_or_default();
+            self.reached.note_if(text.contains("\"err_code\":10071"), Cell::Fenced);
+            self.reached.note_if(text.contains("\"err_code\":10077"), Cell::Refused);
+        }
+    }
+
+    /// The process of this number has just crashed.
+    fn crashes(&mut self, client: u64) {
+        self.dead.push(client);
+        self.reached.note_if(self.in_batch.remove(&client), Cell::CrashedInBatch);
+        self.reached.note_if(self.in_state.remove(&client), Cell::TornState);
     }
 }
 
@@ -243,20 +365,23 @@ impl Faults {
             && state.passed >= at
         {
             state.crash_at = None;
-            state.dead.push(doomed);
+            state.reached.note(Cell::Crashed);
+            state.crashes(doomed);
             self.crashed.notify_one();
             if doomed == client {
                 return Fate::Lose;
             }
         }
-        if state.strike(client) {
-            self.called.notify_one();
-        }
+        let deeds = state.deeds.len();
+        state.strike(client, words.0);
         if comes_from_client && let Some(witness) = &mut state.witness {
             let (subject, payload) = words;
             witness.hear(subject, payload);
         }
-        let fate = state.fate(client, comes_from_client, is_delivery);
+        let fate = state.fate((client, comes_from_client, is_delivery), words.1);
+        if state.deeds.len() > deeds {
+            self.called.notify_one();
+        }
         if let Some((doomed, aim, left)) = &mut state.crash_behind
             && comes_from_client
             && *doomed == client
@@ -264,13 +389,21 @@ impl Faults {
         {
             *left -= 1;
             if *left == 0 {
+                let cell = AIMS.iter().find(|(known, _)| *known == *aim).map(|(_, cell)| *cell);
                 state.crash_behind = None;
-                state.dead.push(client);
+                cell.into_iter().for_each(|cell| state.reached.note(cell));
+                state.crashes(client);
                 self.crashed.notify_one();
             }
         }
         fate
     }
+}
+
+/// Whether this tells what became of a publish.
+fn is_answer_to_publish(payload: &[u8]) -> bool {
+    let text = std::str::from_utf8(payload).unwrap_or_default();
+    text.len() < 200 && text.contains("\"seq\":") && text.contains("\"stream\":")
 }
 
 impl Hook for Faults {
@@ -279,6 +412,7 @@ impl Hook for Faults {
         if client == 0 {
             return Fate::Pass;
         }
+        self.state.lock().unwrap().hear(client, message);
         self.judge(client, true, false, (&message.subject, &message.payload))
     }
 
@@ -286,7 +420,9 @@ impl Hook for Faults {
         if client == 0 {
             return Fate::Pass;
         }
-        let is_delivery = message.reply.as_ref().is_some_and(|reply| reply.starts_with("$JS.ACK."));
+        let delivery = message.reply.as_ref().and_then(|reply| reply.strip_prefix("$JS.ACK.IN."));
+        let is_delivery = delivery.is_some();
+        self.state.lock().unwrap().tell(delivery, &message.payload);
         self.judge(client, false, is_delivery, (&message.subject, &message.payload))
     }
 }

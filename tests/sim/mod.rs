@@ -9,21 +9,27 @@
 //! ```
 
 mod census;
+mod corpus;
 mod faults;
+mod joined;
+mod letters;
 mod monitor;
 mod nemesis;
 mod oracle;
 mod pipeline;
 mod planted;
+mod reached;
 mod scenario;
 mod shrink;
 mod steps;
 mod witness;
 mod world;
 
+pub use corpus::{Known, corpus};
 pub use oracle::Event;
-pub use planted::{Caught, hunt};
-pub use scenario::{AIMS, Ending, Loss, Scenario, Strike, What};
+pub use planted::{Caught, catches, hunt};
+pub use reached::{Cell, Reached, Table};
+pub use scenario::{Ending, Loss, Scenario, Strike, What};
 pub use shrink::shrink;
 pub use steps::{Deed, Origin, Promise, Step};
 pub use world::{Passed, run};

@@ -1,30 +1,44 @@
-//! [`Monitor`]: watermarks never go back, over a restart either.
+//! [`Monitor`]: watermarks never go back, over a restart either, and are never ahead of what the rows that came justify (P5).
 
 use std::cell::Cell;
 
 use millstream::prelude::*;
 
+use super::oracle;
+
+const LATE: Duration = Duration::from_millis(oracle::LATE);
+const FAR: Duration = Duration::from_millis(oracle::FAR);
+
 thread_local! {
-    static WENT_BACK: Cell<Option<(Timestamp, Timestamp)>> = const { Cell::new(None) };
+    static WRONG: Cell<Option<Wrong>> = const { Cell::new(None) };
+}
+
+#[derive(Clone, Copy)]
+enum Wrong {
+    WentBack { from: Timestamp, to: Timestamp },
+    Ahead { now: Timestamp, highest: Timestamp },
 }
 
 /// Lets rows pass, and looks at the watermarks.
 #[derive(Debug)]
 pub(super) struct Monitor<T> {
     now: Timestamp,
+    // The highest time of rows, but for those that are far ahead of all before.
+    highest: Timestamp,
     rows: std::marker::PhantomData<fn(T)>,
 }
 
 impl<T> Default for Monitor<T> {
     fn default() -> Self {
-        Monitor { now: Timestamp::MIN, rows: std::marker::PhantomData }
+        Monitor { now: Timestamp::MIN, highest: Timestamp::MIN, rows: std::marker::PhantomData }
     }
 }
 
 /// What went wrong on this thread since the last time that it was asked.
 pub(super) fn violation() -> Result<(), String> {
-    match WENT_BACK.take() {
-        Some((from, to)) => Err(format!("the watermark went back from {from} to {to}")),
+    match WRONG.take() {
+        Some(Wrong::WentBack { from, to }) => Err(format!("P5: the watermark went back from {from} to {to}")),
+        Some(Wrong::Ahead { now, highest }) => Err(format!("P5: the watermark is {now}, and rows go up to {highest}")),
         None => Ok(()),
     }
 }
@@ -34,19 +48,30 @@ impl<T: Send + 'static> Operator for Monitor<T> {
     type Out = Vec<T>;
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<T>>) -> millstream::operators::Result<Turn> {
+        for time in batch.times() {
+            let is_far = self.highest > Timestamp::MIN && *time > self.highest.saturating_add(FAR / 2);
+            if !is_far {
+                self.highest = self.highest.max(*time);
+            }
+        }
         out.send(batch);
         Ok(Turn::Done)
     }
 
     fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Vec<T>>) -> millstream::operators::Result<Turn> {
         if now < self.now {
-            WENT_BACK.set(Some((self.now, now)));
+            WRONG.set(Some(Wrong::WentBack { from: self.now, to: now }));
+        }
+        // The end of time is told where the input ends.
+        if now < Timestamp::MAX && now > self.highest.saturating_sub(LATE) {
+            WRONG.set(Some(Wrong::Ahead { now, highest: self.highest }));
         }
         self.now = now;
         Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> millstream::operators::Result {
-        visit.time("now", &mut self.now)
+        visit.time("now", &mut self.now)?;
+        visit.time("highest", &mut self.highest)
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::broker::{Discard, Embedded, Js, StreamConfig};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use super::faults::{Deed, Faults, SERVER, Server};
+use super::faults::{Deed, Faults, HELD_BACK, SERVER, Server};
 
 /// Waits for deeds, and does each beside the others, until the runtime ends.
 pub(super) async fn nemesis(broker: Embedded, faults: Arc<Faults>) {
@@ -37,6 +38,16 @@ pub(super) async fn nemesis(broker: Embedded, faults: Arc<Faults>) {
                         sleep(after).await;
                         if faults.thaw(client) {
                             broker.release(client);
+                        }
+                    });
+                }
+                Deed::LetPass { client, after } => {
+                    tokio::spawn(async move {
+                        for _ in 0..after {
+                            yield_now().await;
+                        }
+                        if faults.let_pass(client) {
+                            broker.release(HELD_BACK + client);
                         }
                     });
                 }

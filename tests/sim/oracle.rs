@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use millstream::broker::Outgoing;
 use serde_json::{Value, json};
 
+use super::reached::{Cell, Reached};
 use crate::support::Dice;
 
 /// Something that is fed: an event, or a payload that is none.
@@ -21,12 +23,16 @@ pub struct Event {
     pub bad: bool,
     /// Whether it happened so long ago that it may be too late for its window.
     pub old: bool,
+    /// Whether it is so far ahead of all others that its time is none to go by.
+    pub far: bool,
     /// Whether it is so long that the state of a few does not fit into a manifest.
     pub long: bool,
 }
 
 /// How far events may be out of order, in milliseconds.
 pub(super) const LATE: u64 = 3_000;
+/// How far ahead what is far ahead is, in milliseconds.
+pub(super) const FAR: u64 = 10 * 86_400_000;
 /// How long windows are, in milliseconds.
 pub(super) const WINDOW: u64 = 10_000;
 /// How near even and odd numbers of a key must be to meet, in milliseconds.
@@ -45,23 +51,59 @@ impl Event {
             now += dice.below(step);
             let old = olds && dice.below(10) == 0;
             let at = now - dice.below(LATE) - if old { 3 * WINDOW } else { 0 };
-            Event { id, key: dice.below(keys), at, value: dice.below(1_000), bad: dice.below(20) == 0, old, long }
+            let (key, value, bad) = (dice.below(keys), dice.below(1_000), dice.below(20) == 0);
+            Event { id, key, at, value, bad, old, long, far: false }
         };
         (1..=count).map(event).collect()
     }
 
     /// One more for each key, behind all these: what is counted by then shows in what comes of it.
     pub(super) fn probes(events: &[Event]) -> Vec<Event> {
-        let now = events.iter().map(|event| event.at).max().unwrap_or(0);
+        let now = events.iter().filter(|event| !event.far).map(|event| event.at).max().unwrap_or(0);
         let first = 1 + events.iter().map(|event| event.id).max().unwrap_or(0);
         let keys: BTreeSet<u64> = events.iter().map(|event| event.key).collect();
         let probe = |(id, key)| Event { id, key, at: now, value: 7, ..Event::default() };
         (first..).zip(keys).map(probe).collect()
     }
 
-    /// What is published.
+    /// Makes some, but for the first and the last ones, be far ahead of all others: their clock was wrong.
+    pub(super) fn some_far(dice: &mut Dice, events: &mut [Event], probes: usize) {
+        if dice.below(4) > 0 {
+            return;
+        }
+        let last = events.len() - probes;
+        let may = events.get_mut(..last).unwrap_or_default().iter_mut().skip(12);
+        for event in may.filter(|event| !event.bad && !event.old).filter(|_| dice.below(30) == 0).take(3) {
+            (event.far, event.at) = (true, event.at + FAR);
+        }
+    }
+
+    /// How far time has come behind these: far ones do not count.
+    pub(super) fn now(events: &[Event]) -> u64 {
+        let near = events.iter().filter(|event| !event.bad && !event.far);
+        near.map(|event| event.at).max().unwrap_or(0)
+    }
+
+    /// What is published: payloads that are no events have headers, so that it shows whether dead letters have them too.
+    pub(super) fn message(&self) -> Outgoing {
+        let mut message = Outgoing::new("in.event", self.payload());
+        for (name, value) in self.headers() {
+            message.headers.push(name, &value).unwrap();
+        }
+        message
+    }
+
+    /// With which headers: one of the caller, and one that must not be taken for our own.
+    pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
+        match self.bad {
+            true => vec![("Trace-Id", format!("trace {}", self.id)), ("Mill-Dlq-Seq", "forged".to_owned())],
+            false => Vec::new(),
+        }
+    }
+
+    /// What is published as payload.
     pub(super) fn payload(&self) -> String {
-        let Event { id, key, at, value, bad, old, long } = self;
+        let Event { id, key, at, value, bad, old, long, .. } = self;
         match (bad, long) {
             (true, _) => format!("no event {id}"),
             (_, false) => json!({"id": id, "key": key, "at": at, "value": value, "old": old}).to_string(),
@@ -129,6 +171,17 @@ impl Outputs {
         outputs
     }
 
+    /// What shows that something happened.
+    pub(super) fn reached(&self) -> Reached {
+        let mut reached = Reached::default();
+        reached.note_if(!self.late.is_empty(), Cell::LateRow);
+        reached.note_if(!self.dead.is_empty(), Cell::DeadLetter);
+        reached.note_if(self.met.iter().any(|met| !met["right"].is_null()), Cell::Pair);
+        reached.note_if(self.met.iter().any(|met| met["right"].is_null()), Cell::Alone);
+        reached.note_if(self.rows.iter().any(|row| row.ends_with("/1299")), Cell::ManyRows);
+        reached
+    }
+
     /// What must come of events in this order where no state is kept.
     pub(super) fn rows_of(events: &[Event]) -> Self {
         let rows = events.iter().flat_map(|event| rows_of(&event.payload())).collect();
@@ -142,7 +195,7 @@ impl Outputs {
             let place = place.ok_or_else(|| format!("late: {id} is no event"))?;
             let (before, from) = events.split_at(place);
             let end = from.first().map_or(0, |event| event.at - event.at % WINDOW + WINDOW);
-            if !before.iter().any(|event| !event.bad && event.at >= end + LATE) {
+            if Event::now(before) < end + LATE {
                 return Err(format!("late: {id} came in time for its window"));
             }
         }

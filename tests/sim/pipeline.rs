@@ -5,6 +5,7 @@ use millstream::prelude::*;
 
 use super::monitor::Monitor;
 use super::oracle::{LATE, NEAR, WINDOW, rows_of};
+use super::scenario::Scenario;
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Row {
@@ -49,13 +50,19 @@ struct InWindow {
     sum: u64,
 }
 
-/// Events from IN as rows to ROWS, without any state; `paced` by a step with which outputs wait for checkpoints all the same.
-pub(super) fn stateless(interval: u64, subtasks: u32, paced: bool) -> Graph {
-    let pipeline = Pipeline::new("sim").settings(|settings| {
-        settings.guarantee = Guarantee::EffectivelyOnce;
-        settings.checkpoint_interval = Duration::from_millis(interval);
+/// An empty one, with the settings of a scenario.
+fn pipeline(scenario: &Scenario, subtasks: u32) -> Pipeline {
+    Pipeline::new("sim").settings(|settings| {
+        settings.guarantee = if scenario.once { Guarantee::EffectivelyOnce } else { Guarantee::AtLeastOnce };
+        settings.checkpoint_interval = Duration::from_millis(scenario.interval);
         settings.parallelism = subtasks;
-    });
+        (settings.batch_rows, settings.channel_rows, settings.channel_bytes) = scenario.bounds;
+    })
+}
+
+/// Events from IN as rows to ROWS, without any state; `paced` by a step with which outputs wait for checkpoints all the same.
+pub(super) fn stateless(scenario: &Scenario, subtasks: u32, paced: bool) -> Graph {
+    let pipeline = pipeline(scenario, subtasks);
     let mut events =
         pipeline.source("events", jetstream("IN").max_ack_pending(64).text().stop_on_rejected()).rebalance();
     if paced {
@@ -69,12 +76,8 @@ pub(super) fn stateless(interval: u64, subtasks: u32, paced: bool) -> Graph {
 
 /// Events from IN: one row for each to OUT, running totals of each key to TOTALS, sums of each key and window to WINDOWS,
 /// rows that are too late for those to LATE, even numbers with the odd ones near them to MET, and what is no event to DEAD.
-pub(super) fn graph(once: bool, interval: u64, subtasks: u32) -> Graph {
-    let pipeline = Pipeline::new("sim").settings(|settings| {
-        settings.guarantee = if once { Guarantee::EffectivelyOnce } else { Guarantee::AtLeastOnce };
-        settings.checkpoint_interval = Duration::from_millis(interval);
-        settings.parallelism = subtasks;
-    });
+pub(super) fn graph(scenario: &Scenario, subtasks: u32) -> Graph {
+    let pipeline = pipeline(scenario, subtasks);
     let dead = dead_letters("DEAD").create();
     let watermarks = bounded_lateness(Duration::from_millis(LATE));
     let (rows, untimed) = pipeline

@@ -14,10 +14,15 @@ pub struct Caught {
     pub failure: String,
 }
 
+/// How a seed catches a bug, if it does.
+pub fn catches(bug: Bug, seed: u64) -> Option<Caught> {
+    plant(Some(bug));
+    let failure = run(&Scenario::of(seed)).err();
+    plant(None);
+    failure.map(|failure| Caught { seed, failure })
+}
+
 /// Runs seeds from 0 on with a bug until one fails; nothing if none of so many does.
 pub fn hunt(bug: Bug, seeds: u64) -> Option<Caught> {
-    plant(Some(bug));
-    let caught = (0..seeds).find_map(|seed| run(&Scenario::of(seed)).err().map(|failure| Caught { seed, failure }));
-    plant(None);
-    caught
+    (0..seeds).find_map(|seed| catches(bug, seed))
 }

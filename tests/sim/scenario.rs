@@ -1,6 +1,7 @@
 //! [`Scenario`]: all that happens in one simulation, drawn from a seed.
 
 use super::oracle::Event;
+use super::reached::{Cell, Reached};
 use super::steps::Origin;
 use crate::support::Dice;
 
@@ -17,6 +18,10 @@ pub struct Scenario {
     pub mixed: bool,
     /// How often checkpoints are made, in milliseconds.
     pub interval: u64,
+    /// How many rows a batch has at most, and how many rows and bytes a channel.
+    pub bounds: (usize, usize, usize),
+    /// What decides in which order tasks go on, and whose messages are held back for others meanwhile.
+    pub order: u64,
     /// What is fed, in order.
     pub events: Vec<Event>,
     /// How many of the events are there before the first run; the others come one by one.
@@ -38,7 +43,7 @@ pub struct Scenario {
 pub enum Ending {
     /// As if killed, when so many messages have passed since it began: from then on none of its messages arrives.
     Crash(u64),
-    /// As if killed right behind its so many'th message of a kind, one of [`AIMS`].
+    /// As if killed right behind its so many'th message to a subject that begins so.
     CrashBehind(&'static str, u64),
     /// Asked to drain after so many milliseconds.
     Drain(u64),
@@ -48,8 +53,17 @@ pub enum Ending {
     Frozen(u64, u64),
 }
 
+const PIECES: &str = "$O.mill_sim.";
+
 /// What crashes come right behind of: checkpoints, their pieces, acknowledgements, markers and outputs begin so.
-pub const AIMS: [&str; 6] = ["$KV.mill_sim.", "$O.mill_sim.", "$JS.ACK.IN.", "mill.txn.", "totals.", "mill.dlq."];
+pub(super) const AIMS: [(&str, Cell); 6] = [
+    ("$KV.mill_sim.", Cell::BehindCheckpoint),
+    (PIECES, Cell::BehindPiece),
+    ("$JS.ACK.IN.", Cell::BehindAck),
+    ("mill.txn.", Cell::BehindMarker),
+    ("totals.", Cell::BehindOutput),
+    ("mill.dlq.", Cell::BehindLetter),
+];
 
 /// How the stream of events comes not to have any more what was not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +132,12 @@ impl Scenario {
                 0 if twins => Ending::Twin(dice.below(400)),
                 1 => Ending::Drain(dice.below(400)),
                 _ if crashes && dice.below(2) == 0 => {
-                    let aim = AIMS[below(&mut dice, AIMS.len() as u64) as usize];
+                    // Where state is stored in pieces, often behind one of them.
+                    let is_long = events.first().is_some_and(|event| event.long);
+                    let aim = match is_long && dice.below(2) == 0 {
+                        true => PIECES,
+                        false => AIMS[below(&mut dice, AIMS.len() as u64) as usize].0,
+                    };
                     Ending::CrashBehind(aim, 1 + up_to(&mut dice, 4))
                 }
                 _ if crashes => Ending::Crash(1 + up_to(&mut dice, 11)),
@@ -165,8 +184,47 @@ impl Scenario {
             events.extend(last);
         }
         let once = once || stateless;
-        let origin = Origin::Seed(seed);
-        Scenario { origin, once, stateless, mixed, interval, events, fed_before, probes, runs, loss, last, strikes }
+        let pick = |sizes: [usize; 6], which: u32| sizes[which as usize];
+        let bounds = (
+            pick([1_024, 1_024, 1_024, 64, 7, 1], below(&mut dice, 6)),
+            pick([8_192, 8_192, 8_192, 64, 5, 1], below(&mut dice, 6)),
+            pick([8 << 20, 8 << 20, 8 << 20, 8 << 20, 2_048, 64], below(&mut dice, 6)),
+        );
+        Event::some_far(&mut dice, &mut events, probes);
+        let (origin, order) = (Origin::Seed(seed), dice.below(u64::MAX));
+        Scenario {
+            origin,
+            once,
+            stateless,
+            mixed,
+            interval,
+            bounds,
+            order,
+            events,
+            fed_before,
+            probes,
+            runs,
+            loss,
+            last,
+            strikes,
+        }
+    }
+
+    /// What there is by itself.
+    pub(super) fn reached(&self) -> Reached {
+        let mut reached = Reached::default();
+        reached.note(match (self.stateless, self.once) {
+            (true, _) => Cell::Stateless,
+            (_, true) => Cell::Once,
+            (_, false) => Cell::Least,
+        });
+        reached.note_if(self.mixed && self.runs.len() > 1, Cell::Mixed);
+        let (rows, channel_rows, channel_bytes) = self.bounds;
+        reached.note_if(rows < 10, Cell::SmallBatches);
+        reached.note_if(channel_rows < 10 || channel_bytes < 100, Cell::SmallChannels);
+        reached.note_if(self.probes > 0, Cell::Probed);
+        reached.note_if(!self.stateless && self.events.iter().any(|event| event.far), Cell::FarRow);
+        reached
     }
 
     /// Whether messages are lost or late, also to an instance that lives.

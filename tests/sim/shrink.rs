@@ -33,6 +33,13 @@ fn smaller(scenario: &Scenario) -> Vec<Scenario> {
         for part in 0..if size > 0 { parts } else { 0 } {
             change(&|other| {
                 other.events.drain(part * size..(part + 1) * size);
+                // Of all that is far ahead, the first row alone is believed.
+                let near = other.events.iter().position(|event| !event.bad && !event.far);
+                let mut place = 0;
+                other.events.retain(|event| {
+                    place += 1;
+                    !event.far || near.is_some_and(|near| place > near + 1)
+                });
                 other.probes = other.probes.min(other.events.len());
                 other.fed_before = other.fed_before.min(other.events.len() - other.probes);
             });

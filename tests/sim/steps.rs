@@ -94,6 +94,8 @@ impl Step {
             stateless,
             mixed: stateless && deed != Deed::Kill && at.is_multiple_of(3),
             interval: 20,
+            bounds: (1_024, 8_192, 8 << 20),
+            order: 7,
             fed_before: events.len() / 2,
             events,
             probes: 0,

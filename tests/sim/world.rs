@@ -1,26 +1,30 @@
 //! [`run`]: a scenario from its beginning to its judgement.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream::broker::{Embedded, EmbeddedOptions, Hook, Js, Outgoing, Purge, StreamConfig};
-use millstream::checkpoint::{KvStore, Store};
+use millstream::broker::{Embedded, EmbeddedOptions, Hook, Js, Purge, StreamConfig};
+use millstream::checkpoint::{KvStore, Manifest, Store};
 use millstream::connectors::{Connections, Settlements};
-use millstream::engine::{Clock, Ended, RunMode};
+use millstream::engine::{Clock, Ended, RunMode, Workers};
 use millstream::operators::{FaultKind, Timestamp};
 use millstream::testkit::Flow;
 use serde_json::Value;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::census::census;
-use super::faults::Faults;
+use super::faults::{Faults, HELD_BACK};
+use super::letters::judge_letters;
 use super::monitor::violation;
 use super::nemesis::nemesis;
 use super::oracle::{Event, Outputs};
 use super::pipeline::{graph, stateless};
+use super::reached::{Cell, Reached};
 use super::scenario::{Ending, Loss, Scenario};
 use super::witness::Witness;
+use crate::support::Dice;
 
 /// A scenario that ended as it must.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +35,14 @@ pub struct Passed {
     pub trace: u64,
     /// How often something struck.
     pub struck: u64,
+    /// What happened.
+    pub reached: Reached,
 }
 
 // Of virtual time: whoever needs longer is stuck. A strike may delay 32 messages by eight seconds each.
 const LONGEST: Duration = Duration::from_secs(600);
+// So often it is looked whether an instance has ended.
+const LOOK: Duration = Duration::from_millis(100);
 // Behind this are the numbers of events that come when input is lost.
 const LOST: u64 = 1_000_000;
 
@@ -62,6 +70,8 @@ struct World {
     faults: Arc<Faults>,
     js: Js,
     clock: Clock,
+    /// What the runs are called.
+    names: Mutex<BTreeMap<usize, String>>,
 }
 
 impl World {
@@ -72,7 +82,9 @@ impl World {
         js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
         tokio::spawn(nemesis(broker.clone(), Arc::clone(&faults)));
         faults.watch(&broker, |broker| Witness::of(scenario, broker));
-        World { broker, faults, js, clock: Clock::starting_at(Timestamp::from_millis(1_767_225_600_000)) }
+        faults.hold_back(Dice::new(scenario.order));
+        let clock = Clock::starting_at(Timestamp::from_millis(1_767_225_600_000));
+        World { broker, faults, js, clock, names: Mutex::default() }
     }
 
     async fn play(&self, scenario: &Scenario) -> Result<Passed, String> {
@@ -84,7 +96,7 @@ impl World {
         let mut twins = Vec::new();
         for (number, ending) in scenario.runs.iter().map(|(_, ending)| *ending).enumerate() {
             if let Some(twin) = self.run_until(scenario, number, ending).await? {
-                twins.push(twin);
+                twins.push((number, twin));
             }
         }
         feeding.await.map_err(|error| error.to_string())?;
@@ -105,7 +117,8 @@ impl World {
         }
         violation()?;
         let (messages, trace, struck) = self.faults.trace();
-        Ok(Passed { messages, trace, struck })
+        let reached = self.faults.reached().and(scenario.reached()).and(self.outputs().reached());
+        Ok(Passed { messages, trace, struck, reached })
     }
 
     /// A run and its end; what goes on beside the next.
@@ -123,15 +136,21 @@ impl World {
                 // It may have nothing more to do before it comes so far.
                 let _ = timeout(Duration::from_secs(2), self.faults.crashed.notified()).await;
                 self.faults.is_gone(client);
+                self.note_restarts(&flow);
                 flow.crash().await;
+                // What was on its way arrives before another begins.
+                if self.faults.let_pass(client) {
+                    self.broker.release(HELD_BACK + client);
+                }
             }
             Ending::Drain(after) => {
                 sleep(Duration::from_millis(after)).await;
+                self.note_restarts(&flow);
                 let drained = timeout(LONGEST, flow.drain()).await;
                 match drained.map_err(|_| place("it does not drain".into()))? {
                     Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
                     Err(fault) => return Err(place(fault.chain())),
-                    Ok(_) => {}
+                    Ok(ended) => self.faults.note(ended == Ended::Drained, Cell::Drained),
                 }
             }
             Ending::Twin(after) => {
@@ -154,7 +173,9 @@ impl World {
             let last = timeout(LONGEST, self.start(scenario, scenario.runs.len() + again, true).finish()).await;
             match last.map_err(|_| "the last run does not end".to_owned())? {
                 Ok(Ended::Finished) => return Ok(()),
-                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
+                Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {
+                    self.faults.note(true, Cell::FencedLast);
+                }
                 Ok(other) => return Err(format!("the last run ended as {other:?}")),
                 Err(fault) => return Err(format!("the last run: {}", fault.chain())),
             }
@@ -162,21 +183,46 @@ impl World {
         Err("the last run is taken over again and again".to_owned())
     }
 
-    async fn end_twins(&self, scenario: &Scenario, twins: Vec<Flow>) -> Result<(), String> {
-        for twin in twins {
-            // One that had to start again after a fault may have taken over in its turn.
-            if scenario.is_troubled() {
+    /// An instance that was taken over ends, and says that it was fenced; or it had to start again after a fault, and has taken
+    /// over in its turn (P17).
+    async fn end_twins(&self, scenario: &Scenario, twins: Vec<(usize, Flow)>) -> Result<(), String> {
+        let frozen = |number| matches!(scenario.runs.get(number), Some((_, Ending::Frozen(..))));
+        for (number, twin) in twins {
+            let began = Instant::now();
+            while !twin.is_over() && !(scenario.is_troubled() && self.owns(number)) {
+                if began.elapsed() > LONGEST {
+                    return Err(format!("P17: instance {number}, which was taken over, goes on"));
+                }
+                sleep(LOOK).await;
+            }
+            self.note_restarts(&twin);
+            if !twin.is_over() {
+                self.faults.note(true, Cell::TwinAtEnd);
                 twin.crash().await;
                 continue;
             }
-            let ended = timeout(LONGEST, twin.finish()).await;
-            let ended = ended.map_err(|_| "an instance that was taken over goes on".to_owned())?;
-            match ended {
-                Err(fault) if fault.kind() == FaultKind::Fenced => {}
-                other => return Err(format!("an instance that was taken over ended as {other:?}")),
+            match twin.finish().await {
+                Err(fault) if fault.kind() == FaultKind::Fenced => {
+                    self.faults.note(true, if frozen(number) { Cell::FencedSleeper } else { Cell::FencedTwin });
+                }
+                other => return Err(format!("P17: instance {number}, which was taken over, ended as {other:?}")),
             }
         }
         Ok(())
+    }
+
+    /// Whether the newest checkpoint is that of this instance.
+    fn owns(&self, number: usize) -> bool {
+        let newest = self.broker.last_message("KV_mill_sim", "$KV.mill_sim.ckpt");
+        let name = self.names.lock().unwrap().get(&number).cloned();
+        newest.is_some_and(|(_, bytes)| {
+            let manifest = Manifest::decode(&bytes, "sim", "the store").ok();
+            manifest.is_some_and(|manifest| Some(manifest.run) == name)
+        })
+    }
+
+    fn note_restarts(&self, flow: &Flow) {
+        self.faults.note(flow.metrics().restarts() > 0, Cell::StartedAgain);
     }
 
     /// Takes from the stream what was not read yet; false if that leaves nothing to find, as nothing was read.
@@ -205,7 +251,10 @@ impl World {
     async fn find_the_loss(&self, scenario: &Scenario) -> Result<(), String> {
         let last = timeout(LONGEST, self.start(scenario, scenario.runs.len(), true).finish()).await;
         match last.map_err(|_| "P13: with input lost a run goes on without end".to_owned())? {
-            Err(fault) if fault.kind() == FaultKind::SourceLost => {}
+            Err(fault) if fault.kind() == FaultKind::SourceLost => {
+                self.faults.note(scenario.loss == Some(Loss::Purged), Cell::Purged);
+                self.faults.note(scenario.loss == Some(Loss::Recreated), Cell::Recreated);
+            }
             other => return Err(format!("P13: with input lost ({:?}) the run ended as {other:?}", scenario.loss)),
         }
         match self.outputs().plain.iter().find(|row| row.get("id").and_then(Value::as_u64) > Some(LOST)) {
@@ -230,6 +279,7 @@ impl World {
             wanted.without_old(events)
         };
         wanted.judge(&there, once)?;
+        judge_letters(&self.broker, events)?;
         if !scenario.is_contested() {
             there.judge_keys()?;
         }
@@ -248,21 +298,28 @@ impl World {
         let store: Arc<dyn Store> = Arc::new(KvStore::new(Arc::clone(&connections), 1));
         let mode = if until_end { RunMode::until_end() } else { RunMode::default() };
         let (clock, name) = (self.clock, self.js.connection().new_inbox());
+        self.names.lock().unwrap().insert(number, name.clone());
         let adapt = |mut environment: millstream::engine::Environment| {
             environment.run = Some(name.into());
+            environment.workers = Workers::simulated(scenario.order.wrapping_add(number as u64)).unwrap();
             environment.on_clock(clock).with_shared(connections).with(mode).with(Settlements::default())
         };
         let graph = match scenario.stateless {
-            true => stateless(scenario.interval, subtasks, scenario.mixed && is_odd),
-            false => graph(scenario.once, scenario.interval, subtasks),
+            true => stateless(scenario, subtasks, scenario.mixed && is_odd),
+            false => graph(scenario, subtasks),
         };
+        if self.faults.kept().is_some() && number > 0 {
+            let before = scenario.runs.get(number - 1).map_or(scenario.last, |(subtasks, _)| *subtasks);
+            self.faults.note(true, Cell::WentOn);
+            self.faults.note(subtasks > before, Cell::ScaledUp);
+            self.faults.note(subtasks < before, Cell::ScaledDown);
+        }
         Flow::start_with(graph, store, adapt).unwrap()
     }
 
     async fn feed(&self, events: &[Event]) {
         for event in events {
-            let message = Outgoing::new("in.event", event.payload());
-            self.js.connection().publish(message).await.unwrap();
+            self.js.connection().publish(event.message()).await.unwrap();
         }
     }
 
@@ -271,7 +328,7 @@ impl World {
         tokio::spawn(async move {
             for event in events {
                 sleep(Duration::from_millis(1 + event.value % 9)).await;
-                connection.publish(Outgoing::new("in.event", event.payload())).await.unwrap();
+                connection.publish(event.message()).await.unwrap();
             }
         })
     }

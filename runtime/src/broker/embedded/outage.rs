@@ -1,6 +1,7 @@
 //! What befalls a broker as a whole, for tests: its links, its life, and a look at what it holds that is no message.
 
 use bytes::Bytes;
+use millstream_operators::Headers;
 
 use super::Embedded;
 use super::atomic::Atomic;
@@ -51,6 +52,11 @@ impl Embedded {
         let state = self.core.lock();
         let Some(stream) = state.js.streams.get(stream) else { return Vec::new() };
         stream.log.from(from).map(|(seq, message)| (seq, message.subject.clone(), message.payload.clone())).collect()
+    }
+
+    /// The headers of a message of a stream, if there is such a message.
+    pub fn headers(&self, stream: &str, sequence: u64) -> Option<Headers> {
+        Some(self.core.lock().js.streams.get(stream)?.log.get(sequence)?.headers.clone())
     }
 
     /// The last message of a subject of a stream, if there is one.

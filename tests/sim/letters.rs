@@ -1,0 +1,39 @@
+//! [`judge_letters`]: dead letters say of which message they come, and have its payload and its headers (P15).
+
+use millstream::broker::Embedded;
+
+use super::oracle::Event;
+
+/// What is wrong with a dead letter that is stored.
+pub(super) fn judge_letters(broker: &Embedded, events: &[Event]) -> Result<(), String> {
+    for (sequence, subject, payload) in broker.messages("DEAD", 1) {
+        if subject.starts_with("mill.txn.") {
+            continue;
+        }
+        let headers = broker.headers("DEAD", sequence).unwrap_or_default();
+        let of = headers.get("Mill-Dlq-Seq").and_then(|of| of.parse::<usize>().ok());
+        let wrong = |what: &str| Err(format!("P15: dead letter {sequence}, {subject}, {headers:?}: {what}"));
+        let Some(event) = of.and_then(|of| events.get(of.checked_sub(1)?)) else {
+            return wrong("it names no message");
+        };
+        if payload != event.payload() {
+            return wrong("its payload is not that of its message");
+        }
+        let told = [
+            ("Mill-Dlq-Pipeline", "sim".to_owned()),
+            ("Mill-Dlq-Stage", "events".to_owned()),
+            ("Mill-Dlq-Stream", "IN".to_owned()),
+            ("Mill-Dlq-Subject", "in.event".to_owned()),
+            ("Mill-Dlq-Reason", "decode".to_owned()),
+            ("Trace-Id", format!("trace {}", event.id)),
+            ("Mill-Orig-Mill-Dlq-Seq", "forged".to_owned()),
+        ];
+        if let Some((name, value)) = told.iter().find(|(name, value)| headers.get(name) != Some(value.as_str())) {
+            return wrong(&format!("{name} should be {value:?}"));
+        }
+        if &*subject != "mill.dlq.sim.events" || headers.get("Mill-Dlq-Error").is_none_or(str::is_empty) {
+            return wrong("its subject is another, or it says no reason");
+        }
+    }
+    Ok(())
+}
