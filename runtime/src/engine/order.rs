@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(order, came_by(seed).await);
             orders.insert(order);
         }
-        // Of the 90 that there are.
-        assert!(orders.len() > 45, "{}", orders.len());
+        // Of the 90 that there are; left alone, they come by in one.
+        assert!(orders.len() > 15, "{}", orders.len());
     }
 }

@@ -1,6 +1,7 @@
 //! [`Router`]: which subscriptions a message goes to.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,12 +20,15 @@ pub(super) struct Listener {
     dropped: Arc<AtomicU64>,
 }
 
+// In each run in the same order: whose request is forgotten first wakes first.
+type Alike = BuildHasherDefault<DefaultHasher>;
+
 /// The subscriptions of all links, and the requests that wait for an answer.
 #[derive(Default)]
 pub(super) struct Router {
-    literal: HashMap<Subject, Vec<Listener>>,
+    literal: HashMap<Subject, Vec<Listener>, Alike>,
     patterns: Vec<Listener>,
-    requests: HashMap<Subject, (u64, oneshot::Sender<Incoming>)>,
+    requests: HashMap<Subject, (u64, oneshot::Sender<Incoming>), Alike>,
     last_id: u64,
     /// Turns through the members of queue groups.
     turn: usize,
