@@ -80,13 +80,16 @@ fn usage() -> ExitCode {
 fn steps() -> Result<Vec<Scenario>, (Scenario, String)> {
     let mut scenarios = Vec::new();
     for promise in Promise::ALL {
-        let whole = Step::none(promise).scenario();
+        let whole = Step::without(Deed::Crash, promise).scenario();
         let messages = run(&whole).map_err(|failure| (whole, failure))?.messages;
         for at in 1..=messages {
             let again = 1 + at * 7 % messages;
-            let deeds = [Deed::Crash, Deed::CrashTwice(again), Deed::Kill];
+            let deeds = [Deed::Crash, Deed::CrashTwice(again)];
             scenarios.extend(deeds.map(|deed| Step { promise, at, deed }.scenario()));
         }
+        let whole = Step::without(Deed::Kill, promise).scenario();
+        let messages = run(&whole).map_err(|failure| (whole, failure))?.troubled;
+        scenarios.extend((1..=messages).map(|at| Step { promise, at, deed: Deed::Kill }.scenario()));
     }
     Ok(scenarios)
 }

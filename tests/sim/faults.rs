@@ -36,6 +36,9 @@ struct State {
     passed: u64,
     strikes: Vec<Strike>,
     struck: u64,
+    /// When strikes were armed, and at how many messages from then on there could be one.
+    armed: u64,
+    troubled: u64,
     losing_publishes: u64,
     losing_deliveries: u64,
     repeating: u64,
@@ -115,7 +118,9 @@ impl Faults {
     pub(super) fn arm(&self, strikes: &[Strike]) {
         let mut state = self.state.lock().unwrap();
         let passed = state.passed;
-        state.strikes = strikes.iter().map(|strike| Strike { at: strike.at + passed, ..*strike }).collect();
+        state.armed = passed;
+        state.strikes =
+            strikes.iter().map(|strike| Strike { at: strike.at.saturating_add(passed), ..*strike }).collect();
         // The next is the last.
         state.strikes.sort_by_key(|strike| std::cmp::Reverse(strike.at));
     }
@@ -194,9 +199,15 @@ impl Faults {
     pub(super) fn end(&self) {
         let mut state = self.state.lock().unwrap();
         state.strikes.clear();
+        state.troubled = state.passed - state.armed;
         state.crash_behind = None;
         (state.crash_at, state.losing_publishes, state.losing_deliveries, state.repeating) = (None, 0, 0, 0);
         (state.delaying, state.holding) = ((0, 0), None);
+    }
+
+    /// At how many messages something could strike.
+    pub(super) fn troubled(&self) -> u64 {
+        self.state.lock().unwrap().troubled
     }
 
     /// How many messages there were, a digest of them all in their order, and how often something struck.

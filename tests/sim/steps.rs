@@ -55,9 +55,14 @@ impl Promise {
 }
 
 impl Step {
-    /// The small scenario to its end, in which nothing happens.
-    pub fn none(promise: Promise) -> Self {
-        Step { promise, at: u64::MAX, deed: Deed::Crash }
+    /// The small scenario to its end, in which this does not happen.
+    pub fn without(deed: Deed, promise: Promise) -> Self {
+        Step { promise, at: u64::MAX, deed }
+    }
+
+    /// Whether it has a server killed, which a scenario that passes has to have seen.
+    pub(super) fn kills(self) -> bool {
+        self.deed == Deed::Kill && self.at < u64::MAX
     }
 
     /// The step of these words, which are those of its text.
@@ -86,6 +91,8 @@ impl Step {
             Deed::Kill => {
                 let (keeps, forgets_acks) = (at.is_multiple_of(2), at.is_multiple_of(3));
                 strikes.push(Strike { at, what: What::Kill { millis: 200, keeps, forgets_acks } });
+                // What is to be struck has to be there, and long enough to go on behind it.
+                runs.push((2, Ending::Drain(3_000)));
             }
         }
         Scenario {

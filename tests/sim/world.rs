@@ -23,6 +23,7 @@ use super::oracle::{Event, Outputs};
 use super::pipeline::{graph, stateless};
 use super::reached::{Cell, Reached};
 use super::scenario::{Ending, Loss, Scenario};
+use super::steps::Origin;
 use super::witness::Witness;
 use crate::support::Dice;
 
@@ -35,6 +36,8 @@ pub struct Passed {
     pub trace: u64,
     /// How often something struck.
     pub struck: u64,
+    /// At how many messages something could.
+    pub troubled: u64,
     /// What happened.
     pub reached: Reached,
 }
@@ -118,7 +121,10 @@ impl World {
         violation()?;
         let (messages, trace, struck) = self.faults.trace();
         let reached = self.faults.reached().and(scenario.reached()).and(self.outputs().reached());
-        Ok(Passed { messages, trace, struck, reached })
+        if struck == 0 && matches!(scenario.origin, Origin::Step(step) if step.kills()) {
+            return Err("no server was killed".to_owned());
+        }
+        Ok(Passed { messages, trace, struck, troubled: self.faults.troubled(), reached })
     }
 
     /// A run and its end; what goes on beside the next.
