@@ -40,6 +40,8 @@ struct Call {
 fn traced(directory: &Path, part: u32, kill: Option<(&str, usize)>) -> (Vec<Call>, bool) {
     let (folder, log) = (directory.display().to_string(), directory.with_extension("log"));
     let mut command = Command::new("strace");
+    // Cargo's is long, and each folder of it is one more place where the loader looks for a library.
+    command.env_remove("LD_LIBRARY_PATH");
     command.args(["-f", "-qq", "-y", "-s", "8", "-e", "signal=none", "-e", &format!("trace={CALLS}"), "-o"]).arg(&log);
     if let Some((name, number)) = kill {
         command.args(["-e", &format!("inject={name}:signal=SIGKILL:when={number}")]);
