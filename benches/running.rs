@@ -1,6 +1,8 @@
 //! Keyed state in a running pipeline: what a barrier costs a stage, what checkpoints write, how long a restart takes, and that
 //! another number of subtasks has the same state.
 
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -118,7 +120,7 @@ impl Bench {
 
     async fn written(&self) -> Result<(BTreeSet<BlobId>, u64), Failed> {
         let blobs = self.store.blobs("counts").await?;
-        Ok((blobs.iter().map(|blob| blob.id).collect(), blobs.iter().map(|blob| blob.size as u64).sum()))
+        Ok((blobs.iter().map(|blob| blob.id).collect(), blobs.iter().map(|blob| blob.size).sum()))
     }
 
     /// What it writes, and how long it takes from the wish to stop until everything is in the store.
@@ -128,7 +130,7 @@ impl Bench {
             return Err("it did not drain".into());
         }
         let (took, blobs) = (start.elapsed(), self.store.blobs("counts").await?);
-        let new = blobs.iter().filter(|blob| !before.0.contains(&blob.id)).map(|blob| blob.size as u64).sum::<u64>();
+        let new = blobs.iter().filter(|blob| !before.0.contains(&blob.id)).map(|blob| blob.size).sum::<u64>();
         Ok((new + metrics.checkpoint().bytes, took))
     }
 
@@ -145,6 +147,7 @@ impl Bench {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is for `map_err`")]
 fn failed(fault: millstream_operators::Fault) -> Failed {
     fault.chain().into()
 }
@@ -159,7 +162,6 @@ fn mb(bytes: u64) -> String {
 /// A checkpoint of one changed key of a hundred writes more than a twentieth of a whole one, of a hundred thousand keys or more;
 /// another number of subtasks has another state; or a run fails.
 #[expect(clippy::print_stdout, reason = "it prints its figures")]
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 pub async fn running(keys: u64, folder: &Path) -> Result<(), Failed> {
     let rows = Rows::new([]).at_once(AT_ONCE).endless();
     let store: Arc<dyn Store> = Arc::new(LocalStore::new(folder));

@@ -204,13 +204,13 @@ impl AnyBatch {
 
     /// Puts `other` behind these rows if both are `Vec<T>` with origins of the same messages, or without origins;
     /// gives it back otherwise.
-    pub(crate) fn append<T: Send + 'static>(&mut self, other: Batch<Vec<T>>) -> Result<(), Batch<Vec<T>>> {
+    pub(crate) fn append<T: Send + 'static>(&mut self, other: Batch<Vec<T>>) -> Option<Batch<Vec<T>>> {
         let joins = match (&self.shell.origins, &other.origins) {
             (None, None) => true,
             (Some(mine), Some(theirs)) => mine.same_messages(theirs),
             _ => false,
         };
-        let Some(rows) = self.rows.downcast_mut::<Vec<T>>().filter(|_| joins) else { return Err(other) };
+        let Some(rows) = self.rows.downcast_mut::<Vec<T>>().filter(|_| joins) else { return Some(other) };
         let Parts { times, rows: more, origins, weight } = other.into_parts();
         self.len += more.len();
         rows.extend(more);
@@ -219,7 +219,7 @@ impl AnyBatch {
         if let (Some(mine), Some(theirs)) = (&mut self.shell.origins, origins) {
             mine.rows_mut().extend(theirs.of_row());
         }
-        Ok(())
+        None
     }
 }
 

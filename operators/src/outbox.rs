@@ -89,7 +89,7 @@ impl<'a, P: Payload> Outbox<'a, P> {
             return self.sides.push((port, one.into()));
         };
         let left_over = match self.sides.get_mut(at) {
-            Some((_, open)) if open.len() < STAGED_ROWS => open.append(one).err(),
+            Some((_, open)) if open.len() < STAGED_ROWS => open.append(one),
             _ => Some(one),
         };
         if let Some(one) = left_over {

@@ -195,7 +195,7 @@ impl World {
         let frozen = |number| matches!(scenario.runs.get(number), Some((_, Ending::Frozen(..))));
         for (number, twin) in twins {
             let began = Instant::now();
-            while !twin.is_over() && !(scenario.is_troubled() && self.owns(number)) {
+            while !(twin.is_over() || scenario.is_troubled() && self.owns(number)) {
                 if began.elapsed() > LONGEST {
                     return Err(format!("P17: instance {number}, which was taken over, goes on"));
                 }

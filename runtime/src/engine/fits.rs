@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind};
 use millstream_pipelines::graph::{Graph, Guarantee, Plan, Role};
 
 use super::job::link_name;
-use crate::checkpoint::{self, BlobId, Manifest, OutputLog, Restored, StateIn, Store, StoreError, as_stored};
+use crate::checkpoint::{self, BlobId, Manifest, OutputLog, Restored, Revision, StateIn, Store, StoreError, as_stored};
 
 /// A pipeline, and the nodes of earlier ones that are gone for good.
 #[derive(Clone, Copy)]
@@ -17,17 +18,17 @@ pub(super) struct Now<'a> {
 }
 
 /// Leaves of a checkpoint what the graph goes on from: all that it has of its nodes, by their names and by what they are. The
-/// state of operators that the graph does not have is left out and named in the log, and the whole checkpoint is kept as a
-/// savepoint, whose name this gives, so that nothing is lost.
+/// state of operators that the graph does not have is left out and named in the log, and the whole checkpoint, which has this
+/// revision, is kept as a savepoint, which this gives, so that nothing is lost.
 ///
 /// # Errors
 /// A setup fault where going on would read again what was read, or lose outputs or what they depend on; or what the store
-/// says: fenced, if what was to be kept went while it was.
+/// says: fenced, if another run has gone on meanwhile, and what was to be kept went.
 pub(super) async fn fit(
     now: Now<'_>,
     restored: &mut Restored,
-    store: &dyn Store,
-) -> Result<Option<String>, StoreError> {
+    (store, revision): (&dyn Store, Revision),
+) -> Result<Option<Kept>, StoreError> {
     now.check(&restored.manifest).map_err(StoreError::Failed)?;
     let lost = now.lost(&restored.manifest);
     if lost.is_empty() {
@@ -41,11 +42,15 @@ pub(super) async fn fit(
     if let Some((id, bytes)) = beside {
         store.put(pipeline, id, bytes).await?;
     }
-    store.save(pipeline, &savepoint, bytes).await?;
+    store.save(pipeline, &savepoint, bytes.clone()).await?;
     // An instance that runs may have deleted what only this checkpoint named, before it could see that a savepoint does.
     if let Err(error) = checkpoint::savepoint(store, pipeline, &savepoint, StateIn::Store).await {
+        let is_damaged = matches!(&error, StoreError::Failed(fault) if fault.kind() == FaultKind::Checkpoint);
+        if !is_damaged || !is_outdated(store, pipeline, revision).await? {
+            return Err(error);
+        }
         tracing::warn!(pipeline, %error, "the last checkpoint went while it was kept as savepoint {savepoint}");
-        take_back(store, pipeline, &savepoint).await;
+        store.unsave(pipeline, &savepoint).await?;
         return Err(StoreError::Fenced);
     }
     for name in &lost.sources {
@@ -59,14 +64,40 @@ pub(super) async fn fit(
         pipeline, lost = ?lost.names(),
         "the last checkpoint has places or state of nodes that the pipeline no longer has; the run goes on without it, and all of it is kept as savepoint {savepoint}. If they only have other names now, stop, give them their names back, and start with `--from {savepoint}`"
     );
-    Ok(Some(savepoint))
+    Ok(Some(Kept { savepoint, bytes, revision }))
 }
 
-/// A run that wrote no checkpoint has left nothing out: the one that it began from is still the newest.
-pub(super) async fn take_back(store: &dyn Store, pipeline: &str, savepoint: &str) {
-    if let Err(error) = store.unsave(pipeline, savepoint).await {
-        tracing::warn!(pipeline, %error, "savepoint {savepoint} is not needed and cannot be removed: `millstream checkpoint rm` does");
+/// A checkpoint that is kept as a savepoint, as a run leaves some of it out.
+pub(super) struct Kept {
+    savepoint: String,
+    bytes: Bytes,
+    revision: Revision,
+}
+
+impl Kept {
+    /// Nobody has left anything out as long as the checkpoint is the newest. Any run that begins from it has the same savepoint.
+    pub(super) async fn take_back(self, store: &dyn Store, pipeline: &str) {
+        let Kept { savepoint, bytes, revision } = self;
+        let taken = async {
+            if is_outdated(store, pipeline, revision).await? {
+                return Ok(());
+            }
+            store.unsave(pipeline, &savepoint).await?;
+            // Another run may have gone on from it just now.
+            if is_outdated(store, pipeline, revision).await? {
+                store.save(pipeline, &savepoint, bytes).await
+            } else {
+                Ok(())
+            }
+        };
+        if let Err::<(), StoreError>(error) = taken.await {
+            tracing::warn!(pipeline, %error, "it is not known whether savepoint {savepoint} is needed, so it may stay: see `millstream checkpoint ls`");
+        }
     }
+}
+
+async fn is_outdated(store: &dyn Store, pipeline: &str, revision: Revision) -> Result<bool, StoreError> {
+    Ok(store.read(pipeline).await?.is_some_and(|(newest, _)| newest > revision))
 }
 
 /// Of which nodes a checkpoint has something that the graph has no node of that kind and name for.
@@ -120,8 +151,8 @@ impl Now<'_> {
             )));
         }
         let lost = self.lost(manifest);
-        let is_known = |name: &&String| self.is(name, |_| true) && !lost.names().contains(name);
-        if let Some(name) = forget.iter().find(is_known) {
+        let is_there = |name: &&String| manifest.sources.contains_key(*name) || manifest.operators.contains_key(*name);
+        if let Some(name) = forget.iter().filter(is_there).find(|name| !lost.names().contains(name)) {
             return Err(setup(format!("the place of {name} cannot be forgotten: the pipeline has it")));
         }
         let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
@@ -229,11 +260,16 @@ mod tests {
                 environment
             })
         };
-        for (forget, words) in [("none", "start with `--forget in`"), ("other", "the pipeline has it")] {
+        for forget in ["none", "other"] {
             let fault = renamed(forget).unwrap().finish().await.unwrap_err();
-            assert!(fault.kind() == FaultKind::Setup && fault.chain().contains(words), "{fault}");
+            assert!(fault.kind() == FaultKind::Setup && fault.chain().contains("start with `--forget in`"), "{fault}");
         }
-        assert_eq!(renamed("in").unwrap().finish().await.unwrap(), Ended::Finished);
+        // It may be said again where there is nothing more to forget, but not of what is there.
+        for _ in 0..2 {
+            assert_eq!(renamed("in").unwrap().finish().await.unwrap(), Ended::Finished);
+        }
+        let fault = renamed("other").unwrap().finish().await.unwrap_err();
+        assert!(fault.kind() == FaultKind::Setup && fault.chain().contains("the pipeline has it"), "{fault}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,6 +291,21 @@ mod tests {
         assert!(fault.kind() == FaultKind::Setup && fault.chain().contains("start with `--forget in`"), "{fault}");
         assert_eq!(changed(&["in"]).unwrap().finish().await.unwrap(), Ended::Finished);
         assert_eq!(store.saved("test").await.unwrap().len(), 1, "the state of `sum` is kept");
+    }
+
+    #[tokio::test]
+    async fn a_savepoint_is_taken_back_only_while_what_it_keeps_is_the_newest() {
+        let store = MemoryStore::default();
+        let revision = store.write("p", Revision(0), "first".into()).await.unwrap();
+        let kept = || Kept { savepoint: "before".into(), bytes: "first".into(), revision };
+        for (is_newest, stays) in [(true, 0), (false, 1)] {
+            store.save("p", "before", "first".into()).await.unwrap();
+            if !is_newest {
+                store.write("p", revision, "of another run".into()).await.unwrap();
+            }
+            kept().take_back(&store, "p").await;
+            assert_eq!(store.saved("p").await.unwrap().len(), stays);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -218,6 +218,7 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
+    let mut forget = environment.forget.as_slice();
     let name = environment.run.clone().unwrap_or_else(Ownership::name_run);
     let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0_u32);
     loop {
@@ -227,12 +228,17 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         }
         let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
         let Some(mut from) = from else { return Ok(Ended::Stopped) };
-        if let Some(before) = before.take() {
+        if let Some(before) = &before {
             before.may_restart_from(revision, &from.manifest)?;
         }
-        let now = fits::Now { graph, plan: &plan, forget: &environment.forget };
+        let now = fits::Now { graph, plan: &plan, forget };
         let kept = loop {
-            let fault = match fits::fit(now, &mut from, &*environment.store).await {
+            let fitted = tokio::select! {
+                biased;
+                fitted = fits::fit(now, &mut from, (&*environment.store, revision)) => fitted,
+                _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
+            };
+            let fault = match fitted {
                 Ok(kept) => break Some(kept),
                 Err(StoreError::Unknown(fault)) => fault,
                 Err(StoreError::Fenced) => break None,
@@ -245,8 +251,11 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
                 _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
             }
         };
-        // Another run has gone on meanwhile.
-        let Some(kept) = kept else { continue };
+        let Some(kept) = kept else {
+            // Another run has gone on meanwhile.
+            tokio::time::sleep(FIRST_PAUSE).await;
+            continue;
+        };
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
         let environment = &environment.clone().with(begin).with(Rewind(rewind));
@@ -260,8 +269,13 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let stateless = stateless.clone();
         let job = Job { graph, plan: &plan, environment, from, revision, ownership, stateless, spill };
         let (reached, ended) = job.run(stop.clone()).await;
-        if let Some(kept) = kept.filter(|_| reached.epoch == first) {
-            fits::take_back(&*environment.store, &graph.name, &kept).await;
+        match kept {
+            Some(kept) if reached.epoch == first => kept.take_back(&*environment.store, &graph.name).await,
+            _ => {}
+        }
+        // What was forgotten is; a node of this name may have something of its own from now on.
+        if reached.epoch != first {
+            forget = &[];
         }
         // From its first checkpoint on, the newest goes on from the savepoint.
         savepoint = savepoint.filter(|_| reached.epoch == first);

@@ -173,15 +173,10 @@ impl Operator for Dedup {
         {
             due.push(key);
         }
-        let mut gone = Vec::new();
         self.with_all(&due, |dedup, key, noted| match dedup.repeats.gone_at(noted) {
             later if later > now => drop(dedup.timers.insert((later, key.clone()))),
-            _ => gone.push(key.clone()),
+            _ => dedup.noted.remove([key]),
         })?;
-        for gone in gone.chunks(AT_ONCE) {
-            self.noted.bring(gone.iter().map(|key| &**key))?;
-            self.noted.remove(gone);
-        }
         Ok(Turn::Done)
     }
 

@@ -25,8 +25,8 @@ pub(super) struct Table {
     places: Vec<Place>,
     free: Vec<u32>,
     /// By age.
-    chunks: BTreeMap<u32, Chunk>,
-    next: u32,
+    chunks: BTreeMap<u64, Chunk>,
+    next: u64,
     /// The keys that were taken out since the last snapshot.
     gone: Vec<KeyBytes>,
     /// The rows that do not fit in memory, where there is a place for them.
@@ -46,7 +46,7 @@ const OFTEN: usize = 4_096;
 /// Where the row of a key is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    chunk: u32,
+    chunk: u64,
     row: u32,
 }
 
@@ -171,7 +171,7 @@ impl Table {
     }
 
     /// Puts a chunk in, whose rows are all alive.
-    fn insert(&mut self, chunk: u32, rows: RecordBatch, numbers: Vec<u32>, fresh: bool) {
+    fn insert(&mut self, chunk: u64, rows: RecordBatch, numbers: Vec<u32>, fresh: bool) {
         for (row, number) in (0..).zip(&numbers) {
             if let Some(place) = self.places.get_mut(*number as usize) {
                 *place = Place { chunk, row };
@@ -200,7 +200,7 @@ impl Table {
     /// The values at some places, as columns.
     pub(super) fn values(&self, places: &[Place]) -> Result<Vec<ArrayRef>> {
         let chunks: Vec<&Chunk> = self.chunks.values().collect();
-        let number: HashMap<u32, usize> = self.chunks.keys().copied().zip(0..).collect();
+        let number: HashMap<u64, usize> = self.chunks.keys().copied().zip(0..).collect();
         let at = |place: &Place| Some((*number.get(&place.chunk)?, place.row as usize));
         let at: Vec<(usize, usize)> = places.iter().filter_map(at).collect();
         let columns = self.codec.value_fields().map(|(column, field)| {
