@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         },
         ["steps", options @ ..] => match (numbers(options, ["--threads"]), steps()) {
             (Some([own_threads]), Ok(scenarios)) => all(&scenarios, own_threads.unwrap_or(threads), None),
-            (Some(_), Err((scenario, failure))) => failed(&scenario, failure),
+            (Some(_), Err(wrong)) => failed(&wrong.0, wrong.1.clone()),
             (None, _) => usage(),
         },
         ["replay-step", step @ ..] => match Step::of_words(step) {
@@ -77,18 +77,18 @@ fn usage() -> ExitCode {
 
 /// A crash at every message of the small scenario, alone and with a second one, and a kill of the server there; or how the
 /// scenario fails where nothing happens.
-fn steps() -> Result<Vec<Scenario>, (Scenario, String)> {
+fn steps() -> Result<Vec<Scenario>, Box<(Scenario, String)>> {
     let mut scenarios = Vec::new();
     for promise in Promise::ALL {
         let whole = Step::without(Deed::Crash, promise).scenario();
-        let messages = run(&whole).map_err(|failure| (whole, failure))?.messages;
+        let messages = run(&whole).map_err(|failure| Box::new((whole, failure)))?.messages;
         for at in 1..=messages {
             let again = 1 + at * 7 % messages;
             let deeds = [Deed::Crash, Deed::CrashTwice(again)];
             scenarios.extend(deeds.map(|deed| Step { promise, at, deed }.scenario()));
         }
         let whole = Step::without(Deed::Kill, promise).scenario();
-        let messages = run(&whole).map_err(|failure| (whole, failure))?.troubled;
+        let messages = run(&whole).map_err(|failure| Box::new((whole, failure)))?.troubled;
         scenarios.extend((1..=messages).map(|at| Step { promise, at, deed: Deed::Kill }.scenario()));
     }
     Ok(scenarios)
