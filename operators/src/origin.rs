@@ -28,11 +28,10 @@ impl Origin {
         std::str::from_utf8(&self.subject_bytes).unwrap_or("")
     }
 
-    /// When a stream stored it: the same whenever it is read. The lines of a file, and what comes past all streams, have no
-    /// such time.
-    pub fn stored_in_stream(&self) -> Option<Timestamp> {
-        let is_stored = self.sequence > 0 && !self.subject_bytes.is_empty();
-        Some(self.stored_at).filter(|at| is_stored && *at > Timestamp::from_micros(0))
+    /// When it was published, or nearly so: a stream has noted that, and what comes past all streams comes at once. Both are so
+    /// whenever the row is judged; the lines of a file have no such time.
+    pub fn published_at(&self) -> Option<Timestamp> {
+        Some(self.stored_at).filter(|at| !self.subject_bytes.is_empty() && *at > Timestamp::from_micros(0))
     }
 }
 

@@ -30,6 +30,8 @@
 
 mod base64;
 mod cells;
+#[cfg(test)]
+mod checkpoints;
 mod decode;
 mod encode;
 mod event_time;
@@ -52,6 +54,7 @@ mod steps;
 mod temporal;
 #[cfg(test)]
 mod tests;
+mod value_rows;
 
 pub use decode::{Decode, DecodeFormat, Meta};
 #[cfg(any(test, feature = "testkit"))]

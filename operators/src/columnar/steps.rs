@@ -7,8 +7,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 
 use super::tests::lines;
-use crate::state::MemoryTables;
-use crate::testkit::{Bench, sizes};
+use crate::testkit::{Bench, MemoryTables, sizes};
 use crate::{AnyBatch, Batch, KeyGroup, Operator, Payload, Record, Rejected, Spill, Timestamp, Watermark};
 
 /// What comes to an operator.

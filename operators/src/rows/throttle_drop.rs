@@ -64,18 +64,57 @@ impl<P: Payload> Operator for ThrottleDrop<P> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testkit::Bench;
 
-    // Where it is restarted matters, as it goes by the clock: a new span begins.
-    #[test]
-    fn how_rows_come_in_batches_does_not_matter() {
-        for size in 1..=20 {
-            let mut bench = Bench::new(ThrottleDrop::new(7, Duration::from_secs(1)));
-            let all: Vec<i64> = (0..20).collect();
-            all.chunks(size).for_each(|rows| bench.rows(rows.iter().copied()));
-            assert_eq!(bench.take(), (0..7).collect::<Vec<_>>(), "in batches of {size}");
-            assert_eq!(bench.operator().dropped(), 13);
+    #[derive(Clone, Debug)]
+    enum Step {
+        Rows(usize),
+        Millis(u64),
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![(1usize..8).prop_map(Step::Rows), (0u64..1_200).prop_map(Step::Millis), Just(Step::Restart)]
+    }
+
+    proptest! {
+        #[test]
+        fn how_rows_come_in_batches_does_not_matter_and_a_restart_begins_a_span(
+            steps in prop::collection::vec(step(), 1..40), most in 1u64..6,
+        ) {
+            let make = || ThrottleDrop::new(most, Duration::from_secs(1));
+            let (mut bench, mut next, mut given) = (Bench::new(make()), 0i64, Vec::new());
+            // By the definition: when the span ends, and how many rows of it have passed.
+            let (mut now, mut span, mut expected) = (0, None::<(u64, u64)>, Vec::new());
+            for step in steps {
+                match step {
+                    Step::Rows(count) => {
+                        let rows = next..next + i64::try_from(count).unwrap();
+                        next = rows.end;
+                        bench.rows(rows.clone());
+                        for row in rows {
+                            let (_, passed) = span.get_or_insert((now + 1_000, 0));
+                            *passed += 1;
+                            expected.extend((*passed <= most).then_some(row));
+                        }
+                    }
+                    Step::Millis(millis) => {
+                        bench.advance(Duration::from_millis(millis));
+                        now += millis;
+                        span = span.filter(|(end, _)| *end > now);
+                    }
+                    Step::Restart => {
+                        given.extend(bench.take());
+                        bench = Bench::restored(make(), &bench.save());
+                        span = None;
+                    }
+                }
+            }
+            given.extend(bench.take());
+            prop_assert_eq!(given, expected);
         }
     }
 

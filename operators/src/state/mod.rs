@@ -33,8 +33,6 @@ mod visitor_tests;
 pub(crate) use as_saved::{AsSaved, ReadError};
 #[cfg(feature = "columnar")]
 pub(crate) use entries::{AwayEntries, FrozenEntries, key_of};
-#[cfg(all(test, feature = "columnar"))]
-pub(crate) use spill_tests::MemoryTables;
 
 pub use expiry::Expiry;
 pub use frozen::{Frozen, Pieces, Snapshot};

@@ -1,85 +1,14 @@
 //! Keyed state against a model, in memory and with budgets that most of it does not fit in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
-use super::{
-    Frozen, Keyed, Run, Saved, Scan, Snapshot, Spill, SpillStore, SpillTable, SpillView, StateVisitor, Timers, Versions,
-};
-use crate::{Fault, FaultKind, Result, Timestamp};
-
-/// Tables in memory; fails when it is told to.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryTables {
-    fails: Arc<AtomicBool>,
-    tables: Arc<Mutex<usize>>,
-    pub(super) scanned: Arc<AtomicUsize>,
-}
-
-struct MemoryTable {
-    entries: BTreeMap<Vec<u8>, Vec<u8>>,
-    fails: Arc<AtomicBool>,
-    scanned: Arc<AtomicUsize>,
-}
-
-impl MemoryTable {
-    fn works(&self) -> Result {
-        match self.fails.load(Ordering::Relaxed) {
-            true => Err(Fault::new(FaultKind::Operator, "the disk is gone")),
-            false => Ok(()),
-        }
-    }
-}
-
-impl SpillStore for MemoryTables {
-    fn table(&self) -> Result<Box<dyn SpillTable>> {
-        *self.tables.lock().unwrap() += 1;
-        let (fails, scanned) = (Arc::clone(&self.fails), Arc::clone(&self.scanned));
-        Ok(Box::new(MemoryTable { entries: BTreeMap::new(), fails, scanned }))
-    }
-}
-
-impl SpillTable for MemoryTable {
-    fn put(&mut self, entries: Vec<(Vec<u8>, Vec<u8>)>) -> Result {
-        self.works()?;
-        assert!(entries.iter().all(|(key, _)| key.len() < 1 << 16), "a table takes no long keys");
-        self.entries.extend(entries);
-        Ok(())
-    }
-
-    fn remove(&mut self, key: Vec<u8>) -> Result {
-        self.works()?;
-        self.entries.remove(&key);
-        Ok(())
-    }
-
-    fn view(&self) -> Result<Box<dyn SpillView>> {
-        self.works()?;
-        let (fails, scanned) = (Arc::clone(&self.fails), Arc::clone(&self.scanned));
-        Ok(Box::new(MemoryTable { entries: self.entries.clone(), fails, scanned }))
-    }
-}
-
-impl SpillView for MemoryTable {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.works()?;
-        Ok(self.entries.get(key).cloned())
-    }
-
-    fn scan_while(&self, from: &[u8], take: &mut Scan<'_>) -> Result {
-        self.works()?;
-        for (key, value) in self.entries.range(from.to_vec()..) {
-            self.scanned.fetch_add(1, Ordering::Relaxed);
-            if !take(key, value)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-}
+use super::{Frozen, Keyed, Run, Saved, Snapshot, Spill, StateVisitor, Timers, Versions};
+use crate::testkit::MemoryTables;
+use crate::{Result, Timestamp};
 
 pub(super) const KEY_GROUPS: u32 = 16;
 
@@ -392,7 +321,7 @@ fn an_error_of_the_store_is_a_fault_behind_the_call() {
     for _ in 0..2 {
         StateVisitor::fit(&spill, &mut Vec::new()).keyed("k", &mut keyed).unwrap();
     }
-    assert_eq!((spill.away(), *tables.tables.lock().unwrap()), (100, 1));
+    assert_eq!((spill.away(), tables.tables.load(Ordering::Relaxed)), (100, 1));
     spill.check().unwrap();
     tables.fails.store(true, Ordering::Relaxed);
     *keyed.entry(7).or_default() += 1;

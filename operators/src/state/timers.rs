@@ -195,7 +195,7 @@ impl<K: StateKey> Timers<K> {
     }
 
     /// Keeps to the budget from now on, and lets go of what is too much.
-    pub(super) fn fit(&mut self, spill: &Arc<Spill>) {
+    pub(crate) fn fit(&mut self, spill: &Arc<Spill>) {
         match &self.far {
             None => self.far = Some(Far::new(Arc::clone(spill))),
             Some(_) => self.fit_far(),

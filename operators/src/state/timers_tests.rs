@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::spill_tests::{KEY_GROUPS, MemoryTables, parts};
+use super::spill_tests::{KEY_GROUPS, parts};
 use super::{Frozen, Run, Snapshot, Spill, StateKey, StateVisitor, Timers};
+use crate::testkit::MemoryTables;
 use crate::{Key, KeyWriter, Timestamp};
 
 fn spill(budget: usize) -> (Arc<Spill>, MemoryTables) {

@@ -105,6 +105,21 @@ impl<'a> StateVisitor<'a> {
         matches!(self.0, Mode::Restore(_))
     }
 
+    /// Whether what is more than fits in memory is let go.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn is_fitting(&self) -> bool {
+        matches!(self.0, Mode::Fit(..))
+    }
+
+    /// Lets timers keep to the budget that are not saved, as they follow from what is; before they are set.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn fit_timers<K: StateKey>(&mut self, timers: &mut Timers<K>) {
+        match &mut self.0 {
+            Mode::Fit(spill, _) | Mode::Restore(Restore { streamed: Some((_, spill)), .. }) => timers.fit(spill),
+            Mode::Freeze(_) | Mode::Restore(_) | Mode::List(_) => {}
+        }
+    }
+
     /// Visits how far event time has come. Where the number of subtasks changes, each gets the earliest.
     ///
     /// # Errors

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::Bench;
-use crate::{AnyBatch, Batch, Operator, Origin, Origins, Rejected, Timestamp};
+use super::{Bench, MemoryTables};
+use crate::{AnyBatch, Batch, KeyGroup, Operator, Origin, Origins, Rejected, Spill, Timestamp, Watermark};
 
 /// Rows at the times 0, 1, 2, … microseconds.
 pub fn timed<T>(rows: impl IntoIterator<Item = T>) -> Vec<(Timestamp, T)> {
@@ -23,8 +23,21 @@ pub fn with_origins<T: Send + 'static>(rows: Vec<(Timestamp, T)>) -> Batch<Vec<T
     batch.with_origins(Origins::one_each(Arc::default(), messages)).expect("as many origins as rows")
 }
 
-/// Checks that an operator gives the same rows, at the same times and from the same messages, at every port, however its
-/// input is cut into batches, and wherever it is restarted from its saved state; returns the rows of port 0.
+/// How an operator is driven.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Cut,
+    /// Behind each piece it is restarted.
+    Restarted,
+    /// Behind each piece its state is made to fit in no memory at all.
+    Spilled,
+}
+
+const WAYS: [Way; 3] = [Way::Cut, Way::Restarted, Way::Spilled];
+
+/// Checks that an operator gives the same rows, at the same times and from the same messages, at every port, and tells the same
+/// watermark in the end, however its input is cut into batches, wherever it is restarted from its saved state, and when none of
+/// its state fits in memory; returns the rows of port 0.
 ///
 /// # Panics
 /// When it does not; and when rows at a side output are neither of the input's type nor of the output's, nor rejected ones,
@@ -36,13 +49,13 @@ where
     U: Clone + PartialEq + Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
-    let whole = given(&make, input, &[input.len()], false);
+    let whole = given(&make, input, &[input.len()], Way::Cut);
     for seed in 0..40u64 {
         let sizes = sizes(seed, input.len());
-        for restarts in [false, true] {
-            let cut = given(&make, input, &sizes, restarts);
+        for way in WAYS {
+            let cut = given(&make, input, &sizes, way);
             if cut != whole {
-                panic!("cut as {sizes:?} (restarted: {restarts}) it gives\n{cut:?}\nand in one piece\n{whole:?}");
+                panic!("cut as {sizes:?} ({way:?}) it gives\n{cut:?}\nand in one piece\n{whole:?}");
             }
         }
     }
@@ -56,14 +69,35 @@ struct Given<U> {
     rows: Vec<(Timestamp, U)>,
     /// At every port, row by row, in words: the row, unless it is among the others, its time, and its message.
     ports: BTreeMap<usize, Vec<String>>,
+    /// How far it said that event time has come, before the end; it never goes back.
+    watermark: Option<Watermark>,
+}
+
+fn nothing<U>() -> Given<U> {
+    Given { rows: Vec::new(), ports: BTreeMap::new(), watermark: None }
+}
+
+fn no_memory() -> Arc<Spill> {
+    Arc::new(Spill::new(Arc::new(MemoryTables::default()), KeyGroup::DEFAULT_COUNT, 0))
 }
 
 impl<U: Debug + Send + 'static> Given<U> {
+    #[expect(clippy::panic, reason = "a test kit fails tests")]
     fn take<T, O>(&mut self, bench: &mut Bench<O>)
     where
         T: Debug + Send + 'static,
         O: Operator<In = Vec<T>, Out = Vec<U>>,
     {
+        for watermark in bench.take_watermarks() {
+            if let (Some(Watermark::At(before)), Watermark::At(now)) = (self.watermark, watermark)
+                && now < before
+            {
+                panic!("event time goes back from {before} to {now}");
+            }
+            if let Watermark::At(_) = watermark {
+                self.watermark = Some(watermark);
+            }
+        }
         for (port, batches) in bench.take_ports() {
             for batch in batches {
                 let rows = match port {
@@ -79,6 +113,20 @@ impl<U: Debug + Send + 'static> Given<U> {
                 }
             }
         }
+    }
+}
+
+impl<U: Debug + Send + 'static> Given<U> {
+    fn end<T, O>(mut self, mut bench: Bench<O>) -> Self
+    where
+        T: Debug + Send + 'static,
+        O: Operator<In = Vec<T>, Out = Vec<U>>,
+    {
+        self.take(&mut bench);
+        let watermark = self.watermark;
+        bench.end();
+        self.take(&mut bench);
+        Given { watermark, ..self }
     }
 }
 
@@ -100,14 +148,14 @@ fn words<T: Debug + Send + 'static, U: Debug + Send + 'static>(batch: &AnyBatch,
     }
 }
 
-fn given<T, U, O>(make: &impl Fn() -> O, input: &[(Timestamp, T)], sizes: &[usize], restarts: bool) -> Given<U>
+fn given<T, U, O>(make: &impl Fn() -> O, input: &[(Timestamp, T)], sizes: &[usize], way: Way) -> Given<U>
 where
     T: Clone + Debug + Send + 'static,
     U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
     let mut bench = Bench::new(make());
-    let mut given = Given { rows: Vec::new(), ports: BTreeMap::new() };
+    let (mut given, spill) = (nothing(), no_memory());
     let mut rest = with_origins(input.to_vec());
     for size in sizes {
         let left = rest.split_off(*size);
@@ -115,14 +163,16 @@ where
         if !piece.is_empty() {
             bench.batch(piece);
         }
-        if restarts {
-            given.take(&mut bench);
-            bench = Bench::restored(make(), &bench.save());
+        match way {
+            Way::Cut => {}
+            Way::Restarted => {
+                given.take(&mut bench);
+                bench = Bench::restored(make(), &bench.save());
+            }
+            Way::Spilled => drop(bench.fit(&spill)),
         }
     }
-    bench.end();
-    given.take(&mut bench);
-    given
+    given.end(bench)
 }
 
 /// What comes to an operator, for [`steps_do_not_matter`].
@@ -135,7 +185,7 @@ pub enum Step<T> {
 }
 
 /// As [`cuts_do_not_matter`], for operators that watch event time: batches are cut anywhere between watermarks, restarts
-/// come anywhere, and then there is never room downstream.
+/// come anywhere, and then there is never room downstream; or none of its state fits in memory.
 ///
 /// # Panics
 /// When it does not give the same rows at every port.
@@ -146,13 +196,13 @@ where
     U: Clone + PartialEq + Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
-    let whole = stepped(&make, steps, &[steps.len()], false);
+    let whole = stepped(&make, steps, &[steps.len()], Way::Cut);
     for seed in 0..12u64 {
         let sizes = sizes(seed, steps.len());
-        for restarts in [false, true] {
-            let cut = stepped(&make, steps, &sizes, restarts);
+        for way in WAYS {
+            let cut = stepped(&make, steps, &sizes, way);
             if cut != whole {
-                panic!("cut as {sizes:?} (restarted: {restarts}) it gives\n{cut:?}\nand in one piece\n{whole:?}");
+                panic!("cut as {sizes:?} ({way:?}) it gives\n{cut:?}\nand in one piece\n{whole:?}");
             }
         }
     }
@@ -166,20 +216,20 @@ where
     U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
-    stepped(&make, steps, &[steps.len()], false).rows.into_iter().map(|(_, row)| row).collect()
+    stepped(&make, steps, &[steps.len()], Way::Cut).rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn stepped<T, U, O>(make: &impl Fn() -> O, steps: &[Step<T>], sizes: &[usize], restarts: bool) -> Given<U>
+fn stepped<T, U, O>(make: &impl Fn() -> O, steps: &[Step<T>], sizes: &[usize], way: Way) -> Given<U>
 where
     T: Clone + Debug + Send + 'static,
     U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
     let mut bench = Bench::new(make());
-    if restarts {
+    if way == Way::Restarted {
         bench.room_for(0);
     }
-    let (mut rest, mut given) = (steps.iter().cloned(), Given { rows: Vec::new(), ports: BTreeMap::new() });
+    let (mut rest, mut given, spill) = (steps.iter().cloned(), nothing(), no_memory());
     for size in sizes {
         let mut piece = Vec::new();
         for step in rest.by_ref().take(*size) {
@@ -196,15 +246,17 @@ where
         if !piece.is_empty() {
             bench.batch(piece.into_iter().collect());
         }
-        if restarts {
-            given.take(&mut bench);
-            bench = Bench::restored(make(), &bench.save());
-            bench.room_for(0);
+        match way {
+            Way::Cut => {}
+            Way::Restarted => {
+                given.take(&mut bench);
+                bench = Bench::restored(make(), &bench.save());
+                bench.room_for(0);
+            }
+            Way::Spilled => drop(bench.fit(&spill)),
         }
     }
-    bench.end();
-    given.take(&mut bench);
-    given
+    given.end(bench)
 }
 
 /// Sizes that add up to `total`: by a fixed sequence, so that every run cuts alike.

@@ -130,6 +130,8 @@ impl<P> fmt::Debug for ByClock<P> {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::testkit::Bench;
 
@@ -160,6 +162,63 @@ mod tests {
         bench.watermark(at(1_000));
         bench.watermark(Timestamp::MAX);
         assert_eq!(bench.take_watermarks(), [10, i64::MAX].map(|time| Watermark::At(at(time))));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Rows(usize),
+        // It may be set back.
+        Clock(i64),
+        Silence,
+        Restart,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let clock = (-5i64..20).prop_map(Step::Clock);
+        prop_oneof![(1usize..5).prop_map(Step::Rows), clock, Just(Step::Silence), Just(Step::Restart)]
+    }
+
+    proptest! {
+        #[test]
+        fn rows_have_the_latest_time_that_was_seen_however_they_come_and_wherever_it_is_restarted(
+            steps in prop::collection::vec(step(), 1..60),
+        ) {
+            let clock = Arc::new(AtomicI64::new(100));
+            let make = || {
+                let clock = Arc::clone(&clock);
+                ByClock::<Vec<u8>>::new(Arc::new(move || at(clock.load(Ordering::Relaxed))), Duration::from_micros(5))
+            };
+            let mut bench = Bench::new(make());
+            let (mut times, mut told, mut expected, mut seen) = (Vec::new(), Vec::new(), Vec::new(), 100);
+            let mut take = |bench: &mut Bench<ByClock<Vec<u8>>>| {
+                times.extend(bench.take_batches().iter().flat_map(|batch| batch.times().to_vec()));
+                told.extend(bench.take_watermarks());
+            };
+            for step in steps {
+                match step {
+                    Step::Rows(count) => {
+                        seen = seen.max(clock.load(Ordering::Relaxed));
+                        expected.extend(std::iter::repeat_n(at(seen), count));
+                        bench.rows(std::iter::repeat_n(0, count));
+                    }
+                    Step::Clock(by) => drop(clock.fetch_add(by, Ordering::Relaxed)),
+                    Step::Silence => {
+                        seen = seen.max(clock.load(Ordering::Relaxed));
+                        bench.advance(Duration::from_micros(5));
+                    }
+                    Step::Restart => {
+                        take(&mut bench);
+                        // A start looks at the clock as well.
+                        seen = seen.max(clock.load(Ordering::Relaxed));
+                        bench = Bench::restored(make(), &bench.save());
+                    }
+                }
+            }
+            take(&mut bench);
+            prop_assert_eq!(times, expected);
+            prop_assert_eq!(told.last(), Some(&Watermark::At(at(seen))));
+            prop_assert!(told.is_sorted_by(|a, b| matches!((a, b), (Watermark::At(a), Watermark::At(b)) if a <= b)));
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Water
 
 /// What the generators of watermarks share: it sees event times and tells when the watermark has moved.
 ///
-/// A time that is more than a day (or [`max_ahead`](Watermarks::max_ahead), if that is more) ahead of all that came before does
-/// not move it by itself:
+/// A time that is more than [`max_ahead`](Watermarks::max_ahead) (a day, unless something else is said; a minute at least) ahead
+/// of all that came before does not move it by itself:
 ///
 /// ```text
 /// times       10:00  10:01  in 2091  10:02  10:03        a row whose time is wrong
@@ -43,6 +43,8 @@ enum Said {
     Idle,
 }
 
+// Rows may be so far apart whatever is said: less is no gap.
+const NO_GAP: Duration = Duration::from_secs(60);
 // The clock is looked at twice in a span of silence; after three looks without a row at least a whole one has passed.
 const LOOKS: u32 = 2;
 const QUIET: u8 = 3;
@@ -58,22 +60,21 @@ impl Progress {
     /// # Errors
     /// The cause to reject the row with.
     pub fn judge(&self, time: Timestamp, origin: Option<&Origin>) -> Result<(), Cause> {
-        let (Some(most), Some(origin)) = (self.watermarks.max_ahead, origin) else { return Ok(()) };
-        // A source without times of its own says nothing about when a message was stored.
-        if origin.stored_at <= Timestamp::from_micros(0) || time <= origin.stored_at.saturating_add(most) {
+        // The clock of who reads a file judges nothing: another day it would judge otherwise.
+        let published_at = origin.and_then(Origin::published_at);
+        let (Some(most), Some(published_at)) = (self.watermarks.max_ahead, published_at) else { return Ok(()) };
+        if time <= published_at.saturating_add(most) {
             return Ok(());
         }
-        let words = format!(
-            "its event time {time} is more than {most:?} ahead of {}, when its message was stored",
-            origin.stored_at
-        );
+        let words =
+            format!("its event time {time} is more than {most:?} ahead of {published_at}, when its message was stored");
         Err(Cause::new(Code::EventTime, words))
     }
 
     /// Takes note of the event times of rows, which come from messages, where that is known.
     pub fn saw_all(&mut self, times: &[Timestamp], origins: Option<&Origins>) {
         // The clock of who reads a file bears nothing out: another day it would judge otherwise.
-        let stored_at = |row| origins?.get(row)?.stored_in_stream();
+        let stored_at = |row| origins?.get(row)?.published_at();
         match origins.filter(|_| self.watermarks.per_subject) {
             Some(origins) => {
                 for (row, time) in times.iter().enumerate() {
@@ -89,10 +90,12 @@ impl Progress {
     /// row was stored, where that is known, is told by `stored_at`.
     fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
         let (Some(least), Some(highest)) = (times.iter().copied().min(), times.iter().max()) else { return };
-        let most = self.watermarks.max_ahead.map(|most| most.max(Watermarks::MAX_AHEAD));
-        let is_witnessed = |row: usize, time: Timestamp| match (stored_at(row), most) {
-            (Some(stored), Some(most)) => stored <= time.saturating_add(most) && time <= stored.saturating_add(most),
-            _ => false,
+        let most = self.watermarks.max_ahead.map(|most| most.max(NO_GAP));
+        let near = most.map_or(Watermarks::MAX_AHEAD, |most| most.max(Watermarks::MAX_AHEAD));
+        let is_witnessed = |row: usize, time: Timestamp| {
+            let is_near =
+                |stored: Timestamp| stored <= time.saturating_add(near) && time <= stored.saturating_add(near);
+            stored_at(row).is_some_and(is_near)
         };
         if !self.parts.contains_key(subject) {
             // Not the first row: its time may be the one that is wrong.
@@ -321,6 +324,21 @@ mod tests {
     }
 
     #[test]
+    fn how_far_ahead_rows_may_be_of_others_is_what_was_said() {
+        let wrong = at(1_000 + 23 * 3_600);
+        for (said, moves) in [(Some(60), false), (Some(0), false), (Some(24 * 3_600), true), (None, true)] {
+            let watermarks = ascending();
+            let mut progress = Progress::new(match said {
+                Some(seconds) => watermarks.max_ahead(Duration::from_secs(seconds)),
+                None => watermarks,
+            });
+            saw(&mut progress, "", &[at(1_000), at(1_001), wrong, at(1_002)]);
+            let expected = if moves { wrong } else { at(1_002) };
+            assert_eq!(progress.news(), Some(Watermark::At(expected)), "{said:?}");
+        }
+    }
+
+    #[test]
     fn a_gap_is_believed_when_many_rows_are_behind_it() {
         let mut progress = Progress::new(ascending());
         saw(&mut progress, "", &[at(100)]);
@@ -467,11 +485,14 @@ mod tests {
     #[test]
     fn a_time_far_ahead_of_its_message_is_refused() {
         let progress = Progress::new(five_seconds().max_ahead(Duration::from_secs(60)));
-        let origin = Origin { stored_at: at(1_000), ..Origin::default() };
+        let subject_bytes = Bytes::from_static(b"orders");
+        let origin = Origin { stored_at: at(1_000), subject_bytes, ..Origin::default() };
         assert!(progress.judge(at(1_060), Some(&origin)).is_ok());
         let cause = progress.judge(at(1_061), Some(&origin)).unwrap_err();
         assert_eq!(cause.code, Code::EventTime);
         assert!(progress.judge(at(1_061), None).is_ok());
         assert!(progress.judge(at(1_061), Some(&Origin::default())).is_ok());
+        let line = Origin { subject_bytes: Bytes::new(), ..origin };
+        assert!(progress.judge(at(1_061), Some(&line)).is_ok(), "a line was read now, whenever it was written");
     }
 }

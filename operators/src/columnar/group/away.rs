@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
-use arrow::row::{RowConverter, SortField};
+use arrow::array::{ArrayRef, RecordBatch};
 
 use super::codec::{KeyBytes, KeyCodec};
+use crate::columnar::value_rows::ValueRows;
 use crate::state::{AwayEntries, FrozenEntries, key_of};
-use crate::{Fault, Result, Run, Spill};
+use crate::{Result, Run, Spill};
 
 /// Rows by key, each as bytes of its own: the key as the table has it, and what belongs to it behind the number of the snapshot
 /// that it has changed since.
@@ -20,37 +20,14 @@ pub(super) struct AwayRows {
     next: u32,
 }
 
-/// Values of the same columns as bytes of a row.
-struct ValueRows(RowConverter);
-
 const NUMBER: usize = size_of::<u32>();
 /// So many bytes of rows are in memory as columns at a time while a snapshot is encoded.
 const PART: usize = 2 << 20;
 
-impl ValueRows {
-    /// `None` if what belongs to a key has no such bytes, or comes back from them as something else.
-    fn of(codec: &KeyCodec) -> Option<Self> {
-        let types: Vec<_> = codec.value_fields().map(|(_, field)| field.data_type().clone()).collect();
-        let fields: Vec<SortField> = types.iter().cloned().map(SortField::new).collect();
-        if fields.is_empty() || !RowConverter::supports_fields(&fields) {
-            return None;
-        }
-        let converter = RowConverter::new(fields).ok()?;
-        let back = converter.convert_rows(std::iter::empty()).ok()?;
-        back.iter().map(Array::data_type).eq(types.iter()).then_some(ValueRows(converter))
-    }
-
-    fn columns<'a>(&self, rows: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
-        let parser = self.0.parser();
-        let columns = self.0.convert_rows(rows.into_iter().map(|row| parser.parse(row)));
-        columns.map_err(|error| Fault::bug("cannot read rows of state").because(error))
-    }
-}
-
 impl AwayRows {
     /// A place for rows that do not fit in memory; none for those that cannot stand alone.
     pub(super) fn new(codec: &Arc<KeyCodec>, spill: &Arc<Spill>) -> Option<Self> {
-        let rows = Arc::new(ValueRows::of(codec)?);
+        let rows = Arc::new(ValueRows::of(codec.value_fields().map(|(_, field)| field.data_type()))?);
         Some(AwayRows { codec: Arc::clone(codec), rows, entries: AwayEntries::new(Arc::clone(spill)), next: 1 })
     }
 
@@ -67,8 +44,7 @@ impl AwayRows {
     pub(super) fn put(&mut self, rows: &RecordBatch, changed: bool) -> Result {
         let (keys, values) = self.codec.apart(rows)?;
         let groups = self.codec.groups(rows.columns(), rows.num_rows(), self.entries.key_groups());
-        let values = self.rows.0.convert_columns(values);
-        let values = values.map_err(|error| Fault::bug("cannot write rows of state").because(error))?;
+        let values = self.rows.bytes(values)?;
         let number = if changed { self.next } else { 0 };
         for (row, (group, value)) in groups.into_iter().zip(&values).enumerate() {
             let key = key_of(group, keys.get(row));

@@ -94,7 +94,7 @@ impl KeyCodec {
     }
 
     /// The key group of each of so many rows, of which the columns of the key come first.
-    pub(super) fn groups(&self, columns: &[ArrayRef], rows: usize, key_groups: u32) -> Vec<u32> {
+    pub(in crate::columnar) fn groups(&self, columns: &[ArrayRef], rows: usize, key_groups: u32) -> Vec<u32> {
         let hashes = hashes(columns.iter().take(self.grouped), rows);
         hashes.into_iter().map(|hash| hash % key_groups.max(1)).collect()
     }
@@ -134,7 +134,7 @@ impl KeyCodec {
     }
 
     /// Keys alone as bytes, by key group.
-    pub(super) fn save_keys(&self, keys: &[KeyBytes], key_groups: u32) -> Result<BTreeMap<u32, Vec<u8>>> {
+    pub(in crate::columnar) fn save_keys(&self, keys: &[KeyBytes], key_groups: u32) -> Result<BTreeMap<u32, Vec<u8>>> {
         if keys.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -172,7 +172,7 @@ impl KeyCodec {
     }
 
     /// Keys of bytes that were saved of keys alone.
-    pub(super) fn restore_keys(&self, bytes: &[u8]) -> Result<Vec<KeyBytes>> {
+    pub(in crate::columnar) fn restore_keys(&self, bytes: &[u8]) -> Result<Vec<KeyBytes>> {
         Ok(self.decoded(bytes, self.columns)?.into_iter().flat_map(|(keys, _, rows)| keys.first(rows)).collect())
     }
 

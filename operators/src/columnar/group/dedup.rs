@@ -1,12 +1,13 @@
 //! [`Dedup`]: of rows with one key that are near each other in time, the first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::KeyColumns;
@@ -14,7 +15,7 @@ use super::codec::{KeyBytes, KeyCodec, RowKeys};
 use super::table::Table;
 use crate::columnar::keep;
 use crate::rows::Repeats;
-use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Turn};
+use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timers, Timestamp, Turn};
 
 /// Lets the first row of a key pass, and drops those of the same key whose event times are within a span of it; or gives the
 /// columns of the key of rows that do not [repeat](Repeats) others ([`distinct`](Dedup::distinct)), as
@@ -30,8 +31,8 @@ use crate::{Batch, Fault, Operator, Outbox, Result, StateVisitor, Timestamp, Tur
 /// row is rejected.
 ///
 /// # State
-/// A time of each key, by key group. Those that do not fit in memory go to the spill store, but for the keys themselves, which
-/// wait to be forgotten: when the watermark is twice the span behind their time; without watermarks, never.
+/// A time of each key, by key group, and when to forget it: when the watermark is twice the span behind that; without
+/// watermarks, never. What does not fit in memory goes to the spill store.
 pub struct Dedup {
     keys: KeyColumns,
     names: Vec<String>,
@@ -42,7 +43,7 @@ pub struct Dedup {
     /// The time that is noted of each key.
     noted: Table,
     // One of each key; it finds out whether it must come back later.
-    timers: BTreeSet<(Timestamp, KeyBytes)>,
+    timers: Timers<Bytes>,
 }
 
 impl Dedup {
@@ -68,7 +69,7 @@ impl Dedup {
         let names = fields.iter().map(|field| field.name().clone()).collect();
         let codec = Arc::new(KeyCodec::new(&fields, vec![Field::new("first", DataType::Int64, false)])?);
         let noted = Table::new(Arc::clone(&codec));
-        Ok(Dedup { keys, names, repeats, given: None, codec, noted, timers: BTreeSet::new() })
+        Ok(Dedup { keys, names, repeats, given: None, codec, noted, timers: Timers::default() })
     }
 
     /// The columns that it gives, where those are not all.
@@ -105,7 +106,7 @@ impl Dedup {
         for (key, (before, now)) in all.iter().zip(before.iter().zip(&now)) {
             let Some(now) = now.filter(|now| *before != Some(*now)) else { continue };
             if before.is_none() {
-                self.timers.insert((self.repeats.gone_at(now), (*key).into()));
+                self.timers.set(self.repeats.gone_at(now), Bytes::copy_from_slice(key));
             }
             changed.push(KeyBytes::from(*key));
             noted.push(now.as_micros());
@@ -167,26 +168,28 @@ impl Operator for Dedup {
     }
 
     fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let mut due = Vec::new();
-        while self.timers.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, key)) = self.timers.pop_first()
-        {
-            due.push(key);
+        loop {
+            let due = std::iter::from_fn(|| self.timers.next_due(now)).take(AT_ONCE);
+            let due: Vec<KeyBytes> = due.map(|(_, key)| KeyBytes::from(&*key)).collect();
+            if due.is_empty() {
+                return Ok(Turn::Done);
+            }
+            self.with_all(&due, |dedup, key, noted| match dedup.repeats.gone_at(noted) {
+                later if later > now => dedup.timers.set(later, Bytes::copy_from_slice(key)),
+                _ => dedup.noted.remove([key]),
+            })?;
         }
-        self.with_all(&due, |dedup, key, noted| match dedup.repeats.gone_at(noted) {
-            later if later > now => drop(dedup.timers.insert((later, key.clone()))),
-            _ => dedup.noted.remove([key]),
-        })?;
-        Ok(Turn::Done)
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.shape(&format!("the {} of {}", self.repeats.word(), self.names.join(", ")))?;
         let codec = &self.codec;
-        if visit.piece("noted", &mut self.noted, || Table::new(Arc::clone(codec)))? {
+        let is_restored = visit.piece("noted", &mut self.noted, || Table::new(Arc::clone(codec)))?;
+        visit.fit_timers(&mut self.timers);
+        if is_restored {
             let keys = self.noted.all_keys();
             self.with_all(&keys, |dedup, key, noted| {
-                dedup.timers.insert((dedup.repeats.gone_at(noted), key.clone()));
+                dedup.timers.set(dedup.repeats.gone_at(noted), Bytes::copy_from_slice(key));
             })?;
         }
         Ok(())

@@ -10,6 +10,7 @@ use arrow::compute::{SortOptions, concat_batches, interleave_record_batch, take,
 use arrow::datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
+use bytes::Bytes;
 use datafusion_expr::EmitTo;
 
 use super::calls::{Aggregates, failed};
@@ -26,7 +27,7 @@ use crate::columnar::rows::{compute_or_reject, rejected_port};
 use crate::columnar::schema::describe_type;
 use crate::columnar::{Clock, ExprError, Expression};
 use crate::suggest::did_you_mean;
-use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, StateVisitor, Timestamp, Turn};
+use crate::{Batch, Fault, Operator, Outbox, Parts, PortType, Result, StateVisitor, Timers, Timestamp, Turn};
 
 /// Aggregates, for each row, the `rows` newest rows of its key including itself, in the order of event time: what
 /// `OVER (PARTITION BY key ORDER BY time, order_by ROWS rows - 1 PRECEDING)` is in SQL. A row waits until the watermark has
@@ -65,8 +66,8 @@ pub struct LastAggregate {
     table: Table,
     /// Rows that are not in the table yet, with their keys.
     arrived: Vec<(RecordBatch, Vec<KeyBytes>)>,
-    /// When rows of keys are due, at the earliest.
-    due: BTreeSet<(i64, KeyBytes)>,
+    /// The keys of rows that wait, at the times of those.
+    due: Timers<Bytes>,
     now: Timestamp,
     giving: VecDeque<Outcome>,
 }
@@ -115,7 +116,7 @@ impl LastAggregate {
             schema: Arc::new(Schema::new(fields)),
             held,
             arrived: Vec::new(),
-            due: BTreeSet::new(),
+            due: Timers::default(),
             now: Timestamp::MIN,
             giving: VecDeque::new(),
         })
@@ -207,12 +208,13 @@ impl LastAggregate {
     /// together: as many as are not too much at once.
     fn pass(&mut self, now: Timestamp) -> Result {
         let is_due = |time: i64| time < now.as_micros() || now == Timestamp::MAX;
-        let mut keys = BTreeSet::new();
-        while self.due.first().is_some_and(|(time, _)| is_due(*time))
-            && let Some((_, key)) = self.due.pop_first()
-        {
-            keys.insert(key);
-        }
+        let upto = match now {
+            Timestamp::MAX => now,
+            Timestamp::MIN => return Ok(()),
+            now => Timestamp::from_micros(now.as_micros() - 1),
+        };
+        let due = std::iter::from_fn(|| self.due.next_due(upto));
+        let keys: BTreeSet<KeyBytes> = due.map(|(_, key)| KeyBytes::from(&*key)).collect();
         if keys.is_empty() {
             return Ok(());
         }
@@ -310,6 +312,8 @@ impl LastAggregate {
     }
 }
 
+/// So many rows may have arrived before they are put into the table, where they may leave memory.
+const MANY_ROWS: usize = 64 * 1024;
 /// Of so many keys the rows are looked at first, and then of as many as have so many bytes.
 const FIRST_KEYS: usize = 64;
 const MOST_BYTES: usize = 64 << 20;
@@ -393,9 +397,12 @@ impl Operator for LastAggregate {
         let held = take_record_batch(&held, &stay).map_err(cannot_hold)?;
         let keys: Vec<KeyBytes> = stay.values().iter().map(|row| keys.get(*row as usize).into()).collect();
         for (key, time) in keys.iter().zip(times_of(&held)?.values()) {
-            self.due.insert((*time, key.clone()));
+            self.due.set(Timestamp::from_micros(*time), Bytes::copy_from_slice(key));
         }
         self.arrived.push((held, keys));
+        if self.arrived.iter().map(|(_, keys)| keys.len()).sum::<usize>() >= MANY_ROWS {
+            self.settle()?;
+        }
         Ok(Turn::Done)
     }
 
@@ -425,7 +432,9 @@ impl Operator for LastAggregate {
         visit.time("now", &mut self.now)?;
         self.settle()?;
         let codec = &self.codec;
-        if !visit.piece("held", &mut self.table, || Table::new(Arc::clone(codec)))? {
+        let is_restored = visit.piece("held", &mut self.table, || Table::new(Arc::clone(codec)))?;
+        visit.fit_timers(&mut self.due);
+        if !is_restored {
             return Ok(());
         }
         // Some at a time: they may be more than fit in memory.
@@ -434,7 +443,9 @@ impl Operator for LastAggregate {
             for (key, time) in
                 of_key.iter().zip(times_of(&rows)?.values()).filter(|(_, time)| **time >= self.now.as_micros())
             {
-                self.due.extend(keys.get(*key).map(|key| (*time, key.clone())));
+                if let Some(key) = keys.get(*key) {
+                    self.due.set(Timestamp::from_micros(*time), Bytes::copy_from_slice(key));
+                }
             }
         }
         Ok(())

@@ -78,6 +78,9 @@ struct Found {
 /// A row by when it is gone, its time and its number; and the last time of its partners.
 type Ending = (i64, i64, u64, i64);
 
+/// So many timers or places are kept though nobody needs them.
+const FEW: usize = 1_024;
+
 /// All keys of which rows are held, by a number each.
 pub(super) struct Keys {
     numbers: HashMap<KeyBytes, u32, FixedState>,
@@ -85,7 +88,12 @@ pub(super) struct Keys {
     free: Vec<u32>,
     // A key may be in it several times; what is not its `due` counts for nothing.
     timers: BinaryHeap<Reverse<(i64, u32)>>,
+    // The bytes of all keys.
+    length: usize,
 }
+
+/// A key takes about so many bytes of memory beside its own, which are there twice.
+const KEY: usize = 224;
 
 impl Held {
     /// When it can be joined no more.
@@ -143,7 +151,7 @@ impl Key {
 impl Default for Keys {
     fn default() -> Self {
         let numbers = HashMap::with_hasher(FixedState::with_seed(0));
-        Keys { numbers, keys: Vec::new(), free: Vec::new(), timers: BinaryHeap::new() }
+        Keys { numbers, keys: Vec::new(), free: Vec::new(), timers: BinaryHeap::new(), length: 0 }
     }
 }
 
@@ -167,7 +175,47 @@ impl Keys {
             }
         };
         self.numbers.insert(bytes.into(), number);
+        self.length += bytes.len();
         number
+    }
+
+    /// The number of a key of which something is held.
+    pub(super) fn find(&self, bytes: &[u8]) -> Option<u32> {
+        self.numbers.get(bytes).copied()
+    }
+
+    /// The bytes of a key.
+    pub(super) fn bytes(&self, number: u32) -> &[u8] {
+        self.keys.get(number as usize).map_or(&[], |key| &key.bytes)
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(super) fn held(&self) -> usize {
+        self.numbers.len() * KEY + self.length * 2
+    }
+
+    /// Takes out what is held of a key: when to come back to it, and its rows.
+    pub(super) fn take(&mut self, number: u32) -> Option<(Option<i64>, Both<List>)> {
+        let key = self.keys.get_mut(number as usize)?;
+        let taken = (key.due.take(), std::mem::take(&mut key.lists));
+        self.release(number);
+        Some(taken)
+    }
+
+    /// Forgets what stands in the way of nothing but takes memory, when many keys are gone.
+    pub(super) fn shrink(&mut self) {
+        if self.timers.len() > 2 * self.numbers.len() + FEW {
+            let is_asked =
+                |(at, number): &(i64, u32)| self.keys.get(*number as usize).is_some_and(|key| key.due == Some(*at));
+            let timers = std::mem::take(&mut self.timers).into_iter().filter(|Reverse(timer)| is_asked(timer));
+            let mut timers: Vec<_> = timers.collect();
+            timers.sort_unstable();
+            timers.dedup();
+            self.timers = timers.into();
+        }
+        if self.numbers.capacity() > 4 * self.numbers.len() + FEW {
+            self.numbers.shrink_to(2 * self.numbers.len());
+        }
     }
 
     /// What is held of a key.
@@ -183,25 +231,35 @@ impl Keys {
         }
     }
 
-    /// The keys that were asked for at the earliest time that is not after `now`, the last in the order of keys first;
-    /// none of them has a time to come back to any more.
-    pub(super) fn next_due(&mut self, now: i64) -> Option<(i64, Vec<u32>)> {
-        loop {
-            let at = self.timers.peek().map(|Reverse((at, _))| *at).filter(|at| *at <= now)?;
-            let mut due = Vec::new();
-            while let Some(Reverse((_, number))) = self.timers.peek().copied().filter(|Reverse((due, _))| *due == at) {
-                self.timers.pop();
-                if let Some(key) = self.keys.get_mut(number as usize).filter(|key| key.due == Some(at)) {
-                    key.due = None;
-                    due.push(number);
-                }
+    /// The earliest time at which keys were asked for, if that is not after `now`.
+    pub(super) fn next_at(&mut self, now: i64) -> Option<i64> {
+        while let Some(Reverse((at, number))) = self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            if self.keys.get(number as usize).is_some_and(|key| key.due == Some(at)) {
+                return Some(at);
             }
-            if !due.is_empty() {
-                let bytes = |number: &u32| self.keys.get(*number as usize).map(|key| &key.bytes);
-                due.sort_unstable_by(|a, b| bytes(b).cmp(&bytes(a)));
-                return Some((at, due));
+            self.timers.pop();
+        }
+        None
+    }
+
+    /// The keys that were asked for at `at`, the earliest time at which some were, the last in the order of keys first; none of
+    /// them has a time to come back to any more.
+    pub(super) fn due_at(&mut self, at: i64) -> Vec<u32> {
+        let mut due = Vec::new();
+        while let Some(Reverse((_, number))) = self.timers.peek().copied().filter(|Reverse((due, _))| *due <= at) {
+            self.timers.pop();
+            if let Some(key) = self.keys.get_mut(number as usize).filter(|key| key.due == Some(at)) {
+                key.due = None;
+                due.push(number);
             }
         }
+        self.sort(&mut due);
+        due
+    }
+
+    /// Sorts keys, the last first.
+    pub(super) fn sort(&self, keys: &mut [u32]) {
+        keys.sort_unstable_by(|a, b| self.bytes(*b).cmp(self.bytes(*a)));
     }
 
     /// Forgets a key of which nothing is held.
@@ -211,6 +269,7 @@ impl Keys {
             && self.numbers.remove(&key.bytes).is_some()
         {
             key.due = None;
+            self.length -= key.bytes.len();
             self.free.push(number);
         }
     }
@@ -250,11 +309,12 @@ mod tests {
         for (key, due) in [(b, 20), (a, 20), (b, 10), (b, 20), (a, 20)] {
             keys.come_back(key, due);
         }
-        assert_eq!(keys.next_due(9), None);
-        assert_eq!(keys.next_due(30), Some((10, vec![b])));
+        assert_eq!(keys.next_at(9), None);
+        assert_eq!((keys.next_at(30), keys.due_at(10)), (Some(10), vec![b]));
         keys.come_back(b, 20);
-        assert_eq!(keys.next_due(30), Some((20, vec![b, a])), "the last comes first, to be taken from the end");
-        assert_eq!(keys.next_due(i64::MAX), None);
+        assert_eq!(keys.next_at(30), Some(20));
+        assert_eq!(keys.due_at(20), [b, a], "the last comes first, to be taken from the end");
+        assert_eq!(keys.next_at(i64::MAX), None);
     }
 
     #[test]
@@ -264,7 +324,7 @@ mod tests {
         keys.come_back(a, 5);
         keys.release(a);
         assert_eq!((keys.number(b"b", true), keys.len()), (a, 1));
-        assert_eq!(keys.next_due(10), None, "what was asked for the other does not count");
+        assert_eq!(keys.next_at(10), None, "what was asked for the other does not count");
         let held = Held { time: 1, last: 1, number: 0 };
         insert(&mut keys.get_mut(a).unwrap().lists.left, held);
         keys.release(a);

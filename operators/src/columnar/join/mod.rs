@@ -8,15 +8,22 @@
 //! ```
 //!
 //! Rows stay in the columns in which they came. A checkpoint has the chunks of both sides as pieces of their own, and only
-//! those that have changed are encoded: rows by key group, so that another number of subtasks shares them out.
+//! those that have changed are encoded: rows by key group, so that another number of subtasks shares them out. Where memory is
+//! bounded, the keys of the oldest rows go with all their rows to the spill store, and come back as a chunk when they are needed.
 
+mod away;
+mod away_saved;
+#[cfg(test)]
+mod away_tests;
 mod bound;
 mod keys;
 mod operator;
 #[cfg(test)]
 mod oracle;
+mod parked;
 mod plan;
 mod saved;
+mod spilled;
 mod store;
 #[cfg(test)]
 mod tests;

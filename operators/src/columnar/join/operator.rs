@@ -1,13 +1,16 @@
 //! [`Join`]: rows of two streams of columns, put together.
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::buffer::NullBuffer;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;
 
+use super::away::Away;
 use super::keys::{Both, Held, Keys, Side};
+use super::parked::Layout;
 use super::plan::{JoinPlan, Pick};
 use super::saved;
 use super::store::{HELD, Store};
@@ -42,7 +45,8 @@ use crate::{
 ///
 /// # State
 /// The rows that may still be joined, with all their columns; of the right of semi and anti joins only those of the key. As
-/// of a time, the newest version of each key stays for ever: of tables that grow without end, delete keys upstream.
+/// of a time, the newest version of each key stays for ever: of tables that grow without end, delete keys upstream. What does
+/// not fit in memory goes to the spill store, key by key with all rows of it: those of one key have to fit.
 ///
 /// # Order
 /// What the rows of a batch give comes in their order, and for each in the order of the partners' times; what watermarks
@@ -55,7 +59,7 @@ use crate::{
 /// watermark, and versions of the right that are older than one that was valid already.
 pub struct Join {
     pub(super) plan: JoinPlan,
-    codec: KeyCodec,
+    pub(super) codec: Arc<KeyCodec>,
     pub(super) stores: Both<Store>,
     pub(super) keys: Keys,
     // Rows before this are late.
@@ -63,12 +67,26 @@ pub struct Join {
     // What was found and is not given yet: rows; rows of both sides of a window; keys that are due.
     pub(super) picks: Vec<Pick>,
     pub(super) products: Vec<Product>,
-    firing: (i64, Vec<u32>),
-    rest: Option<Rest>,
+    pub(super) firing: Firing,
+    pub(super) rest: Option<Rest>,
+    pub(super) layout: Arc<Layout>,
+    // The keys that are not in memory, and how many rows came since it was last looked whether all fit.
+    pub(super) away: Away,
+    pub(super) grown: usize,
+}
+
+/// The keys that are due, in memory, the last of them first.
+#[derive(Default)]
+pub(super) struct Firing {
+    pub(super) at: i64,
+    /// Those that are next.
+    pub(super) keys: Vec<u32>,
+    /// Those that come behind others that are not in memory.
+    pub(super) waiting: Vec<u32>,
 }
 
 /// A batch of which some rows are not taken in yet.
-struct Rest {
+pub(super) struct Rest {
     side: Side,
     parts: Parts<RecordBatch>,
     found: Found,
@@ -79,7 +97,7 @@ struct Rest {
 }
 
 /// What is looked at of some rows.
-struct Found {
+pub(super) struct Found {
     keys: RowKeys,
     /// Which rows have a null in their key.
     nulls: Option<NullBuffer>,
@@ -91,12 +109,17 @@ struct Found {
 const RESULTS: usize = 8 * 1024;
 
 impl Found {
-    fn new(codec: &KeyCodec, keys: &[ArrayRef], until: Option<ArrayRef>) -> Result<Self> {
+    /// The key of a row.
+    pub(super) fn key(&self, row: usize) -> &[u8] {
+        self.keys.get(row)
+    }
+
+    pub(super) fn new(codec: &KeyCodec, keys: &[ArrayRef], until: Option<ArrayRef>) -> Result<Self> {
         let nulls = keys.iter().fold(None, |nulls, column| NullBuffer::union(nulls.as_ref(), column.nulls()));
         Ok(Found { keys: codec.keys(keys)?, nulls, until })
     }
 
-    fn row(&self, row: usize, time: i64, number: u64) -> Arriving<'_> {
+    pub(super) fn row(&self, row: usize, time: i64, number: u64) -> Arriving<'_> {
         let is_null = self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
         let until = self.until.as_ref().map(|until| {
             let until = until.as_primitive_opt::<TimestampMicrosecondType>().filter(|until| !until.is_null(row));
@@ -116,15 +139,20 @@ impl Join {
             left: Store::new(plan.sides.left.stored.clone()),
             right: Store::new(plan.sides.right.stored.clone()),
         };
+        let codec = Arc::new(KeyCodec::new(&plan.sides.left.key_fields(), Vec::new())?);
+        let layout = Arc::new(Layout::new(&codec, &plan));
         Ok(Join {
-            codec: KeyCodec::new(&plan.sides.left.key_fields(), Vec::new())?,
+            away: Away::new(&layout, Timestamp::MIN),
+            layout,
+            grown: 0,
+            codec,
             plan,
             stores,
             keys: Keys::default(),
             horizon: Timestamp::MIN,
             picks: Vec::new(),
             products: Vec::new(),
-            firing: (i64::MIN, Vec::new()),
+            firing: Firing::default(),
             rest: None,
         })
     }
@@ -150,7 +178,7 @@ impl Join {
     }
 
     /// Gives what was picked as far as there is room, but some in any case; whether that was all.
-    fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<bool> {
+    pub(super) fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<bool> {
         while !self.picks.is_empty() {
             let picks: Vec<Pick> = self.picks.drain(..self.fitting()).collect();
             let rows = self.plan.rows(&self.stores, &picks)?;
@@ -169,7 +197,7 @@ impl Join {
         Ok(self.picks.len() < RESULTS || self.give(out)? && out.has_room())
     }
 
-    fn tidy(&mut self) -> Result {
+    pub(super) fn tidy(&mut self) -> Result {
         self.stores.left.tidy()?;
         self.stores.right.tidy()
     }
@@ -179,27 +207,43 @@ impl Join {
         self.keys = Keys::default();
         for side in [Side::Left, Side::Right] {
             let columns = self.plan.sides.of(side);
-            // All columns of the left are kept, behind that of times.
-            let until = self.plan.until.filter(|_| side == Side::Left).map(|place| place + 1);
             let store = std::mem::replace(self.stores.of_mut(side), Store::new(columns.stored.clone()));
             for (numbers, rows, marks) in store.chunks() {
-                let until = until.and_then(|place| rows.columns().get(place).cloned());
-                let found = Found::new(&self.codec, &self.plan.sides.of(side).key_columns(rows), until)?;
-                let times = rows.columns().first().and_then(|times| times.as_primitive_opt::<Int64Type>());
-                let times = times.ok_or_else(|| Fault::bug("saved rows have no times"))?;
-                let all = numbers.iter().zip(marks).zip(times.values()).enumerate();
-                for (row, ((number, _), time)) in all.filter(|(_, ((_, marks), _))| **marks & HELD != 0) {
-                    let arriving = found.row(row, *time, *number);
-                    let Some((last, due)) = self.lasts(side, &arriving) else { continue };
-                    let key = self.keys.number(arriving.key, arriving.is_null);
-                    let held = Held { time: *time, last, number: *number };
-                    if let Some(key) = self.keys.get_mut(key) {
-                        key.insert(side, held, self.plan.tells_its_end(side));
-                    }
-                    self.keys.come_back(key, due);
-                }
+                self.find_again(side, numbers.iter().copied(), rows, marks, true)?;
             }
             *self.stores.of_mut(side) = store;
+        }
+        Ok(())
+    }
+
+    /// Puts the rows of a side that are held into the lists of their keys, and perhaps comes back to those when that is due.
+    pub(super) fn find_again(
+        &mut self,
+        side: Side,
+        numbers: impl Iterator<Item = u64>,
+        rows: &RecordBatch,
+        marks: &[u8],
+        comes_back: bool,
+    ) -> Result {
+        let columns = self.plan.sides.of(side);
+        // All columns of the left are kept, behind that of times.
+        let until = self.plan.until.filter(|_| side == Side::Left).map(|place| place + 1);
+        let until = until.and_then(|place| rows.columns().get(place).cloned());
+        let found = Found::new(&self.codec, &columns.key_columns(rows), until)?;
+        let times = rows.columns().first().and_then(|times| times.as_primitive_opt::<Int64Type>());
+        let times = times.ok_or_else(|| Fault::bug("saved rows have no times"))?;
+        let all = numbers.zip(marks).zip(times.values()).enumerate();
+        for (row, ((number, _), time)) in all.filter(|(_, ((_, marks), _))| **marks & HELD != 0) {
+            let arriving = found.row(row, *time, number);
+            let Some((last, due)) = self.lasts(side, &arriving) else { continue };
+            let key = self.keys.number(arriving.key, arriving.is_null);
+            let held = Held { time: *time, last, number };
+            if let Some(key) = self.keys.get_mut(key) {
+                key.insert(side, held, self.plan.tells_its_end(side));
+            }
+            if comes_back {
+                self.keys.come_back(key, due);
+            }
         }
         Ok(())
     }
@@ -232,6 +276,8 @@ impl Operator for Join {
         let until = self.plan.until.filter(|_| side == Side::Left);
         let until = until.and_then(|place| rows.columns().get(place).cloned());
         let found = Found::new(&self.codec, &columns.key_columns(&stored), until)?;
+        self.bring((0..rows.num_rows()).map(|row| found.key(row)))?;
+        self.grown += rows.num_rows();
         let first = self.stores.of_mut(side).push(stored);
         let parts = Parts { times, rows, origins, weight };
         self.rest = Some(Rest { side, parts, found, first, next: 0, late: Vec::new() });
@@ -262,6 +308,9 @@ impl Operator for Join {
             Join::refuse(&rest, now, out)?;
         }
         self.tidy()?;
+        if self.has_grown() {
+            self.let_go()?;
+        }
         Ok(Turn::Done)
     }
 
@@ -280,12 +329,19 @@ impl Operator for Join {
                 }
                 continue;
             }
-            match self.firing.1.pop() {
-                Some(key) => self.fire(self.firing.0, key),
-                None => match self.keys.next_due(horizon.as_micros()) {
-                    Some(due) => self.firing = due,
-                    None => break,
-                },
+            if let Some(key) = self.firing.keys.pop() {
+                self.fire(self.firing.at, key);
+                continue;
+            }
+            if self.has_grown() {
+                if !self.give(out)? {
+                    return Ok(Turn::Again);
+                }
+                self.tidy()?;
+                self.let_go()?;
+            }
+            if !self.next_due(horizon.as_micros())? {
+                break;
             }
         }
         if !self.give(out)? {
@@ -308,10 +364,19 @@ impl Operator for Join {
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
         visit.time("horizon", &mut self.horizon)?;
-        let Both { left, right } = &mut self.stores;
-        let left = saved::visit(visit, "left", left, &self.plan.sides.left)?;
-        let right = saved::visit(visit, "right", right, &self.plan.sides.right)?;
-        if left || right { self.index() } else { Ok(()) }
+        if !visit.is_fitting() {
+            let Both { left, right } = &mut self.stores;
+            let left = saved::visit(visit, "left", left, &self.plan.sides.left)?;
+            let right = saved::visit(visit, "right", right, &self.plan.sides.right)?;
+            if left || right {
+                self.index()?;
+            }
+        }
+        if visit.piece("away", &mut self.away, || Away::new(&self.layout, self.horizon))? {
+            let back = self.away.take_kept()?;
+            self.come_back_with(back)?;
+        }
+        if visit.is_fitting() { self.let_go() } else { Ok(()) }
     }
 
     fn time_keeping(&self) -> TimeKeeping {

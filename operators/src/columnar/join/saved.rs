@@ -98,32 +98,36 @@ fn marks_by_group(rows: &RecordBatch, keys: &[usize], marks: &[u8], key_groups: 
 
 fn read(bytes: &[u8], side: &SideColumns, to: &mut Vec<RecordBatch>) -> Result {
     for rows in StreamReader::try_new(bytes, None).map_err(cannot_restore)? {
-        let rows = rows.map_err(cannot_restore)?;
-        if columns(&rows.schema()) != columns(&side.stored) {
-            let words = "its state has rows of other columns than the pipeline: keep them, or give the step another name, which begins without state";
-            return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
-        }
-        let how = |schema: &Schema| schema.metadata().get(HOW).cloned();
-        // State of a program that did not note it says nothing.
-        if let (Some(before), Some(now)) = (how(&rows.schema()), how(&side.stored))
-            && before != now
-        {
-            let words = format!(
-                "its state is of a join that was `{before}`, and it is `{now}` now, for which other rows would have been kept: say again what it was, or give the step another name, which begins without state"
-            );
-            return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
-        }
-        // Whether a column may be null is what the pipeline says now.
-        let rows = RecordBatch::try_new(SchemaRef::clone(&side.stored), rows.columns().to_vec());
-        to.push(rows.map_err(cannot_restore)?);
+        to.push(checked(&rows.map_err(cannot_restore)?, side)?);
     }
     Ok(())
+}
+
+/// Rows that were saved, as the pipeline keeps them now.
+pub(super) fn checked(rows: &RecordBatch, side: &SideColumns) -> Result<RecordBatch> {
+    if columns(rows.schema_ref()) != columns(&side.stored) {
+        let words = "its state has rows of other columns than the pipeline: keep them, or give the step another name, which begins without state";
+        return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
+    }
+    let how = |schema: &Schema| schema.metadata().get(HOW).cloned();
+    // State of a program that did not note it says nothing.
+    if let (Some(before), Some(now)) = (how(rows.schema_ref()), how(&side.stored))
+        && before != now
+    {
+        let words = format!(
+            "its state is of a join that was `{before}`, and it is `{now}` now, for which other rows would have been kept: say again what it was, or give the step another name, which begins without state"
+        );
+        return Err(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never));
+    }
+    // Whether a column may be null is what the pipeline says now.
+    let rows = RecordBatch::try_new(SchemaRef::clone(&side.stored), rows.columns().to_vec());
+    rows.map_err(cannot_restore)
 }
 
 fn columns(schema: &Schema) -> Vec<(&str, &DataType)> {
     schema.fields().iter().map(|field| (field.name().as_str(), field.data_type())).collect()
 }
 
-fn cannot_restore(error: ArrowError) -> Fault {
+pub(super) fn cannot_restore(error: ArrowError) -> Fault {
     Fault::new(FaultKind::Checkpoint, "the rows of a join cannot be restored").retry_with(Retry::Never).because(error)
 }

@@ -12,6 +12,7 @@ use arrow::compute::{concat_batches, filter_record_batch, interleave, take};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
+use super::keys::Held;
 use super::width::{HEAVY, weight, widest, width};
 use crate::{Fault, Result};
 
@@ -51,6 +52,9 @@ const FAN: usize = 8;
 const LARGE: usize = 4 * 1024;
 /// Chunks of so few rows may hold some that are gone.
 const FEW: usize = 32;
+/// Bytes of what is known of a row and of its number, and of its place in the list of its key.
+const MARKS: usize = 1 + size_of::<u64>();
+const PLACE: usize = 2 * size_of::<Held>();
 
 impl Chunk {
     fn new(rows: RecordBatch, numbers: Vec<u64>, marks: Vec<u8>) -> Self {
@@ -110,6 +114,33 @@ impl Store {
         self.chunks.insert(start, chunk);
         self.touched.push(start);
         start
+    }
+
+    /// The same of rows that come back, all of them held, of which so much is known.
+    pub(super) fn push_back(&mut self, rows: RecordBatch, marks: Vec<u8>) -> u64 {
+        let start = self.next;
+        self.next += rows.num_rows() as u64;
+        self.chunks.insert(start, Chunk::new(rows, (start..self.next).collect(), marks));
+        self.touched.push(start);
+        start
+    }
+
+    /// The oldest rows, and what is known of each, where some are held.
+    pub(super) fn oldest(&self) -> Option<(RecordBatch, Arc<Vec<u8>>)> {
+        let chunk = self.chunks.values().find(|chunk| chunk.held > 0)?;
+        Some((chunk.rows.clone(), Arc::clone(&chunk.marks)))
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.chunks.values().map(|chunk| chunk.weight + chunk.marks.len() * MARKS + chunk.held * PLACE).sum()
+    }
+
+    /// What is known of a row.
+    pub(super) fn marks(&self, number: u64) -> u8 {
+        let found = self.chunks.range(..=number).next_back();
+        let marks = found.and_then(|(start, chunk)| chunk.marks.get(chunk.row(*start, number)?).copied());
+        marks.unwrap_or_default()
     }
 
     fn find(&mut self, number: u64) -> Option<(u64, &mut Chunk, usize)> {

@@ -13,20 +13,20 @@ use crate::testkit::{Bench, cases};
 use crate::window::tumbling;
 use crate::{Batch, Either, KeyGroup, Operator, Rejected, Saved, StateVisitor, Timestamp, Watermark};
 
-fn at(micros: i64) -> Timestamp {
+pub(super) fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
 }
 
-fn left(time: i64, number: i64) -> Row {
+pub(super) fn left(time: i64, number: i64) -> Row {
     Row { is_left: true, key: Some(1), time, number, until: Some(time + 5) }
 }
 
-fn right(time: i64, number: i64) -> Row {
+pub(super) fn right(time: i64, number: i64) -> Row {
     Row { is_left: false, ..left(time, number) }
 }
 
 /// Rows of one side.
-fn batch(rows: &[Row]) -> Batch<Either<RecordBatch, RecordBatch>> {
+pub(super) fn batch(rows: &[Row]) -> Batch<Either<RecordBatch, RecordBatch>> {
     let keys: Int64Array = rows.iter().map(|row| row.key).collect();
     let numbers = Int64Array::from_iter_values(rows.iter().map(|row| row.number));
     let until: TimestampMicrosecondArray = rows.iter().map(|row| row.until).collect();
@@ -54,11 +54,11 @@ fn plan(kind: JoinKind, bound: Bound) -> Result<JoinPlan, JoinMistakes> {
     JoinPlan::new((&left, &right), &[("key".to_owned(), "id".to_owned())], kind, "", bound)
 }
 
-fn join(kind: JoinKind, bound: Bound) -> Join {
+pub(super) fn join(kind: JoinKind, bound: Bound) -> Join {
     Join::new(plan(kind, bound).unwrap()).unwrap()
 }
 
-fn given(bench: &mut Bench<Join>) -> Vec<Given> {
+pub(super) fn given(bench: &mut Bench<Join>) -> Vec<Given> {
     let mut all = Vec::new();
     for batch in bench.take_batches() {
         let rows = batch.rows();
@@ -267,13 +267,13 @@ fn everything_that_is_wrong_is_told() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Rows(Vec<Row>),
     Watermark(i64),
 }
 
 /// Rows of both sides, out of order by less than 20, with watermarks that follow.
-fn steps(dice: &mut Dice) -> Vec<Step> {
+pub(super) fn steps(dice: &mut Dice) -> Vec<Step> {
     let count = 1 + dice.below(40);
     let (keys, spread) = (1 + dice.below(4), 10 + dice.below(150));
     let mut rows: Vec<(i64, Row)> = (1..=count)
@@ -304,7 +304,7 @@ fn all_rows(steps: &[Step]) -> Vec<Row> {
     rows.flatten().copied().collect()
 }
 
-fn step(bench: &mut Bench<Join>, step: &Step, size: usize) {
+pub(super) fn step(bench: &mut Bench<Join>, step: &Step, size: usize) {
     match step {
         Step::Rows(rows) => rows.chunks(size).for_each(|rows| bench.batch(batch(rows))),
         Step::Watermark(now) => bench.watermark(at(*now)),

@@ -1,6 +1,6 @@
 //! Which rows belong together: what a row finds when it comes, and what a key gives when event time has come so far.
 
-use super::bound::{How, JoinKind, Latest};
+use super::bound::{Bound, How, JoinKind, Latest};
 use super::keys::{Both, Held, Key, List, Side, between};
 use super::operator::Join;
 use super::plan::Pick;
@@ -49,25 +49,30 @@ fn take_gone(list: &mut List, at: i64) -> Vec<Held> {
     gone
 }
 
+/// The last time that a row of the other side can have to be joined with a row of this time, and of the left perhaps with a
+/// time until which it waits; and when to come back to its key, when event time has come to `horizon`. Nothing if it is in no
+/// window.
+pub(super) fn lasts(bound: &Bound, horizon: i64, side: Side, time: i64, until: Option<i64>) -> Option<(i64, i64)> {
+    let last = match (&bound.how, side) {
+        (How::Within { latest: Latest::After(later), .. }, Side::Left) => time.saturating_add(*later),
+        (How::Within { latest: Latest::Column(_), .. }, Side::Left) => until.unwrap_or(i64::MIN),
+        (How::Within { earlier, .. }, Side::Right) => time.saturating_add(*earlier),
+        (How::Unbounded { ttl }, _) => time.saturating_add(*ttl),
+        (How::AsOf, _) => time,
+        (How::Sessions { gap }, _) => return Some((time, time.saturating_add(*gap))),
+        (How::Windows(windows), _) => {
+            let pane = windows.pane_of(crate::Timestamp::from_micros(time))?;
+            return Some((windows.last_end(pane).saturating_sub(1), windows.first_end(pane, horizon)));
+        }
+    };
+    Some((last, Held { time, last, number: 0 }.gone_at()))
+}
+
 impl Join {
     /// The last time that a row of the other side can have, and when to come back to the key of a row; nothing if it is in
     /// no window.
     pub(super) fn lasts(&self, side: Side, row: &Arriving<'_>) -> Option<(i64, i64)> {
-        let time = row.time;
-        let last = match (&self.plan.bound.how, side) {
-            (How::Within { latest: Latest::After(later), .. }, Side::Left) => time.saturating_add(*later),
-            (How::Within { latest: Latest::Column(_), .. }, Side::Left) => row.until.unwrap_or(i64::MIN),
-            (How::Within { earlier, .. }, Side::Right) => time.saturating_add(*earlier),
-            (How::Unbounded { ttl }, _) => time.saturating_add(*ttl),
-            (How::AsOf, _) => time,
-            (How::Sessions { gap }, _) => return Some((time, time.saturating_add(*gap))),
-            (How::Windows(windows), _) => {
-                let pane = windows.pane_of(crate::Timestamp::from_micros(time))?;
-                return Some((windows.last_end(pane).saturating_sub(1), windows.first_end(pane, self.horizon())));
-            }
-        };
-        let held = Held { time, last, number: row.number };
-        Some((last, held.gone_at()))
+        lasts(&self.plan.bound, self.horizon(), side, row.time, row.until)
     }
 
     /// Takes a row in, and picks what it gives at once; false if it is late.
