@@ -40,6 +40,6 @@ fn every_message_of_a_stream_comes_into_the_other_once() {
 
 #[test]
 fn state_comes_back_as_it_was_from_segments_and_from_other_numbers_of_subtasks() {
-    let table = printed(env!("CARGO_BIN_EXE_state"), &["--keys", "20000"]);
+    let table = printed(env!("CARGO_BIN_EXE_state"), &["--keys", "100000"]);
     assert!(table.contains("pause at a barrier") && table.contains("of a whole one"), "{table}");
 }

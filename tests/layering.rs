@@ -121,7 +121,8 @@ fn operators_in(text: &str) -> Vec<(String, Vec<&str>)> {
     });
     let documented = |name: &str| {
         let begins = |line: &&str| {
-            let rest = line.strip_prefix("pub struct ").and_then(|line| line.strip_prefix(name));
+            let rest = line.strip_prefix("pub struct ").or_else(|| line.strip_prefix("pub(super) struct "));
+            let rest = rest.and_then(|rest| rest.strip_prefix(name));
             rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
         };
         let at = lines.iter().position(begins)?;
@@ -131,8 +132,9 @@ fn operators_in(text: &str) -> Vec<(String, Vec<&str>)> {
     names.filter_map(documented).collect()
 }
 
-/// What puts an operator on a bench.
-const BENCHES: [&str; 3] = ["Bench::new", "cuts_do_not_matter", "steps_do_not_matter"];
+/// What shows that it matters neither where an operator's input is cut nor where it is restarted: the generic properties, or one of
+/// an operator's own that restarts it.
+const PROPERTIES: [&str; 3] = ["cuts_do_not_matter", "steps_do_not_matter", "Bench::restored"];
 
 /// The tests of a file.
 fn tests_in<'a>(file: &Path, text: &'a str) -> &'a str {
@@ -154,23 +156,26 @@ fn names(code: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_operator_has_a_timeline_in_its_docs_and_is_tested_on_a_bench() {
+fn every_operator_has_a_timeline_in_its_docs_and_is_cut_and_restarted_in_a_test() {
     let mut files = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("operators/src"), &mut files);
+    for folder in ["operators/src", "runtime/src/connectors"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(folder), &mut files);
+    }
     let texts: Vec<(PathBuf, String)> =
         files.into_iter().map(|file| (file.clone(), std::fs::read_to_string(file).unwrap())).collect();
     let (mut seen, mut wrong) = (0, Vec::new());
     for (file, text) in &texts {
         let near = texts.iter().filter(|(other, _)| other.starts_with(file.parent().unwrap()));
         let tests: Vec<&str> = near.map(|(other, text)| tests_in(other, text)).collect();
-        let on_benches: Vec<&&str> = tests.iter().filter(|text| BENCHES.iter().any(|b| text.contains(b))).collect();
+        let with_properties: Vec<&&str> =
+            tests.iter().filter(|text| PROPERTIES.iter().any(|property| text.contains(property))).collect();
         for (name, docs) in operators_in(text) {
             seen += 1;
             if !docs.contains(&"/// ```text") {
                 wrong.push(format!("{} has no timeline ({})", name, file.display()));
             }
-            if !on_benches.iter().any(|text| names(text, &name)) {
-                wrong.push(format!("{} is not tested on a bench ({})", name, file.display()));
+            if !with_properties.iter().any(|text| names(text, &name)) {
+                wrong.push(format!("{} has no test that cuts its input and restarts it ({})", name, file.display()));
             }
         }
     }

@@ -157,6 +157,9 @@ fn shortened<'h>(headers: &'h Headers, most: usize, missing: &mut Vec<&'h str>) 
 
 #[cfg(test)]
 mod tests {
+    use millstream_operators::Cause;
+    use millstream_operators::testkit::{cuts_do_not_matter, timed};
+
     use super::*;
 
     fn headers(all: &[(&str, usize)]) -> Headers {
@@ -179,6 +182,24 @@ mod tests {
 
     fn lengths(headers: &Headers) -> Vec<(&str, usize)> {
         headers.iter().map(|(name, value)| (name, value.len())).collect()
+    }
+
+    #[test]
+    fn a_rejected_row_becomes_a_letter_wherever_it_is_cut_and_restarted() {
+        let causes = ["a:x", "a/json:y", ":z", "b:ä\nb"].map(|cause| cause.split_once(':').unwrap());
+        let rejected = |number: usize| {
+            let (node, words) = causes[number % causes.len()];
+            let mut cause = Cause::operator(words);
+            cause.node = node.into();
+            Rejected { row: number, cause }
+        };
+        let letters = cuts_do_not_matter(|| Letters::of("p"), &timed((0..30).map(rejected)));
+        let subjects: Vec<&[u8]> = letters.iter().take(4).map(|letter| &*letter.subject).collect();
+        assert_eq!(subjects, ["a", "a", "unnamed", "b"].map(|node| format!("mill.dlq.p.{node}").into_bytes()));
+        let errors: Vec<_> =
+            letters.iter().take(4).map(|letter| letter.headers.get("Mill-Dlq-Error").unwrap()).collect();
+        assert!(errors[3].contains("ä b"), "{errors:?}");
+        assert_eq!(letters[7].headers.get("Mill-Dlq-Seq"), Some("8"), "of the message that it came from");
     }
 
     #[test]
