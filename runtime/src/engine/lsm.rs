@@ -61,7 +61,8 @@ impl Store {
         let database = Database::builder(&path)
             .temporary(true)
             .manual_journal_persist(true)
-            .worker_threads(2)
+            // Of two, the first would put the message that asks for a compaction back as fast as it can while the other compacts.
+            .worker_threads(1)
             .max_journaling_size((budget / 2).max(64 * MB))
             .cache_size((budget / READ).max(MB))
             .open();
