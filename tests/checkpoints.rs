@@ -115,13 +115,13 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// Damages a file of a directory in one of many ways; says which, and how.
-fn damage(dice: &mut Dice, directory: &Path, foreign: &[u8]) -> (PathBuf, &'static str) {
+fn damage(dice: &mut Dice, directory: &Path, base: &Base, foreign: &[u8]) -> (PathBuf, &'static str) {
     let all = files(directory);
     let count = all.len() as u64;
     let (path, bytes) = all.into_iter().nth(usize::try_from(dice.below(count)).unwrap()).unwrap();
     let mut changed = bytes.clone();
     let at = usize::try_from(dice.below(bytes.len() as u64)).unwrap();
-    let how = match dice.below(6) {
+    let how = match dice.below(7) {
         0 => {
             changed.truncate(at);
             "truncated"
@@ -139,6 +139,12 @@ fn damage(dice: &mut Dice, directory: &Path, foreign: &[u8]) -> (PathBuf, &'stat
                 String::from_utf8_lossy(&bytes).replacen("millstream-checkpoint 2", "millstream-checkpoint 3", 1);
             changed = if text.as_bytes() == bytes { b"newer".to_vec() } else { text.into_bytes() };
             "newer"
+        }
+        5 => {
+            let (revision, older) = base.older(dice);
+            let path = directory.join(format!("counts.{}", revision.0));
+            fs::write(&path, older).unwrap();
+            return (path, "an older checkpoint of the same pipeline");
         }
         _ => {
             fs::remove_file(&path).unwrap();
@@ -187,7 +193,7 @@ async fn a_damaged_checkpoint_is_refused_by_name_or_the_one_before_is_used_and_n
         let place = tempfile::tempdir().unwrap();
         copy(&kept, place.path());
         let directory = place.path().join("counts");
-        let (path, how) = damage(&mut dice, &directory, &foreign);
+        let (path, how) = damage(&mut dice, &directory, &base, &foreign);
         let damaged = path.file_name().unwrap().to_str().unwrap().to_owned();
         let (how, gone) = (format!("{} is {how}", path.display()), how == "missing");
         let manifests: Vec<String> =

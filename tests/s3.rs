@@ -228,11 +228,13 @@ impl Copied {
     }
 
     /// Puts all of it elsewhere, and gives the names of the objects and what is in them.
-    async fn put(&self, store: &S3Store) -> Vec<(String, Bytes)> {
-        let (mut objects, mut revision) = (Vec::new(), Revision(0));
-        for (_, bytes) in &self.manifests {
-            revision = store.write("counts", revision, bytes.clone()).await.unwrap();
-            objects.push((format!("counts/manifests/{:020}", revision.0), bytes.clone()));
+    async fn put(&self, weed: &Weed, (prefix, store): (&str, &S3Store)) -> Vec<(String, Bytes)> {
+        let mut objects = Vec::new();
+        for (revision, bytes) in &self.manifests {
+            // What they say of their place holds for these names alone.
+            let name = manifest(*revision);
+            weed.tamper(&format!("{prefix}/{name}"), Some(bytes));
+            objects.push((name, bytes.clone()));
         }
         for (id, bytes) in &self.pieces {
             store.put("counts", *id, bytes.clone()).await.unwrap();
@@ -255,6 +257,10 @@ impl Copied {
             assert!(is_there || aside().as_deref() == Some(&**bytes), "{how}: {id} is not as it was");
         }
     }
+}
+
+fn manifest(revision: Revision) -> String {
+    format!("counts/manifests/{:020}", revision.0)
 }
 
 /// Damages one of the objects in one of many ways; says which, and how.
@@ -297,8 +303,15 @@ async fn what_is_damaged_in_a_bucket_is_named_or_the_checkpoint_before_is_used_a
     for round in 0..rounds {
         let prefix = format!("damaged/{round}");
         let place = weed.store(&prefix);
-        let objects = whole.put(&place).await;
-        let (name, how) = damage(&mut dice, &weed, &prefix, &objects);
+        let objects = whole.put(&weed, (&prefix, &place)).await;
+        let (name, how) = match round {
+            0 => {
+                let (revision, older) = base.older(&mut dice);
+                weed.tamper(&format!("{prefix}/{}", manifest(revision)), Some(older));
+                (manifest(revision), "an older checkpoint of the same pipeline")
+            }
+            _ => damage(&mut dice, &weed, &prefix, &objects),
+        };
         let (gone, mut how) = (how == "missing", format!("{name} is {how}"));
         let mut damaged = BTreeSet::from([name.rsplit('/').next().unwrap().to_owned()]);
         if round + 1 == rounds {
@@ -308,7 +321,7 @@ async fn what_is_damaged_in_a_bucket_is_named_or_the_checkpoint_before_is_used_a
                 damaged.insert(name.rsplit('/').next().unwrap().to_owned());
             }
         }
-        let manifests: Vec<String> = (1..=3).rev().map(|revision| format!("{revision:020}")).collect();
+        let manifests: Vec<String> = base.manifests.iter().map(|(revision, _)| format!("{:020}", revision.0)).collect();
         let (before, out) = (Copied::of(&place).await, Collected::default());
         let shown = format!("s3://ckpt/{prefix}/counts");
         let flow = Flow::start_with(graph(&base.rows, true, 2, &out), Arc::new(place.clone()), |e| e).unwrap();

@@ -80,6 +80,14 @@ impl Base {
         panic!("no run left three different checkpoints");
     }
 
+    /// One of the newer checkpoints, and one before it, which is as whole as ever, to put in its place.
+    pub fn older(&self, dice: &mut Dice) -> (Revision, &Bytes) {
+        let last = self.manifests.len() as u64 - 1;
+        let newer = dice.below(last);
+        let older = newer + 1 + dice.below(last - newer);
+        (self.manifests[newer as usize].0, &self.manifests[older as usize].1)
+    }
+
     /// By what is damaged, among the names of pieces and of these manifests, the newest first: the newest that is whole is gone
     /// on from, as the rows behind all of them are there.
     pub fn must(&self, manifests: &[String], damaged: &BTreeSet<String>) -> Must {

@@ -196,6 +196,14 @@ impl Store for KvStore {
         })
     }
 
+    fn follows<'a>(&'a self, pipeline: &'a str, earlier: Revision, later: Revision) -> Stored<'a, bool> {
+        // The server counts the entries of all keys.
+        Box::pin(async move {
+            let next = self.js().await?.kv_behind(&bucket(pipeline), KEY, earlier.0).await.map_err(stored_fault)?;
+            Ok(next == Some(later.0))
+        })
+    }
+
     fn describe(&self, pipeline: &str) -> String {
         format!("key `{KEY}` of the bucket `{}` at {}", bucket(pipeline), self.connections.describe())
     }

@@ -67,6 +67,36 @@ pub(crate) async fn read_manifest(
     Ok((Manifest::decode(&bytes, pipeline, &place).map_err(StoreError::Failed)?, Some(id)))
 }
 
+/// As [`read_manifest`], of what the store has as this revision: it is also the one that was written as that. An older one of the
+/// pipeline under its name is as whole as it ever was.
+///
+/// # Errors
+/// It is damaged, or another one, or cannot be read.
+pub(crate) async fn read_revision(
+    store: &dyn Store,
+    pipeline: &str,
+    (revision, stored): (Revision, &[u8]),
+) -> Result<(Manifest, Option<BlobId>), StoreError> {
+    let (manifest, inside) = read_manifest(store, pipeline, stored).await?;
+    if let Some(after) = manifest.after
+        && !store.follows(pipeline, Revision(after), revision).await?
+    {
+        let words = format!(
+            "the checkpoint in {} is not the one that was written there, but checkpoint {} of the same pipeline, made {}, which was written behind revision {after}: somebody has put it there. Nothing is deleted",
+            store.manifest(pipeline, revision),
+            manifest.epoch,
+            manifest.at
+        );
+        return Err(StoreError::Failed(Fault::new(FaultKind::Checkpoint, words).retry_with(Retry::Never)));
+    }
+    Ok((manifest, inside))
+}
+
+/// Whether a checkpoint has been written since the newest had this revision.
+pub(crate) async fn is_outdated(store: &dyn Store, pipeline: &str, revision: Revision) -> Result<bool, StoreError> {
+    Ok(store.read(pipeline).await?.is_some_and(|(newest, _)| newest > revision))
+}
+
 /// Reads the state that a manifest names.
 ///
 /// # Errors
@@ -181,28 +211,35 @@ async fn read_bytes(
 /// behind it is for them to find out. So it is where one was taken away. Nothing that is damaged is deleted or overwritten.
 ///
 /// # Errors
-/// None is whole: then the fault is what is wrong with the newest.
+/// None is whole: then the fault is what is wrong with the newest. Or fenced: a run has gone on while its checkpoint was read, and
+/// has let go of what was not read yet.
 pub(crate) async fn newest(
     store: &dyn Store,
     pipeline: &str,
     state: StateIn,
 ) -> Result<Option<(Revision, Restored)>, StoreError> {
     let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(None) };
-    if let Some(taken) = store.taken(pipeline).await? {
-        tracing::warn!(
+    match store.taken(pipeline).await {
+        Ok(None) => {}
+        Ok(Some(taken)) => tracing::warn!(
             pipeline,
             "{taken}; going on from the newest of them, if the sources still have what came since"
-        );
+        ),
+        // Whether the newest is whole is seen when it is read.
+        Err(error) => tracing::warn!(pipeline, %error, "whether somebody has taken a manifest away cannot be seen"),
     }
-    let wrong = match whole(store, pipeline, &stored, state).await {
+    let wrong = match whole_revision(store, pipeline, (revision, &stored), state).await {
         Ok(restored) => return Ok(Some((revision, restored))),
         Err(error) => damaged(store, pipeline, revision, error)?,
     };
+    if is_outdated(store, pipeline, revision).await? {
+        return Err(overtaken(pipeline, &wrong));
+    }
     for (older, stored) in store.history(pipeline).await? {
         if older >= revision {
             continue;
         }
-        let restored = match whole(store, pipeline, &stored, state).await {
+        let restored = match whole_revision(store, pipeline, (older, &stored), state).await {
             Ok(restored) => restored,
             Err(error) => {
                 let older = damaged(store, pipeline, older, error)?;
@@ -218,7 +255,16 @@ pub(crate) async fn newest(
         );
         return Ok(Some((revision, restored)));
     }
+    if is_outdated(store, pipeline, revision).await? {
+        return Err(overtaken(pipeline, &wrong));
+    }
     Err(StoreError::Failed(wrong))
+}
+
+/// What is missing was let go of by a run that has written checkpoints since.
+fn overtaken(pipeline: &str, wrong: &Fault) -> StoreError {
+    tracing::info!(pipeline, "another instance has gone on while its checkpoint was read: {}", wrong.chain());
+    StoreError::Fenced
 }
 
 /// Why a manifest is not to be gone on from, with its name; an error where that is not known.
@@ -260,7 +306,98 @@ pub(crate) async fn savepoint(
     Ok((revision, restored))
 }
 
+async fn whole_revision(
+    store: &dyn Store,
+    pipeline: &str,
+    (revision, stored): (Revision, &[u8]),
+    state: StateIn,
+) -> Result<Restored, StoreError> {
+    let (manifest, _) = read_revision(store, pipeline, (revision, stored)).await?;
+    load(store, pipeline, manifest, state).await
+}
+
 async fn whole(store: &dyn Store, pipeline: &str, stored: &[u8], state: StateIn) -> Result<Restored, StoreError> {
     let (manifest, _) = read_manifest(store, pipeline, stored).await?;
     load(store, pipeline, manifest, state).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use millstream_operators::Epoch;
+
+    use super::*;
+    use crate::broker::{Embedded, EmbeddedOptions};
+    use crate::checkpoint::{KvStore, LocalStore};
+    use crate::connectors::{Connections, Purpose};
+
+    /// Writes so many checkpoints; gives their revisions and bytes.
+    async fn written(store: &dyn Store, so_many: u64) -> Vec<(Revision, Bytes)> {
+        let (mut all, mut revision) = (Vec::new(), Revision(0));
+        for epoch in 0..so_many {
+            let manifest =
+                Manifest { pipeline: "p".into(), epoch: Epoch(epoch), after: Some(revision.0), ..Manifest::default() };
+            let bytes = manifest.encode().unwrap();
+            revision = store.write("p", revision, bytes.clone()).await.unwrap();
+            all.push((revision, bytes));
+        }
+        all
+    }
+
+    async fn epoch_of_newest(store: &dyn Store) -> (Revision, u64) {
+        let (revision, restored) = newest(store, "p", StateIn::Memory).await.unwrap().unwrap();
+        (revision, restored.manifest.epoch.0)
+    }
+
+    /// A look at a checkpoint that is not the one that was written there says which it is.
+    async fn assert_told(store: &dyn Store, place: &str) {
+        let (revision, stored) = store.read("p").await.unwrap().unwrap();
+        let Err(StoreError::Failed(told)) = read_revision(store, "p", (revision, &stored)).await else {
+            panic!("it is believed")
+        };
+        let told = told.chain();
+        assert!(told.contains(place) && told.contains("checkpoint 1 of the same pipeline"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn an_older_checkpoint_in_the_place_of_the_newest_is_not_believed_in_a_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(directory.path());
+        written(&store, 4).await;
+        assert_eq!(epoch_of_newest(&store).await, (Revision(4), 3));
+        fs::copy(directory.path().join("p.2"), directory.path().join("p.4")).unwrap();
+        assert_eq!(epoch_of_newest(&store).await, (Revision(4), 2), "the one before it is gone on from");
+        assert_told(&store, &directory.path().join("p.4").display().to_string()).await;
+        // Under a name it is what it is.
+        let (_, older) = store.read("p").await.unwrap().unwrap();
+        store.save("p", "older", older).await.unwrap();
+        let (_, saved) = savepoint(&store, "p", "older", StateIn::Memory).await.unwrap();
+        assert_eq!(saved.manifest.after, Some(1));
+    }
+
+    #[tokio::test]
+    async fn an_older_checkpoint_in_the_place_of_the_newest_is_not_believed_on_a_server() {
+        let connections = Arc::new(Connections::to_embedded(Embedded::new(EmbeddedOptions::default())));
+        let store = KvStore::new(Arc::clone(&connections), 1);
+        let all = written(&store, 2).await;
+        // The server counts what has other keys, too.
+        store.save("p", "between", Bytes::new()).await.unwrap();
+        let third = Manifest { after: Some(all[1].0.0), ..Manifest::decode(&all[1].1, "p", "").unwrap() };
+        let revision = store.write("p", all[1].0, third.encode().unwrap()).await.unwrap();
+        assert!(revision.0 > all[1].0.0 + 1);
+        assert_eq!(epoch_of_newest(&store).await, (revision, 1));
+        let js = connections.js(Purpose::Control).await.unwrap();
+        let put = js.kv_put("mill_p", "ckpt", all[1].1.clone()).await.unwrap();
+        assert_eq!(epoch_of_newest(&store).await, (Revision(put), 1));
+        assert_told(&store, &store.manifest("p", Revision(put))).await;
+        // What is removed begins anew.
+        js.kv_purge("mill_p", "ckpt").await.unwrap();
+        let first = written(&store, 1).await[0].0;
+        assert_eq!(epoch_of_newest(&store).await, (first, 0));
+        js.kv_purge("mill_p", "ckpt").await.unwrap();
+        js.kv_put("mill_p", "ckpt", all[1].1.clone()).await.unwrap();
+        assert_told(&store, "key `ckpt`").await;
+    }
 }

@@ -13,8 +13,8 @@ use super::segment::Segment;
 /// Everything that a run needs to go on: where each source stood and what each operator held, at one barrier.
 ///
 /// On the wire it is a line that says what follows, with its length and SHA-256, and then JSON. Small state is MessagePack in
-/// base 64 inside; of keyed state it names the segments. A manifest is checked against that line, its format, and the
-/// pipeline's name before it is believed.
+/// base 64 inside; of keyed state it names the segments. A manifest is checked against that line, its format, the pipeline's
+/// name, and the revision that it was written behind, before it is believed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -22,6 +22,10 @@ pub struct Manifest {
     pub pipeline: String,
     /// The checkpoint's number.
     pub epoch: Epoch,
+    /// Its generation: the revision that was the store's newest when it was written, 0 if there was none. What a store gives its
+    /// manifests is known only afterwards. Those of before this was noted do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
     /// When it was made.
     pub at: Timestamp,
     /// The version of Millstream that made it.
@@ -214,6 +218,13 @@ mod tests {
             changed[at] ^= 1;
             assert!(Manifest::decode(&changed, "orders", "test").is_err(), "changed at {at}");
         }
+    }
+
+    #[test]
+    fn of_before_generations_were_noted_is_read() {
+        let json = serde_json::to_string(&sample()).unwrap();
+        assert!(!json.contains("after"), "{json}");
+        assert_eq!(serde_json::from_str::<Manifest>(&json).unwrap().after, None);
     }
 
     #[test]

@@ -15,7 +15,9 @@ mod store;
 pub use kv::KvStore;
 #[cfg(feature = "cli")]
 pub(crate) use load::load;
-pub(crate) use load::{Restored, StateIn, as_stored, newest, read_manifest, read_run, savepoint};
+pub(crate) use load::{
+    Restored, StateIn, as_stored, is_outdated, newest, read_manifest, read_revision, read_run, savepoint,
+};
 pub use local::LocalStore;
 pub use manifest::{Manifest, NodeState, SourcePosition};
 pub use memory::MemoryStore;

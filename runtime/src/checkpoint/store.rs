@@ -114,6 +114,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         format!("revision {} of {}", revision.0, self.describe(pipeline))
     }
 
+    /// Whether the manifest of revision `later` was the next to be written behind revision `earlier`, 0 for none, as far as
+    /// what is there shows: that of a store whose revisions have no gaps is.
+    fn follows<'a>(&'a self, _pipeline: &'a str, earlier: Revision, later: Revision) -> Stored<'a, bool> {
+        Box::pin(async move { Ok(earlier.0.checked_add(1) == Some(later.0)) })
+    }
+
     /// Which of the last manifests somebody has taken away, in words; `None` where nothing shows that.
     ///
     /// If it was the newest, the one before it is read as if it were: a store whose revisions have no gaps can notice it,

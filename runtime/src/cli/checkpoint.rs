@@ -12,7 +12,9 @@ use super::args::Server;
 use super::file::Ends;
 use super::settings::Settings;
 use super::{Failure, Program, output, place};
-use crate::checkpoint::{Manifest, OutputLog, Revision, StateIn, Store, StoreError, load, read_manifest};
+use crate::checkpoint::{
+    Manifest, OutputLog, Revision, StateIn, Store, StoreError, load, read_manifest, read_revision,
+};
 use crate::connectors::{Connections, Purpose, marked};
 use crate::engine::Clock;
 
@@ -98,6 +100,8 @@ struct Place {
 /// A checkpoint as it is stored, and what people call it.
 struct Listed {
     name: String,
+    // The place among checkpoints that it must have been written for; a savepoint has none.
+    revision: Option<Revision>,
     stored: bytes::Bytes,
 }
 
@@ -119,10 +123,13 @@ impl Place {
     async fn all(&self) -> Result<Vec<Listed>, Failure> {
         let newest = self.store.read(&self.pipeline).await.map_err(told)?.map(|(revision, _)| revision);
         let history = self.store.history(&self.pipeline).await.map_err(told)?;
-        let checkpoints =
-            history.into_iter().map(|(revision, stored)| Listed { name: called(revision, newest), stored });
+        let checkpoints = history.into_iter().map(|(revision, stored)| Listed {
+            name: called(revision, newest),
+            revision: Some(revision),
+            stored,
+        });
         let saved = self.store.saved(&self.pipeline).await.map_err(told)?;
-        let saved = saved.into_iter().map(|(name, stored)| Listed { name, stored });
+        let saved = saved.into_iter().map(|(name, stored)| Listed { name, revision: None, stored });
         Ok(checkpoints.chain(saved).collect())
     }
 
@@ -130,19 +137,25 @@ impl Place {
         let Some(name) = name else {
             let newest = self.store.read(&self.pipeline).await.map_err(told)?;
             let none = || Failure::fault(format!("there is no checkpoint at {}", self.describe()));
-            return newest.map(|(_, stored)| Listed { name: NEWEST.to_owned(), stored }).ok_or_else(none);
+            let listed =
+                newest.map(|(revision, stored)| Listed { name: NEWEST.to_owned(), revision: Some(revision), stored });
+            return listed.ok_or_else(none);
         };
         let saved = self.store.saved(&self.pipeline).await.map_err(told)?;
         let names: Vec<String> = saved.iter().map(|(name, _)| name.clone()).collect();
         let found = saved.into_iter().find(|(other, _)| other == name);
-        found.map(|(name, stored)| Listed { name, stored }).ok_or_else(|| {
+        found.map(|(name, stored)| Listed { name, revision: None, stored }).ok_or_else(|| {
             let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
             Failure::fault(format!("there is no savepoint {name} at {}: {there}", self.describe()))
         })
     }
 
     async fn manifest(&self, listed: &Listed) -> Result<Manifest, StoreError> {
-        Ok(read_manifest(self.store.as_ref(), &self.pipeline, &listed.stored).await?.0)
+        let (store, stored) = (self.store.as_ref(), &listed.stored);
+        Ok(match listed.revision {
+            Some(revision) => read_revision(store, &self.pipeline, (revision, stored)).await?.0,
+            None => read_manifest(store, &self.pipeline, stored).await?.0,
+        })
     }
 
     /// Reads all of it, as a start would; where the sources stand is what the marker of a sink says, if that is ahead.
@@ -237,8 +250,9 @@ pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Sett
         None => newest.stored.clone(),
     };
     place.store.save(&place.pipeline, &args.name, stored).await.map_err(told)?;
-    // A pipeline that runs may have let go of some of it before it saw the name.
-    let manifest = match place.verify(&newest).await {
+    // A pipeline that runs may have let go of some of it before it saw the name, and of its place among checkpoints.
+    let named = Listed { revision: None, ..newest };
+    let manifest = match place.verify(&named).await {
         Ok(_) => now,
         Err(error) => {
             let _ = place.store.unsave(&place.pipeline, &args.name).await;

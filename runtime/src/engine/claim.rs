@@ -2,7 +2,7 @@
 
 use millstream_operators::Timestamp;
 
-use crate::checkpoint::{Store, StoreError, as_stored, read_manifest};
+use crate::checkpoint::{Manifest, Revision, Store, StoreError, as_stored, read_revision};
 
 /// So many checkpoints may come between what is read and what is written: two round trips, not a whole start.
 const TRIES: u32 = 100;
@@ -25,15 +25,21 @@ pub(super) async fn claim(store: &dyn Store, pipeline: &str, (run, from): (&str,
     }
 }
 
+/// The newest checkpoint, without its state, if it can be read now.
+pub(super) async fn newest_written(store: &dyn Store, pipeline: &str) -> Option<(Revision, Manifest)> {
+    let (revision, stored) = store.read(pipeline).await.ok()??;
+    Some((revision, read_revision(store, pipeline, (revision, &stored)).await.ok()?.0))
+}
+
 async fn once(store: &dyn Store, pipeline: &str, (run, from): (&str, &str), now: Timestamp) -> Result<(), StoreError> {
     let Some((revision, stored)) = store.read(pipeline).await? else { return Ok(()) };
-    let (mut manifest, _) = read_manifest(store, pipeline, &stored).await?;
+    let (mut manifest, _) = read_revision(store, pipeline, (revision, &stored)).await?;
     // A run that has claimed it does not need to again.
     if manifest.run != from || from == run {
         return Ok(());
     }
     run.clone_into(&mut manifest.run);
-    (manifest.epoch, manifest.at) = (manifest.epoch.next(), now);
+    (manifest.epoch, manifest.after, manifest.at) = (manifest.epoch.next(), Some(revision.0), now);
     let (bytes, beside) = as_stored(manifest.encode().map_err(StoreError::Failed)?);
     if let Some((id, bytes)) = beside {
         store.put(pipeline, id, bytes).await?;
@@ -49,13 +55,14 @@ mod tests {
     use std::time::Duration;
 
     use millstream_operators::{Batch, Epoch, FaultKind, Source};
+    use millstream_pipelines::dsl::Pipeline;
     use tokio::time::{sleep, timeout};
 
     use super::super::Ended;
     use super::super::tests::{graph, numbers, sink, source};
     use super::*;
-    use crate::checkpoint::{Manifest, MemoryStore, Revision};
-    use crate::testkit::{CollectSink, Collected, Flow, ListSource};
+    use crate::checkpoint::MemoryStore;
+    use crate::testkit::{CollectSink, Collected, FailingStore, Flow, ListSource};
 
     /// Rows of a list, which is not open for half a second.
     #[derive(Clone)]
@@ -122,6 +129,40 @@ mod tests {
         assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_that_goes_while_it_is_read_is_outdated_and_not_damaged() {
+        let store = FailingStore::default();
+        let start = |numbers: std::ops::Range<u64>| {
+            let list = ListSource::new(numbers.map(|number| (Timestamp::MIN, number)));
+            let (pipeline, out) = (Pipeline::new("p"), Collected::<(u64, u64)>::default());
+            let rows =
+                pipeline.source("in", list).key_by(|number| *number).fold("count", 0_u64, |count, _| *count += 1);
+            rows.sink("out", CollectSink::new(out.clone()));
+            (Flow::start_with(pipeline.build().unwrap(), Arc::new(store.clone()), |e| e).unwrap(), out)
+        };
+        start(0..2_000).0.finish().await.unwrap();
+        assert!(!store.blobs("p").await.unwrap().is_empty(), "all of its state is in the manifest");
+        let run = async || newest_written(&store, "p").await.unwrap().1.run;
+        let first = run().await;
+        // Behind the third time it claims the newest, and nobody else writes any more.
+        store.outrun(5);
+        let (second, out) = start(0..3_000);
+        second.finish().await.unwrap();
+        assert_eq!(out.rows().len(), 1_000, "it goes on from the state and place");
+        assert_ne!(run().await, first);
+        // A bound there is.
+        store.outrun(u32::MAX);
+        let fault = start(0..4_000).0.finish().await.unwrap_err();
+        assert_eq!(fault.kind(), FaultKind::Fenced, "{fault}");
+        // And what is damaged is.
+        store.outrun(0);
+        for blob in store.blobs("p").await.unwrap() {
+            store.forget("p", blob.id).await.unwrap();
+        }
+        let fault = start(0..4_000).0.finish().await.unwrap_err();
+        assert_eq!(fault.kind(), FaultKind::Checkpoint, "{fault}");
+    }
+
     #[tokio::test]
     async fn what_is_claimed_is_the_same_but_for_who_wrote_it() {
         let store = MemoryStore::default();
@@ -134,7 +175,8 @@ mod tests {
         }
         let (revision, stored) = store.read("p").await.unwrap().unwrap();
         let claimed = Manifest::decode(&stored, "p", "memory").unwrap();
-        let wanted = Manifest { epoch: Epoch(1), at: Timestamp::from_millis(1), run: "mine".into(), ..before };
+        let wanted =
+            Manifest { epoch: Epoch(1), after: Some(1), at: Timestamp::from_millis(1), run: "mine".into(), ..before };
         assert_eq!((revision, claimed), (Revision(2), wanted), "once is enough, and a third run is left alone");
     }
 }

@@ -234,6 +234,7 @@ impl Coordinator {
         let manifest = Manifest {
             pipeline: self.pipeline.to_string(),
             epoch: barrier.epoch,
+            after: Some(self.revision.0),
             at,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             run: self.ownership.run().to_owned(),

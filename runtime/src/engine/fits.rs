@@ -7,7 +7,9 @@ use millstream_operators::{Fault, FaultKind};
 use millstream_pipelines::graph::{Graph, Guarantee, Plan, Role};
 
 use super::job::link_name;
-use crate::checkpoint::{self, BlobId, Manifest, OutputLog, Restored, Revision, StateIn, Store, StoreError, as_stored};
+use crate::checkpoint::{
+    self, BlobId, Manifest, OutputLog, Restored, Revision, StateIn, Store, StoreError, as_stored, is_outdated,
+};
 
 /// A pipeline, and the nodes of earlier ones that are gone for good.
 #[derive(Clone, Copy)]
@@ -94,10 +96,6 @@ impl Kept {
             tracing::warn!(pipeline, %error, "it is not known whether savepoint {savepoint} is needed, so it may stay: see `millstream checkpoint ls`");
         }
     }
-}
-
-async fn is_outdated(store: &dyn Store, pipeline: &str, revision: Revision) -> Result<bool, StoreError> {
-    Ok(store.read(pipeline).await?.is_some_and(|(newest, _)| newest > revision))
 }
 
 /// Of which nodes a checkpoint has something that the graph has no node of that kind and name for.

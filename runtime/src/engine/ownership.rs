@@ -46,11 +46,6 @@ impl Ownership {
         &self.run
     }
 
-    /// The run whose place it takes.
-    pub(crate) fn taken_from(&self) -> &str {
-        &self.before
-    }
-
     /// Refuses to begin again from a checkpoint that another run has written since this one began or wrote its own: whoever
     /// started later has taken over, and a restart after a fault is no start. The run whose place it takes may have written
     /// one more.

@@ -8,14 +8,14 @@ use millstream_operators::{Fault, FaultKind, Result, Retry};
 use millstream_pipelines::graph::{Graph, Now, Protocol, Resources, plan, protocol};
 use tokio::sync::{Notify, watch};
 
-use super::claim::claim;
+use super::claim::{claim, newest_written};
 use super::clock::Clock;
 use super::coordinator::Ended;
 use super::fits;
 use super::job::Job;
 use super::latch::Latch;
 use super::metrics::Metrics;
-use super::ownership::Ownership;
+use super::ownership::{Ownership, fenced};
 use super::spill::Spilling;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
@@ -189,12 +189,11 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut environment = environment.clone();
     environment.metrics.expect(graph);
     if graph.is_shared() {
-        let (_, Some(before)) =
-            newest(graph, &environment, (None, StateIn::Memory), &mut environment.stopper.watch()).await?
-        else {
-            return Ok(Ended::Stopped);
-        };
-        check_nothing_kept(graph, &before.manifest, &environment)?;
+        match newest(graph, &environment, (None, StateIn::Memory), &mut environment.stopper.watch()).await? {
+            Found::Stopped => return Ok(Ended::Stopped),
+            Found::Here(_, before) if before.manifest.sources.is_empty() => {}
+            Found::Here(..) | Found::Overtaken => return Err(kept_without_shared(graph, &environment)),
+        }
         if environment.savepoint.is_some() {
             let words = format!("the pipeline {} shares its sources: it has no savepoints to start from", graph.name);
             return Err(Fault::new(FaultKind::Setup, words));
@@ -221,16 +220,37 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut forget = environment.forget.as_slice();
     let name = environment.run.clone().unwrap_or_else(Ownership::name_run);
     let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0_u32);
+    // The run whose place this one takes.
+    let mut whose = None::<Arc<str>>;
     loop {
         let mut stop = environment.stopper.watch();
-        if let Some(before) = before.as_ref().filter(|_| overtaken >= OVERTAKEN_OFTEN) {
-            claim(&*environment.store, &graph.name, (&name, before.taken_from()), environment.clock.now()).await;
+        if let Some(whose) = whose.as_ref().filter(|_| overtaken >= OVERTAKEN_OFTEN) {
+            claim(&*environment.store, &graph.name, (&name, whose), environment.clock.now()).await;
         }
-        let (revision, from) = newest(graph, environment, (savepoint, state), &mut stop).await?;
-        let Some(mut from) = from else { return Ok(Ended::Stopped) };
+        let (revision, mut from) = match newest(graph, environment, (savepoint, state), &mut stop).await? {
+            Found::Stopped => return Ok(Ended::Stopped),
+            Found::Here(revision, from) => (revision, from),
+            Found::Overtaken if overtaken >= OVERTAKEN => return Err(fenced(&graph.name)),
+            Found::Overtaken => {
+                overtaken += 1;
+                if let Some((revision, manifest)) = newest_written(&*environment.store, &graph.name).await {
+                    match &before {
+                        Some(before) => before.may_restart_from(revision, &manifest)?,
+                        None => whose = whose.or_else(|| Some(manifest.run.into())),
+                    }
+                }
+                tokio::select! {
+                    biased;
+                    () = tokio::time::sleep(FIRST_PAUSE) => {}
+                    _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
+                }
+                continue;
+            }
+        };
         if let Some(before) = &before {
             before.may_restart_from(revision, &from.manifest)?;
         }
+        whose = Some(from.manifest.run.as_str().into());
         let now = fits::Now { graph, plan: &plan, forget };
         let kept = loop {
             let fitted = tokio::select! {
@@ -326,13 +346,22 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     }
 }
 
-/// The newest checkpoint, or the savepoint of this name, or a first one; `None` when the run is asked to stop while the store is away.
+/// What there is to begin from.
+enum Found {
+    /// The run was asked to stop while the store was away.
+    Stopped,
+    /// A run goes on, and has let go of what was being read.
+    Overtaken,
+    Here(Revision, Restored),
+}
+
+/// The newest checkpoint, or the savepoint of this name, or a first one.
 async fn newest(
     graph: &Graph,
     environment: &Environment,
     (savepoint, state): (Option<&str>, StateIn),
     stop: &mut watch::Receiver<Stop>,
-) -> Result<(Revision, Option<Restored>)> {
+) -> Result<Found> {
     let store = &environment.store;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -347,32 +376,29 @@ async fn newest(
                     key_groups: graph.settings.key_groups,
                     ..Manifest::default()
                 };
-                return Ok((Revision(0), Some(Restored { manifest: first, ..Restored::default() })));
+                return Ok(Found::Here(Revision(0), Restored { manifest: first, ..Restored::default() }));
             }
-            Ok(Some((revision, restored))) => return Ok((revision, Some(restored))),
+            Ok(Some((revision, restored))) => return Ok(Found::Here(revision, restored)),
             Err(StoreError::Failed(fault)) => return Err(fault),
             Err(StoreError::Unknown(fault)) => {
                 tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be read yet, looking again in {pause:?}: {}", fault.chain());
             }
-            Err(StoreError::Fenced) => return Err(Fault::bug("a read was fenced")),
+            Err(StoreError::Fenced) => return Ok(Found::Overtaken),
         }
         tokio::select! {
             biased;
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok((Revision(0), None)),
+            _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Found::Stopped),
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// Refuses to share sources whose positions a checkpoint knows: the server would give everything again.
-fn check_nothing_kept(graph: &Graph, before: &Manifest, environment: &Environment) -> Result {
-    if before.sources.is_empty() {
-        return Ok(());
-    }
+/// Why sources are not shared whose positions a checkpoint knows: the server would give everything again.
+fn kept_without_shared(graph: &Graph, environment: &Environment) -> Fault {
     let (name, place) = (&graph.name, environment.store.describe(&graph.name));
     let words = format!(
         "the pipeline {name} has run without shared sources, and its checkpoint ({place}) knows how far it came, which shared sources cannot go on from; start under a new pipeline name, or remove the checkpoint to read all again"
     );
-    Err(Fault::new(FaultKind::Setup, words))
+    Fault::new(FaultKind::Setup, words)
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Result, Sink};
 use tokio::sync::watch;
 
-use crate::checkpoint::{Blob, BlobId, MemoryStore, Revision, Store, StoreError, Stored};
+use crate::checkpoint::{Blob, BlobId, Manifest, MemoryStore, Revision, Store, StoreError, Stored};
 use crate::connectors::Collected;
 
 /// Opens and shuts what waits behind it.
@@ -67,6 +67,7 @@ pub struct FailingStore {
     refused_blobs: Arc<AtomicU32>,
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
+    outrun: Arc<AtomicU32>,
     silent: Arc<AtomicU32>,
     questions: Arc<AtomicU32>,
     answers: Arc<AtomicU32>,
@@ -82,6 +83,7 @@ impl Default for FailingStore {
             refused_blobs: counter(0),
             unconfirmed: counter(0),
             outdated: counter(0),
+            outrun: counter(0),
             silent: counter(0),
             questions: counter(0),
             answers: counter(u32::MAX),
@@ -130,6 +132,19 @@ impl FailingStore {
     pub fn outdate(&self, times: u32) {
         self.outdated.store(times, Ordering::SeqCst);
     }
+
+    /// The next `times` blobs are gone when they are asked for: whoever wrote last has written once more.
+    pub fn outrun(&self, times: u32) {
+        self.outrun.store(times, Ordering::SeqCst);
+    }
+
+    async fn write_once_more(&self, pipeline: &str, revision: Revision, bytes: &Bytes) -> Result<(), StoreError> {
+        let next = Manifest::decode(bytes, pipeline, "memory").and_then(|manifest| {
+            let after = Some(revision.0);
+            Manifest { after, ..manifest }.encode()
+        });
+        self.inner.write(pipeline, revision, next.unwrap_or_else(|_| bytes.clone())).await.map(drop)
+    }
 }
 
 fn take_one(counter: &AtomicU32) -> bool {
@@ -146,7 +161,7 @@ impl Store for FailingStore {
             if let Some((revision, bytes)) = &found
                 && take_one(&self.outdated)
             {
-                self.inner.write(pipeline, *revision, bytes.clone()).await?;
+                self.write_once_more(pipeline, *revision, bytes).await?;
             }
             Ok(found)
         })
@@ -186,7 +201,15 @@ impl Store for FailingStore {
                 std::future::pending().await
             });
         }
-        self.inner.get(pipeline, id)
+        Box::pin(async move {
+            if let Some((revision, bytes)) = self.inner.read(pipeline).await?
+                && take_one(&self.outrun)
+            {
+                self.write_once_more(pipeline, revision, &bytes).await?;
+                return Ok(None);
+            }
+            self.inner.get(pipeline, id).await
+        })
     }
 
     fn blobs<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<Blob>> {

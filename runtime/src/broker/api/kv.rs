@@ -81,6 +81,22 @@ impl Js {
         }
     }
 
+    /// The revision of the first value that a key was given behind a revision, of those that are there; `None` if that is none, or
+    /// if the key was deleted first. Behind 0 it may have been.
+    ///
+    /// # Errors
+    /// JetStream refuses or does not answer.
+    pub async fn kv_behind(&self, bucket: &str, key: &str, revision: u64) -> Result<Option<u64>, BrokerError> {
+        let mut next = revision.saturating_add(1);
+        loop {
+            let found = self.next_message(&format!("KV_{bucket}"), next, &format!("$KV.{bucket}.{key}")).await?;
+            match found {
+                Some(message) if is_gone(&message.headers) && revision == 0 => next = message.seq + 1,
+                found => return Ok(found.filter(|found| !is_gone(&found.headers)).map(|found| found.seq)),
+            }
+        }
+    }
+
     /// Sets a key to a value, whatever it had.
     ///
     /// # Errors
