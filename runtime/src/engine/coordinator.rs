@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::clock::Clock;
+use super::kept::LeftOut;
 use super::metrics::Metrics;
 use super::ownership::{Ownership, fenced};
 use super::report::{Command, Report, TaskId};
@@ -42,6 +43,8 @@ pub(crate) struct Coordinator {
     pub(crate) ownership: Arc<Ownership>,
     /// What the run starts from; from then on what the newest durable checkpoint holds.
     pub(crate) manifest: Manifest,
+    /// What the run leaves out of that, until its first checkpoint is there.
+    pub(crate) left_out: Option<LeftOut>,
     pub(crate) retention: Retention,
     /// Bytes of segments that a checkpoint which failed did not store.
     pub(crate) unwritten: BTreeMap<BlobId, Bytes>,
@@ -303,6 +306,8 @@ impl Coordinator {
     async fn write(&mut self, bytes: Bytes) -> Result {
         let mut pause = FIRST_PAUSE;
         let mut unknown = false;
+        let is_first = !self.ownership.may_have_written();
+        self.ownership.writes();
         loop {
             let mut refused = None;
             match self.store.write(&self.pipeline, self.revision, bytes.clone()).await {
@@ -312,7 +317,12 @@ impl Coordinator {
                     return Ok(());
                 }
                 Err(StoreError::Fenced) if planted(Bug::IgnoreFence) => return Ok(()),
-                Err(StoreError::Fenced) if !unknown => return Err(fenced(&self.pipeline)),
+                Err(StoreError::Fenced) if !unknown => {
+                    if is_first {
+                        self.ownership.was_refused();
+                    }
+                    return Err(fenced(&self.pipeline));
+                }
                 Err(StoreError::Failed(fault)) if !unknown => return Err(fault),
                 // The write before this one may have happened.
                 Err(StoreError::Failed(fault)) => refused = Some(fault),

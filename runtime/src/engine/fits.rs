@@ -1,15 +1,17 @@
 //! What of a checkpoint a pipeline that has changed since goes on from.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind};
+use millstream_operators::{Fault, FaultKind, Result};
 use millstream_pipelines::graph::{Graph, Guarantee, Plan, Role};
+use tokio::sync::watch;
 
+use super::coordinator::wanted;
 use super::job::link_name;
-use crate::checkpoint::{
-    self, BlobId, Manifest, OutputLog, Restored, Revision, StateIn, Store, StoreError, as_stored, is_outdated,
-};
+use super::kept::{Keeping, LeftOut};
+use super::stop::Stop;
+use crate::checkpoint::{Manifest, OutputLog, Restored, Revision, StoreError};
 
 /// A pipeline, and the nodes of earlier ones that are gone for good.
 #[derive(Clone, Copy)]
@@ -17,44 +19,79 @@ pub(super) struct Now<'a> {
     pub(super) graph: &'a Graph,
     pub(super) plan: &'a Plan,
     pub(super) forget: &'a [String],
+    /// Whether the run has made checkpoints, which no longer have what was to be forgotten: then a node of such a name has
+    /// something of its own.
+    pub(super) has_forgotten: bool,
 }
 
+/// What comes of a checkpoint that a run is to begin from.
+pub(super) enum Fitted {
+    /// It may, without this.
+    Fits(Option<LeftOut>),
+    /// Another run has gone on meanwhile, and what was to be kept went.
+    Overtaken,
+    /// The run is asked to stop.
+    Stopped,
+}
+
+const PAUSE: Duration = Duration::from_secs(30);
+
 /// Leaves of a checkpoint what the graph goes on from: all that it has of its nodes, by their names and by what they are. The
-/// state of operators that the graph does not have is left out and named in the log, and the whole checkpoint, which has this
-/// revision, is kept as a savepoint, which this gives, so that nothing is lost.
+/// state of operators that the graph does not have is left out, and the whole checkpoint, which has this revision, is kept as a
+/// savepoint, so that nothing is lost.
 ///
 /// # Errors
 /// A setup fault where going on would read again what was read, or lose outputs or what they depend on; or what the store
-/// says: fenced, if another run has gone on meanwhile, and what was to be kept went.
+/// says.
 pub(super) async fn fit(
     now: Now<'_>,
     restored: &mut Restored,
-    (store, revision): (&dyn Store, Revision),
-) -> Result<Option<Kept>, StoreError> {
-    now.check(&restored.manifest).map_err(StoreError::Failed)?;
+    revision: Revision,
+    keeping: &mut Keeping<'_>,
+    stop: &mut watch::Receiver<Stop>,
+) -> Result<Fitted> {
+    now.check(&restored.manifest)?;
     let lost = now.lost(&restored.manifest);
     if lost.is_empty() {
-        return Ok(None);
+        return Ok(Fitted::Fits(None));
     }
-    let (pipeline, Restored { manifest, states, .. }) = (&now.graph.name, restored);
-    let (bytes, beside) = as_stored(manifest.encode().map_err(StoreError::Failed)?);
-    // What has this name is this.
-    let id = BlobId::of(&bytes).to_string();
-    let savepoint = format!("before-{}-{}", manifest.epoch, id.get(..8).unwrap_or(&id));
-    if let Some((id, bytes)) = beside {
-        store.put(pipeline, id, bytes).await?;
-    }
-    store.save(pipeline, &savepoint, bytes.clone()).await?;
-    // An instance that runs may have deleted what only this checkpoint named, before it could see that a savepoint does.
-    if let Err(error) = checkpoint::savepoint(store, pipeline, &savepoint, StateIn::Store).await {
-        let is_damaged = matches!(&error, StoreError::Failed(fault) if fault.kind() == FaultKind::Checkpoint);
-        if !is_damaged || !is_outdated(store, pipeline, revision).await? {
-            return Err(error);
+    let Restored { manifest, states, .. } = restored;
+    let left_out = loop {
+        let names = lost.names().into_iter().cloned().collect();
+        let whole = match keeping.keep((manifest, revision), names).await {
+            Ok(left_out) => tokio::select! {
+                biased;
+                whole = keeping.is_whole(&left_out, revision) => whole.map(|whole| whole.then_some(left_out)),
+                () = wanted(stop) => {
+                    keeping.take_back().await;
+                    return Ok(Fitted::Stopped);
+                }
+            },
+            Err(error) => Err(error),
+        };
+        match whole {
+            Ok(Some(left_out)) => break left_out,
+            Ok(None) => {
+                keeping.discard().await;
+                return Ok(Fitted::Overtaken);
+            }
+            Err(StoreError::Unknown(fault)) => {
+                tracing::warn!(pipeline = %now.graph.name, "the last checkpoint cannot be kept as a savepoint yet, trying again in {PAUSE:?}: {}", fault.chain());
+            }
+            Err(error) => {
+                keeping.take_back().await;
+                return Err(error.into_fault());
+            }
         }
-        tracing::warn!(pipeline, %error, "the last checkpoint went while it was kept as savepoint {savepoint}");
-        store.unsave(pipeline, &savepoint).await?;
-        return Err(StoreError::Fenced);
-    }
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(PAUSE) => {}
+            () = wanted(stop) => {
+                keeping.take_back().await;
+                return Ok(Fitted::Stopped);
+            }
+        }
+    };
     for name in &lost.sources {
         manifest.sources.remove(name);
     }
@@ -62,40 +99,7 @@ pub(super) async fn fit(
         manifest.operators.remove(name);
         states.remove(name);
     }
-    tracing::warn!(
-        pipeline, lost = ?lost.names(),
-        "the last checkpoint has places or state of nodes that the pipeline no longer has; the run goes on without it, and all of it is kept as savepoint {savepoint}. If they only have other names now, stop, give them their names back, and start with `--from {savepoint}`"
-    );
-    Ok(Some(Kept { savepoint, bytes, revision }))
-}
-
-/// A checkpoint that is kept as a savepoint, as a run leaves some of it out.
-pub(super) struct Kept {
-    savepoint: String,
-    bytes: Bytes,
-    revision: Revision,
-}
-
-impl Kept {
-    /// Nobody has left anything out as long as the checkpoint is the newest. Any run that begins from it has the same savepoint.
-    pub(super) async fn take_back(self, store: &dyn Store, pipeline: &str) {
-        let Kept { savepoint, bytes, revision } = self;
-        let taken = async {
-            if is_outdated(store, pipeline, revision).await? {
-                return Ok(());
-            }
-            store.unsave(pipeline, &savepoint).await?;
-            // Another run may have gone on from it just now.
-            if is_outdated(store, pipeline, revision).await? {
-                store.save(pipeline, &savepoint, bytes).await
-            } else {
-                Ok(())
-            }
-        };
-        if let Err::<(), StoreError>(error) = taken.await {
-            tracing::warn!(pipeline, %error, "it is not known whether savepoint {savepoint} is needed, so it may stay: see `millstream checkpoint ls`");
-        }
-    }
+    Ok(Fitted::Fits(Some(left_out)))
 }
 
 /// Of which nodes a checkpoint has something that the graph has no node of that kind and name for.
@@ -140,7 +144,7 @@ impl Now<'_> {
 
     /// Refuses a checkpoint with places, outputs or key groups that the graph has no place for.
     fn check(&self, manifest: &Manifest) -> Result<(), Fault> {
-        let Now { graph, forget, .. } = *self;
+        let Now { graph, forget, has_forgotten, .. } = *self;
         let setup = |words: String| Fault::new(FaultKind::Setup, words);
         if manifest.key_groups != graph.settings.key_groups && !manifest.operators.is_empty() {
             let (was, is) = (manifest.key_groups, graph.settings.key_groups);
@@ -150,7 +154,7 @@ impl Now<'_> {
         }
         let lost = self.lost(manifest);
         let is_there = |name: &&String| manifest.sources.contains_key(*name) || manifest.operators.contains_key(*name);
-        if let Some(name) = forget.iter().filter(is_there).find(|name| !lost.names().contains(name)) {
+        if !has_forgotten && let Some(name) = forget.iter().filter(is_there).find(|name| !lost.names().contains(name)) {
             return Err(setup(format!("the place of {name} cannot be forgotten: the pipeline has it")));
         }
         let once = graph.settings.guarantee == Guarantee::EffectivelyOnce;
@@ -199,7 +203,7 @@ mod tests {
     use super::super::tests::{RunningSum, graph, numbers, operator, sink, source, sums};
     use super::super::{Ended, Environment};
     use super::*;
-    use crate::checkpoint::MemoryStore;
+    use crate::checkpoint::{MemoryStore, Store};
     use crate::testkit::{CollectSink, Collected, Flow, ListSource};
 
     /// Numbers or, `with_sums`, their sums, on a store.
@@ -291,21 +295,6 @@ mod tests {
         assert_eq!(store.saved("test").await.unwrap().len(), 1, "the state of `sum` is kept");
     }
 
-    #[tokio::test]
-    async fn a_savepoint_is_taken_back_only_while_what_it_keeps_is_the_newest() {
-        let store = MemoryStore::default();
-        let revision = store.write("p", Revision(0), "first".into()).await.unwrap();
-        let kept = || Kept { savepoint: "before".into(), bytes: "first".into(), revision };
-        for (is_newest, stays) in [(true, 0), (false, 1)] {
-            store.save("p", "before", "first".into()).await.unwrap();
-            if !is_newest {
-                store.write("p", revision, "of another run".into()).await.unwrap();
-            }
-            kept().take_back(&store, "p").await;
-            assert_eq!(store.saved("p").await.unwrap().len(), stays);
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_start_that_fails_leaves_no_savepoint_behind() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
@@ -331,7 +320,9 @@ mod tests {
         sink(&mut graph, "out", from, CollectSink::<u32>::new(Collected::default()));
         let key_groups = graph.settings.key_groups;
         let plan = plan(&graph);
-        let check = |forget: &[String], manifest: &_| Now { graph: &graph, plan: &plan, forget }.check(manifest);
+        let check = |forget: &[String], manifest: &_| {
+            Now { graph: &graph, plan: &plan, forget, has_forgotten: false }.check(manifest)
+        };
         let mut manifest = Manifest { key_groups, ..Manifest::default() };
         manifest.operators.insert("sum".into(), Vec::new());
         let refused = check(&[], &manifest).unwrap_err();

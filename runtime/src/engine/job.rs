@@ -20,6 +20,7 @@ use super::channel::{Capacity, Receiver};
 use super::coordinator::{Coordinator, Ended};
 use super::edges::{SinkTask, SourceTask};
 use super::inbox::Inbox;
+use super::kept::LeftOut;
 use super::latch::Latch;
 use super::ownership::Ownership;
 use super::report::{Command, Line, TaskId};
@@ -39,6 +40,8 @@ pub(crate) struct Job<'a> {
     pub(crate) environment: &'a Environment,
     pub(crate) from: Restored,
     pub(crate) revision: Revision,
+    /// What the checkpoint that it begins from had besides.
+    pub(crate) left_out: Option<LeftOut>,
     pub(crate) ownership: Arc<Ownership>,
     /// Where state goes that does not fit in memory.
     pub(crate) spill: Option<Arc<Spill>>,
@@ -88,6 +91,7 @@ impl Job<'_> {
             revision: self.revision,
             ownership: Arc::clone(&self.ownership),
             manifest: self.from.manifest.clone(),
+            left_out: self.left_out.clone(),
             retention: Retention::new(Arc::clone(store), self.graph.name.as_str().into(), named),
             unwritten: BTreeMap::new(),
             tasks: BTreeMap::new(),

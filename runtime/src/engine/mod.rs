@@ -19,6 +19,7 @@ mod forming;
 mod frontier;
 mod inbox;
 mod job;
+mod kept;
 mod latch;
 mod leftover;
 #[cfg(feature = "spill")]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use millstream_operators::{Fault, FaultKind, Result, Retry};
@@ -20,6 +20,8 @@ pub struct Ownership {
     /// The run whose checkpoint it begins from, whose place it takes.
     before: Arc<str>,
     revision: AtomicU64,
+    // Whether a first checkpoint may be there, also if nobody waits for its write any more.
+    may_have_written: AtomicBool,
 }
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -32,7 +34,8 @@ impl Ownership {
         (run, before): (Arc<str>, Arc<str>),
         revision: Revision,
     ) -> Self {
-        Ownership { store, pipeline, run, before, revision: AtomicU64::new(revision.0) }
+        let (revision, may_have_written) = (AtomicU64::new(revision.0), AtomicBool::new(false));
+        Ownership { store, pipeline, run, before, revision, may_have_written }
     }
 
     /// A name for a run, unlike that of any other.
@@ -58,6 +61,21 @@ impl Ownership {
         if since && !known { Err(fenced(&self.pipeline)) } else { Ok(()) }
     }
 
+    /// A write begins.
+    pub(crate) fn writes(&self) {
+        self.may_have_written.store(true, Ordering::Release);
+    }
+
+    /// The store has refused the run's first write: another has written since.
+    pub(crate) fn was_refused(&self) {
+        self.may_have_written.store(false, Ordering::Release);
+    }
+
+    /// Whether the run's first checkpoint may be there, or come yet.
+    pub(crate) fn may_have_written(&self) -> bool {
+        self.may_have_written.load(Ordering::Acquire)
+    }
+
     /// The run has written this checkpoint.
     pub(crate) fn wrote(&self, revision: Revision) {
         self.revision.store(revision.0, Ordering::Release);
@@ -70,13 +88,19 @@ impl Ownership {
         if fault.retry() != Retry::Never {
             return fault;
         }
+        let mut told = false;
         loop {
             match self.store.read(&self.pipeline).await {
                 Ok(Some((newest, _))) if newest.0 > self.revision.load(Ordering::Acquire) => {
                     return fenced(&self.pipeline);
                 }
                 Ok(_) | Err(StoreError::Failed(_) | StoreError::Fenced) => return fault,
-                Err(StoreError::Unknown(_)) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(StoreError::Unknown(away)) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(pipeline = %self.pipeline, "the run ends, and waits for the store to tell whether another instance has taken over: {}: {}", away.chain(), fault.chain());
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
             }
         }
     }

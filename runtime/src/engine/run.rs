@@ -11,8 +11,9 @@ use tokio::sync::{Notify, watch};
 use super::claim::{claim, newest_written};
 use super::clock::Clock;
 use super::coordinator::Ended;
-use super::fits;
+use super::fits::{self, Fitted};
 use super::job::Job;
+use super::kept::Keeping;
 use super::latch::Latch;
 use super::metrics::Metrics;
 use super::ownership::{Ownership, fenced};
@@ -217,7 +218,8 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
     let mut last: Option<(String, Manifest, u32)> = None;
     let mut savepoint = environment.savepoint.as_deref();
     let mut rewind = environment.rewind;
-    let mut forget = environment.forget.as_slice();
+    let mut has_forgotten = false;
+    let mut keeping = Keeping::new(&*environment.store, &graph.name);
     let name = environment.run.clone().unwrap_or_else(Ownership::name_run);
     let (mut before, mut overtaken) = (None::<Arc<Ownership>>, 0_u32);
     // The run whose place this one takes.
@@ -251,30 +253,16 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
             before.may_restart_from(revision, &from.manifest)?;
         }
         whose = Some(from.manifest.run.as_str().into());
-        let now = fits::Now { graph, plan: &plan, forget };
-        let kept = loop {
-            let fitted = tokio::select! {
-                biased;
-                fitted = fits::fit(now, &mut from, (&*environment.store, revision)) => fitted,
-                _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
-            };
-            let fault = match fitted {
-                Ok(kept) => break Some(kept),
-                Err(StoreError::Unknown(fault)) => fault,
-                Err(StoreError::Fenced) => break None,
-                Err(error) => return Err(error.into_fault()),
-            };
-            tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be kept as a savepoint yet, trying again in {LONGEST_PAUSE:?}: {}", fault.chain());
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(LONGEST_PAUSE) => {}
-                _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
+        let now = fits::Now { graph, plan: &plan, forget: &environment.forget, has_forgotten };
+        let left_out = match fits::fit(now, &mut from, revision, &mut keeping, &mut stop).await? {
+            Fitted::Fits(left_out) => left_out,
+            Fitted::Stopped => return Ok(Ended::Stopped),
+            Fitted::Overtaken if overtaken >= OVERTAKEN => return Err(fenced(&graph.name)),
+            Fitted::Overtaken => {
+                overtaken += 1;
+                tokio::time::sleep(FIRST_PAUSE).await;
+                continue;
             }
-        };
-        let Some(kept) = kept else {
-            // Another run has gone on meanwhile.
-            tokio::time::sleep(FIRST_PAUSE).await;
-            continue;
         };
         // Nothing is written before the first checkpoint is there.
         let begin = Begin { anew: revision == Revision(0) && savepoint.is_none(), shared: graph.is_shared() };
@@ -287,20 +275,22 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
         environment.metrics.watch_state(spill.as_ref().map(|spill| spill.gauge()));
         let stateless = stateless.clone();
-        let job = Job { graph, plan: &plan, environment, from, revision, ownership, stateless, spill };
+        let job = Job { graph, plan: &plan, environment, from, revision, left_out, ownership, stateless, spill };
         let (reached, ended) = job.run(stop.clone()).await;
-        match kept {
-            Some(kept) if reached.epoch == first => kept.take_back(&*environment.store, &graph.name).await,
-            _ => {}
+        let has_begun = reached.epoch != first;
+        if has_begun || before.as_ref().is_some_and(|before| before.may_have_written()) {
+            keeping.may_have_written();
         }
-        // What was forgotten is; a node of this name may have something of its own from now on.
-        if reached.epoch != first {
-            forget = &[];
+        if has_begun {
+            keeping.stays()
+        } else {
+            keeping.take_back().await
         }
+        has_forgotten |= has_begun;
         // From its first checkpoint on, the newest goes on from the savepoint.
-        savepoint = savepoint.filter(|_| reached.epoch == first);
-        rewind &= reached.epoch == first;
-        overtaken *= u32::from(reached.epoch == first);
+        savepoint = savepoint.filter(|_| !has_begun);
+        rewind &= !has_begun;
+        overtaken *= u32::from(!has_begun);
         let fault = match ended {
             // It was asked to before it had read anything: what there was is in the checkpoint that it began from, unless that
             // has outputs which are still to be published.
@@ -315,7 +305,7 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
             Ok(ended) => return Ok(ended),
             // The run whose place it takes, or an earlier attempt of its own, has written one more checkpoint meanwhile; who
             // it was is looked at before the next attempt.
-            Err(fault) if fault.kind() == FaultKind::Fenced && reached.epoch == first && overtaken < OVERTAKEN => {
+            Err(fault) if fault.kind() == FaultKind::Fenced && !has_begun && overtaken < OVERTAKEN => {
                 overtaken += 1;
                 continue;
             }

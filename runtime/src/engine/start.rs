@@ -58,6 +58,9 @@ impl Coordinator {
         round.operators = self.manifest.operators.clone();
         let (has_segments, sinks) = (self.manifest.segments().next().is_some(), self.manifest.sinks.clone());
         self.commit(round, sinks, started).await?;
+        if let Some(left_out) = self.left_out.take() {
+            left_out.settle(&*self.store, &self.pipeline).await;
+        }
         if has_segments {
             self.retention.sweep_orphans(self.clock.now());
         }

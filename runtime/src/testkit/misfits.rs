@@ -69,6 +69,8 @@ pub struct FailingStore {
     outdated: Arc<AtomicU32>,
     outrun: Arc<AtomicU32>,
     silent: Arc<AtomicU32>,
+    answered_before: Arc<AtomicU32>,
+    refused_names: Arc<AtomicU32>,
     questions: Arc<AtomicU32>,
     answers: Arc<AtomicU32>,
     unanswered: Arc<()>,
@@ -85,6 +87,8 @@ impl Default for FailingStore {
             outdated: counter(0),
             outrun: counter(0),
             silent: counter(0),
+            answered_before: counter(0),
+            refused_names: counter(0),
             questions: counter(0),
             answers: counter(u32::MAX),
             unanswered: Arc::default(),
@@ -125,7 +129,18 @@ impl FailingStore {
 
     /// The next `times` reads get no answer.
     pub fn answer_no_read(&self, times: u32) {
+        self.answer_no_read_behind(0, times);
+    }
+
+    /// The next `first` reads are answered, and then `times` are not.
+    pub fn answer_no_read_behind(&self, first: u32, times: u32) {
+        self.answered_before.store(first, Ordering::SeqCst);
         self.silent.store(times, Ordering::SeqCst);
+    }
+
+    /// The next `times` savepoints are not kept.
+    pub fn refuse_names(&self, times: u32) {
+        self.refused_names.store(times, Ordering::SeqCst);
     }
 
     /// The next `times` reads are outdated when they are answered: whoever wrote last has written once more.
@@ -154,7 +169,7 @@ fn take_one(counter: &AtomicU32) -> bool {
 impl Store for FailingStore {
     fn read<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<(Revision, Bytes)>> {
         Box::pin(async move {
-            if take_one(&self.silent) {
+            if !take_one(&self.answered_before) && take_one(&self.silent) {
                 return Err(StoreError::Unknown(Fault::new(FaultKind::Connection, "no answer, as it was told")));
             }
             let found = self.inner.read(pipeline).await?;
@@ -221,6 +236,10 @@ impl Store for FailingStore {
     }
 
     fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
+        if take_one(&self.refused_names) {
+            let no = Fault::new(FaultKind::Connection, "no answer, as it was told");
+            return Box::pin(async { Err(StoreError::Unknown(no)) });
+        }
         self.inner.save(pipeline, name, manifest)
     }
 
