@@ -52,6 +52,8 @@ pub(crate) struct Coordinator {
     pub(crate) sources: BTreeMap<TaskId, mpsc::Sender<Command>>,
     /// Whether one of them goes on for ever: known when all are made, before the first row.
     pub(crate) endless: Arc<AtomicBool>,
+    /// How many tasks have state to restore before the run may take over: only then is it known to fit.
+    pub(crate) restoring: usize,
     pub(crate) sinks: BTreeMap<TaskId, mpsc::Sender<Command>>,
     /// The sink that may store positions beside its outputs, if the pipeline keeps no state.
     pub(crate) stateless: Option<Arc<str>>,

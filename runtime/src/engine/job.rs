@@ -97,6 +97,7 @@ impl Job<'_> {
             tasks: BTreeMap::new(),
             sources: BTreeMap::new(),
             endless: Arc::default(),
+            restoring: 0,
             sinks: BTreeMap::new(),
             stateless: self.stateless.clone(),
             outputs: BTreeMap::new(),
@@ -278,7 +279,8 @@ impl Job<'_> {
                             pipeline: self.graph.name.as_str().into(),
                             settled: coordinator.retention.lock(),
                         });
-                        restore = Some(self.restored_within((spill, &beside), &snapshots, stage, subtask)?);
+                        restore = self.restored_within((spill, &beside), &snapshots, stage, subtask)?;
+                        coordinator.restoring += usize::from(restore.is_some());
                     }
                 }
                 let timers = BinaryHeap::new();

@@ -16,7 +16,7 @@ pub(crate) struct TaskId(pub(crate) usize);
 /// What a task says.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// A source is open at this position, and waits for checkpoint 0; or a sink is open.
+    /// A source is open at this position, and waits for checkpoint 0; or a sink is open, or what a stage had to restore is.
     Open(TaskId, Option<Bytes>),
     /// A source has read rows: the first of this run or, where it reads at a pace, behind the last barrier, and it waits for the
     /// next when they are as many as it may read.

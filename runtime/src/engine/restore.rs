@@ -10,6 +10,7 @@ use millstream_pipelines::graph::Stage;
 use super::beside::{Beside, Wanted};
 use super::chain::Chain;
 use super::job::{Job, link_name, rescaled};
+use super::ownership::Ownership;
 use super::snapshots::Snapshots;
 use crate::checkpoint::{Restored, Segment, Store, StoreError, read_run};
 
@@ -17,6 +18,7 @@ use crate::checkpoint::{Restored, Segment, Store, StoreError, read_run};
 pub(crate) struct Restore {
     store: Arc<dyn Store>,
     pipeline: Arc<str>,
+    ownership: Arc<Ownership>,
     spill: Arc<Spill>,
     nodes: BTreeMap<String, NodeShare>,
     beside: Beside,
@@ -40,9 +42,6 @@ impl Restore {
     /// # Errors
     /// What cannot be read or does not decode.
     pub(crate) async fn into(self, mut chain: Chain) -> Result<Chain> {
-        if self.nodes.is_empty() {
-            return Ok(chain);
-        }
         let beside = self.beside.clone();
         let restore = move |wanted: &Wanted| {
             for (node, share) in &self.nodes {
@@ -56,7 +55,7 @@ impl Restore {
 }
 
 impl Job<'_> {
-    /// What a subtask of a stage restores, to be read by itself.
+    /// What a subtask of a stage restores, to be read by itself; `None` if that is nothing.
     ///
     /// # Errors
     /// State that belongs to a subtask as a whole, of another number of subtasks.
@@ -66,7 +65,7 @@ impl Job<'_> {
         snapshots: &Snapshots,
         stage: &Stage,
         subtask: u32,
-    ) -> Result<Restore> {
+    ) -> Result<Option<Restore>> {
         let (of, Restored { manifest, states, .. }) = (stage.parallelism, &self.from);
         let mut nodes = BTreeMap::new();
         for node in stage.steps.iter().map(|step| link_name(self.graph, step.nodes())) {
@@ -90,8 +89,12 @@ impl Job<'_> {
             }
             nodes.insert(node, share);
         }
+        if nodes.is_empty() {
+            return Ok(None);
+        }
         let (store, pipeline) = (Arc::clone(&self.environment.store), self.graph.name.as_str().into());
-        Ok(Restore { store, pipeline, spill: Arc::clone(spill), nodes, beside: beside.clone() })
+        let (ownership, spill) = (Arc::clone(&self.ownership), Arc::clone(spill));
+        Ok(Some(Restore { store, pipeline, ownership, spill, nodes, beside: beside.clone() }))
     }
 
     /// A budget that cannot be kept is told where it is broken.
@@ -113,14 +116,16 @@ struct Streamed<'a> {
 
 impl Streamed<'_> {
     fn read(&self, segment: &Segment) -> Result<Run> {
-        let Restore { store, pipeline, .. } = self.of;
+        let Restore { store, pipeline, ownership, .. } = self.of;
         let (store, pipeline, node) = (Arc::clone(store), Arc::clone(pipeline), self.node.to_owned());
+        let ownership = Arc::clone(ownership);
         let segment = segment.clone();
         self.wanted.wait(async move {
             loop {
                 match read_run(&*store, &pipeline, &node, &segment).await {
                     Ok(run) => return Ok(run),
-                    Err(StoreError::Failed(fault)) => return Err(fault),
+                    // The run whose place this one is about to take may have let go of it.
+                    Err(StoreError::Failed(fault)) => return Err(ownership.blame(fault).await),
                     Err(StoreError::Fenced) => return Err(Fault::bug("a read was fenced")),
                     Err(StoreError::Unknown(fault)) => {
                         tracing::warn!(%pipeline, "state cannot be read yet, looking again in {PAUSE:?}: {}", fault.chain());

@@ -12,6 +12,7 @@ use millstream_pipelines::graph::Graph;
 use crate::broker::{Embedded, EmbeddedOptions};
 use crate::checkpoint::{KvStore, Store};
 use crate::connectors::Connections;
+use crate::engine::Ended;
 use crate::testkit::{CollectSink, Collected, FailingStore, Flow, ListSource};
 
 const KEYS: u64 = 20_000;
@@ -93,6 +94,46 @@ async fn a_restore_ends_with_its_run() {
     until("somebody waits", || store.unanswered() > 0).await;
     flow.crash().await;
     assert_eq!(store.unanswered(), 0);
+}
+
+#[tokio::test]
+async fn a_start_whose_state_does_not_fit_leaves_who_runs_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (list, out, store) = (numbers(), Collected::default(), FailingStore::default());
+    let flow = start(counts(&list, &out), Arc::new(store.clone()), folder.path());
+    counted(&flow, &out).await;
+    let pipeline = Pipeline::new("counts").settings(|settings| {
+        settings.parallelism = 2;
+        settings.state_memory = Some(100_000);
+    });
+    let rows = pipeline.source("numbers", list.clone().endless());
+    let words = rows.key_by(|number| number % KEYS).fold("count", String::new(), |words, _| words.push('|'));
+    words.sink("out", CollectSink::new(Collected::default()));
+    let misfit = start(pipeline.build().unwrap(), Arc::new(store.clone()), folder.path());
+    let fault = misfit.finish().await.unwrap_err();
+    assert_eq!(fault.node(), Some("count"), "{}", fault.chain());
+    let completed = flow.metrics().checkpoint().completed;
+    until("it goes on", || flow.metrics().checkpoint().completed > completed + 1).await;
+    assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+}
+
+#[tokio::test]
+async fn state_that_goes_while_it_is_restored_is_outdated_and_not_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let (list, out, store) = (numbers(), Collected::default(), FailingStore::default());
+    let flow = start(counts(&list, &out), Arc::new(store.clone()), folder.path());
+    counted(&flow, &out).await;
+    flow.drain().await.unwrap();
+    let before = store.questions();
+    let flow = start(counts(&list, &out), Arc::new(store.clone()), folder.path());
+    until("it goes on", || flow.metrics().checkpoint().completed > 2).await;
+    flow.drain().await.unwrap();
+    // Each segment is read to be checked, and then to be restored.
+    store.outrun_behind((store.questions() - before) / 2 + 1, 1);
+    let flow = start(counts(&list, &out), Arc::new(store.clone()), folder.path());
+    until("it goes on", || flow.is_over() || flow.metrics().checkpoint().completed > 2).await;
+    assert_eq!(flow.metrics().restarts(), 0);
+    assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
 }
 
 #[tokio::test]

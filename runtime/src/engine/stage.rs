@@ -13,7 +13,7 @@ use super::clock::Clock;
 use super::inbox::{Event, Inbox};
 use super::latch::Latch;
 use super::metrics::Metrics;
-use super::report::{Line, Part};
+use super::report::{Line, Part, Report};
 use super::restore::Restore;
 use super::router::{Router, Stopped};
 use super::snapshots::{All, Snapshots};
@@ -55,6 +55,7 @@ impl StageTask {
     async fn work(&mut self) -> Result<(), Stopped> {
         if let Some(restore) = self.restore.take() {
             self.chain = restore.into(std::mem::take(&mut self.chain)).await.map_err(Stopped::Fault)?;
+            self.line.tell(Report::Open(self.line.task, None)).await;
         }
         let latch = Arc::clone(&self.latch);
         let mut open = false;

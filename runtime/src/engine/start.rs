@@ -46,7 +46,8 @@ impl Coordinator {
         let started = Instant::now();
         let ahead = self.manifest.ahead().map(Arc::<str>::from);
         let mut round = self.next_round();
-        let mut opening = self.sinks.len();
+        // State that does not fit must not end whoever runs with it.
+        let mut opening = self.sinks.len() + self.restoring;
         if ahead.is_none() {
             opening += self.open_sources().await?;
         } else {
@@ -108,7 +109,7 @@ impl Coordinator {
         Ok(self.sources.len())
     }
 
-    /// Waits until so many sources and sinks are open, and notes where sources stand. False when the run is asked to stop
+    /// Waits until so many sources, sinks and stages are open, and notes where sources stand. False when the run is asked to stop
     /// before.
     async fn opened(&mut self, mut waiting: usize, round: &mut Round) -> Result<bool> {
         let mut stop = self.stop.clone();

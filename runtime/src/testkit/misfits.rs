@@ -68,6 +68,7 @@ pub struct FailingStore {
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
     outrun: Arc<AtomicU32>,
+    there_before: Arc<AtomicU32>,
     silent: Arc<AtomicU32>,
     answered_before: Arc<AtomicU32>,
     refused_names: Arc<AtomicU32>,
@@ -86,6 +87,7 @@ impl Default for FailingStore {
             unconfirmed: counter(0),
             outdated: counter(0),
             outrun: counter(0),
+            there_before: counter(0),
             silent: counter(0),
             answered_before: counter(0),
             refused_names: counter(0),
@@ -150,6 +152,12 @@ impl FailingStore {
 
     /// The next `times` blobs are gone when they are asked for: whoever wrote last has written once more.
     pub fn outrun(&self, times: u32) {
+        self.outrun_behind(0, times);
+    }
+
+    /// The next `first` blobs are there, and then `times` are gone.
+    pub fn outrun_behind(&self, first: u32, times: u32) {
+        self.there_before.store(first, Ordering::SeqCst);
         self.outrun.store(times, Ordering::SeqCst);
     }
 
@@ -218,6 +226,7 @@ impl Store for FailingStore {
         }
         Box::pin(async move {
             if let Some((revision, bytes)) = self.inner.read(pipeline).await?
+                && !take_one(&self.there_before)
                 && take_one(&self.outrun)
             {
                 self.write_once_more(pipeline, revision, &bytes).await?;
