@@ -110,11 +110,29 @@ fn ending(path: &Path, how: Ended, metrics: &Metrics, stopper: &Stopper) -> Resu
                  last checkpoint"
             ),
         }),
-        // Asked to stop before it had begun: there is nothing to drain.
-        Ended::Stopped if metrics.checkpoint().completed == 0 => Ok(ExitCode::SUCCESS),
+        // Asked to stop before it had read anything, there is nothing to drain; what is left to the next start the log tells.
+        Ended::Stopped if metrics.checkpoint().completed == 0 || metrics.restarts() == 0 => Ok(ExitCode::SUCCESS),
         Ended::Stopped => Err(Failure::fault(format!(
             "{place}: stopped while it waited to start again after a fault; the next run repeats what came after the \
              last checkpoint"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_spoken_of_only_where_there_was_one() {
+        let (metrics, stopper) = (Metrics::default(), Stopper::default());
+        let ended =
+            || ending(Path::new("orders.toml"), Ended::Stopped, &metrics, &stopper).map_err(|failure| failure.code);
+        metrics.checkpoint_done(0, 0, Duration::ZERO, 0);
+        assert_eq!(ended().unwrap(), ExitCode::SUCCESS, "it was asked to stop while it started");
+        metrics.count_restart();
+        assert_eq!(ended().unwrap_err(), 1);
+        stopper.now();
+        assert_eq!(ended().unwrap_err(), Launch::INTERRUPTED);
     }
 }

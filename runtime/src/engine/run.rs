@@ -20,7 +20,7 @@ use super::ownership::{Ownership, fenced};
 use super::spill::Spilling;
 use super::stop::{Stop, Stopper};
 use super::workers::Workers;
-use crate::checkpoint::{self, Manifest, MemoryStore, Restored, Revision, StateIn, Store, StoreError};
+use crate::checkpoint::{self, Manifest, MemoryStore, OutputLog, Restored, Revision, StateIn, Store, StoreError};
 
 /// What a run works with.
 #[derive(Clone, Debug)]
@@ -292,15 +292,8 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         rewind &= !has_begun;
         overtaken *= u32::from(!has_begun);
         let fault = match ended {
-            // It was asked to before it had read anything: what there was is in the checkpoint that it began from, unless that
-            // has outputs which are still to be published.
-            Ok(Ended::Stopped)
-                if last.is_none()
-                    && savepoint.is_none()
-                    && reached.is_published()
-                    && !environment.stopper.is_stopping_now() =>
-            {
-                return Ok(Ended::Drained);
+            Ok(Ended::Stopped) if last.is_none() && !environment.stopper.is_stopping_now() => {
+                return Ok(ended_before_reading(&graph.name, savepoint, &reached));
             }
             Ok(ended) => return Ok(ended),
             // The run whose place it takes, or an earlier attempt of its own, has written one more checkpoint meanwhile; who
@@ -333,6 +326,36 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
             _ = stop.wait_for(|stop| *stop != Stop::No) => return Ok(Ended::Stopped),
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// How a run has ended that was asked to before it had read anything, without a fault: what there was is in the checkpoint that it
+/// began from, unless that has outputs which are still to be published.
+fn ended_before_reading(pipeline: &str, savepoint: Option<&str>, reached: &Manifest) -> Ended {
+    let is_open = |log: &OutputLog| !log.published;
+    match savepoint {
+        Some(name) => {
+            tracing::warn!(
+                pipeline,
+                "stopped before its first checkpoint: a start without `--from {name}` goes on from the newest one"
+            );
+            Ended::Stopped
+        }
+        None if reached.is_published() => Ended::Drained,
+        None if reached.sinks.values().flatten().any(is_open) => {
+            tracing::warn!(
+                pipeline,
+                "stopped before it had read anything, while outputs of the last checkpoint were published: the next start publishes those that are not"
+            );
+            Ended::Stopped
+        }
+        None => {
+            tracing::info!(
+                pipeline,
+                "stopped before it had read anything: the next start goes on where this one would have"
+            );
+            Ended::Stopped
+        }
     }
 }
 
