@@ -176,7 +176,8 @@ async fn a_damaged_checkpoint_is_refused_by_name_or_the_one_before_is_used_and_n
     keep_log();
     let (mut dice, folder) = (Dice::new(4), tempfile::tempdir().unwrap());
     let of_attempt = |attempt: u32| folder.path().join(attempt.to_string()).join("counts");
-    let base = Base::of(&mut dice, |attempt| Arc::new(LocalStore::new(of_attempt(attempt)))).await;
+    let base =
+        Base::of(&mut dice, async |attempt| Arc::new(LocalStore::new(of_attempt(attempt))) as Arc<dyn Store>).await;
     let kept = PathBuf::from(base.store.describe("counts")).parent().unwrap().to_owned();
     let foreign = {
         let other = MemoryStore::default();

@@ -294,7 +294,8 @@ fn damage(dice: &mut Dice, weed: &Weed, prefix: &str, objects: &[(String, Bytes)
 async fn what_is_damaged_in_a_bucket_is_named_or_the_checkpoint_before_is_used_and_nothing_is_deleted() {
     keep_log();
     let (weed, mut dice) = (Weed::start().await, Dice::new(4));
-    let base = Base::of(&mut dice, |attempt| Arc::new(weed.store(&format!("base/{attempt}")))).await;
+    let base =
+        Base::of(&mut dice, async |attempt| Arc::new(weed.store(&format!("base/{attempt}"))) as Arc<dyn Store>).await;
     let whole = Copied::of(&*base.store).await;
     // How many runs went on from the newest, from one before it, and not at all.
     let (mut newest, mut before_it, mut refused) = (0, 0, 0);

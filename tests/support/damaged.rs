@@ -35,13 +35,13 @@ pub enum Must {
 
 impl Base {
     /// Runs the pipeline, in the store that is made for each attempt, until it is so.
-    pub async fn of(dice: &mut Dice, make: impl Fn(u32) -> Arc<dyn Store>) -> Base {
+    pub async fn of(dice: &mut Dice, make: impl AsyncFn(u32) -> Arc<dyn Store>) -> Base {
         const KEYS: u64 = 10_000;
         // All keys once, and then a few of them again and again, so that checkpoints build on one that all of them name.
         let mut keys: Vec<u64> = (0..KEYS).collect();
         keys.extend((0..1_000_000).map(|_| dice.below(KEYS / 20) * 20));
         for attempt in 0..20 {
-            let (store, rows) = (make(attempt), Rows::new([]).at_once(500));
+            let (store, rows) = (make(attempt).await, Rows::new([]).at_once(500));
             let (first, later) = keys.split_at(KEYS as usize);
             rows.feed(listed(first.iter().copied()));
             let graph = graph(&rows, false, 2, &Collected::default());
