@@ -180,7 +180,7 @@ async fn save_again(store: &dyn Store, pipeline: &str, savepoint: &str, bytes: &
         match store.save(pipeline, savepoint, bytes.clone()).await {
             Ok(()) => return,
             Err(error) => {
-                tracing::warn!(pipeline, %error, "savepoint {savepoint} is not saved, trying again in {pause:?}")
+                tracing::warn!(pipeline, %error, "savepoint {savepoint} is not saved, trying again in {pause:?}");
             }
         }
         tokio::time::sleep(pause).await;

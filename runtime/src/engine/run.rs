@@ -231,7 +231,7 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         }
         let (revision, mut from) = match newest(graph, environment, (savepoint, state), &mut stop).await? {
             Found::Stopped => return Ok(Ended::Stopped),
-            Found::Here(revision, from) => (revision, from),
+            Found::Here(revision, from) => (revision, *from),
             Found::Overtaken if overtaken >= OVERTAKEN => return Err(fenced(&graph.name)),
             Found::Overtaken => {
                 overtaken += 1;
@@ -272,7 +272,13 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
         let runs = (Arc::clone(&name), from.manifest.run.as_str().into());
         let ownership = Arc::new(Ownership::new(store, pipeline, runs, revision));
         before = Some(Arc::clone(&ownership));
-        let spill = spilling.as_ref().map(Spilling::begin).transpose()?;
+        let spill = match spilling.as_ref().map(Spilling::begin).transpose() {
+            Ok(spill) => spill,
+            Err(fault) => {
+                keeping.take_back().await;
+                return Err(fault);
+            }
+        };
         environment.metrics.watch_state(spill.as_ref().map(|spill| spill.gauge()));
         let stateless = stateless.clone();
         let job = Job { graph, plan: &plan, environment, from, revision, left_out, ownership, stateless, spill };
@@ -282,9 +288,9 @@ pub async fn run(graph: &Graph, environment: &Environment) -> Result<Ended> {
             keeping.may_have_written();
         }
         if has_begun {
-            keeping.stays()
+            keeping.stays();
         } else {
-            keeping.take_back().await
+            keeping.take_back().await;
         }
         has_forgotten |= has_begun;
         // From its first checkpoint on, the newest goes on from the savepoint.
@@ -365,7 +371,7 @@ enum Found {
     Stopped,
     /// A run goes on, and has let go of what was being read.
     Overtaken,
-    Here(Revision, Restored),
+    Here(Revision, Box<Restored>),
 }
 
 /// The newest checkpoint, or the savepoint of this name, or a first one.
@@ -389,9 +395,9 @@ async fn newest(
                     key_groups: graph.settings.key_groups,
                     ..Manifest::default()
                 };
-                return Ok(Found::Here(Revision(0), Restored { manifest: first, ..Restored::default() }));
+                return Ok(Found::Here(Revision(0), Restored { manifest: first, ..Restored::default() }.into()));
             }
-            Ok(Some((revision, restored))) => return Ok(Found::Here(revision, restored)),
+            Ok(Some((revision, restored))) => return Ok(Found::Here(revision, restored.into())),
             Err(StoreError::Failed(fault)) => return Err(fault),
             Err(StoreError::Unknown(fault)) => {
                 tracing::warn!(pipeline = %graph.name, "the last checkpoint cannot be read yet, looking again in {pause:?}: {}", fault.chain());
