@@ -332,6 +332,7 @@ mod tests {
     use crate::broker::{Embedded, EmbeddedOptions};
     use crate::checkpoint::{KvStore, LocalStore};
     use crate::connectors::{Connections, Purpose};
+    use crate::testkit::FailingStore;
 
     /// Writes so many checkpoints; gives their revisions and bytes.
     async fn written(store: &dyn Store, so_many: u64) -> Vec<(Revision, Bytes)> {
@@ -359,6 +360,14 @@ mod tests {
         };
         let told = told.chain();
         assert!(told.contains(place) && told.contains("checkpoint 1 of the same pipeline"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_start_goes_on_where_nobody_can_tell_whether_a_manifest_was_taken_away() {
+        let store = FailingStore::default();
+        written(&store, 2).await;
+        store.hide(1);
+        assert_eq!(epoch_of_newest(&store).await, (Revision(2), 1));
     }
 
     #[tokio::test]

@@ -197,6 +197,7 @@ mod tests {
     use std::time::Duration;
 
     use millstream_operators::FaultKind;
+    use millstream_pipelines::dsl::Pipeline;
     use millstream_pipelines::graph::{Route, plan};
     use tokio::time::sleep;
 
@@ -204,7 +205,7 @@ mod tests {
     use super::super::{Ended, Environment};
     use super::*;
     use crate::checkpoint::{MemoryStore, Store};
-    use crate::testkit::{CollectSink, Collected, Flow, ListSource};
+    use crate::testkit::{CollectSink, Collected, FailingStore, Flow, ListSource};
 
     /// Numbers or, `with_sums`, their sums, on a store.
     fn start(
@@ -310,6 +311,86 @@ mod tests {
         let fault = Flow::start_with(graph, Arc::clone(&store), |e| e).unwrap().finish().await.unwrap_err();
         assert!(fault.chain().contains("no such place"), "{fault}");
         assert!(store.saved("test").await.unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_savepoint_stays_where_a_first_checkpoint_may_come_though_its_run_has_ended() {
+        let late = FailingStore::default();
+        let store: Arc<dyn Store> = Arc::new(late.clone());
+        let list = ListSource::new(numbers(10)).endless();
+        let (flow, _) = start((&list, true), &store, |environment| environment);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+        let before = store.read("test").await.unwrap();
+        late.write_late(1);
+        let (flow, _) = start((&list, false), &store, |environment| environment);
+        sleep(Duration::from_millis(500)).await;
+        flow.crash().await;
+        assert_eq!(store.read("test").await.unwrap(), before, "it was not under way");
+        sleep(Duration::from_secs(2)).await;
+        assert_ne!(store.read("test").await.unwrap(), before, "it has not come");
+        assert_eq!(store.saved("test").await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_that_are_overtaken_leave_one_savepoint() {
+        let outdated = FailingStore::default();
+        let store: Arc<dyn Store> = Arc::new(outdated.clone());
+        let list = ListSource::new(numbers(10)).endless();
+        let (flow, _) = start((&list, true), &store, |environment| environment);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+        outdated.outdate(2);
+        let (flow, _) = start((&list, false), &store, |environment| environment);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+        assert_eq!(store.saved("test").await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_is_stopped_while_it_looks_at_its_savepoint_leaves_none() {
+        let store = FailingStore::default();
+        let list = ListSource::new((0..2_000).map(|n| (millstream_operators::Timestamp::MIN, n)));
+        let start = |counts: bool| {
+            let pipeline = Pipeline::new("p");
+            let rows = pipeline.source("in", list.clone());
+            if counts {
+                let counted = rows.key_by(|n: &u32| *n).fold("count", 0_u64, |count, _| *count += 1);
+                counted.sink("out", CollectSink::new(Collected::<(u32, u64)>::default()));
+            } else {
+                rows.sink("rows", CollectSink::new(Collected::<u32>::default()));
+            }
+            Flow::start_with(pipeline.build().unwrap(), Arc::new(store.clone()), |e| e).unwrap()
+        };
+        start(true).finish().await.unwrap();
+        let (_, newest) = store.read("p").await.unwrap().unwrap();
+        let segments = Manifest::decode(&newest, "p", "memory").unwrap().segments().count();
+        assert!(segments > 0);
+        // Those of the checkpoint are read, and those of the savepoint are waited for.
+        store.answer_only(u32::try_from(segments).unwrap());
+        let flow = start(false);
+        sleep(Duration::from_millis(500)).await;
+        assert!(store.unanswered() > 0 && store.saved("p").await.unwrap().len() == 1);
+        assert_eq!(flow.drain().await.unwrap(), Ended::Stopped);
+        assert!(store.saved("p").await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_was_forgotten_is_forgotten_again_where_a_restart_falls_back_and_not_asked_for_where_it_does_not() {
+        let mut graph = graph();
+        let from = source(&mut graph, "in", ListSource::new(numbers(1)));
+        sink(&mut graph, "old", from, CollectSink::<u32>::new(Collected::default()));
+        let (key_groups, plan, forget) =
+            (graph.settings.key_groups, plan(&graph), ["in".to_owned(), "gone".to_owned()]);
+        let check = |manifest: &Manifest, has_forgotten| {
+            Now { graph: &graph, plan: &plan, forget: &forget, has_forgotten }.check(manifest)
+        };
+        let with = |name: &str| {
+            let sources = [(name.to_owned(), Vec::new())].into();
+            Manifest { key_groups, sources, ..Manifest::default() }
+        };
+        assert!(check(&with("gone"), false).is_ok() && check(&with("gone"), true).is_ok());
+        assert!(check(&with("in"), false).is_err() && check(&with("in"), true).is_ok());
     }
 
     #[test]

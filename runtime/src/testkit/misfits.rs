@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Result, Sink};
@@ -67,6 +68,8 @@ pub struct FailingStore {
     refused_blobs: Arc<AtomicU32>,
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
+    late: Arc<AtomicU32>,
+    hidden: Arc<AtomicU32>,
     outrun: Arc<AtomicU32>,
     there_before: Arc<AtomicU32>,
     silent: Arc<AtomicU32>,
@@ -86,6 +89,8 @@ impl Default for FailingStore {
             refused_blobs: counter(0),
             unconfirmed: counter(0),
             outdated: counter(0),
+            late: counter(0),
+            hidden: counter(0),
             outrun: counter(0),
             there_before: counter(0),
             silent: counter(0),
@@ -150,6 +155,16 @@ impl FailingStore {
         self.outdated.store(times, Ordering::SeqCst);
     }
 
+    /// The next `times` writes take effect a second later, also where nobody waits for them any more.
+    pub fn write_late(&self, times: u32) {
+        self.late.store(times, Ordering::SeqCst);
+    }
+
+    /// The next `times` looks for manifests that were taken away fail.
+    pub fn hide(&self, times: u32) {
+        self.hidden.store(times, Ordering::SeqCst);
+    }
+
     /// The next `times` blobs are gone when they are asked for: whoever wrote last has written once more.
     pub fn outrun(&self, times: u32) {
         self.outrun_behind(0, times);
@@ -194,6 +209,15 @@ impl Store for FailingStore {
         Box::pin(async move {
             if take_one(&self.refused) {
                 return Err(StoreError::Failed(Fault::new(FaultKind::Checkpoint, "no room, as it was told")));
+            }
+            if take_one(&self.late) {
+                let (inner, pipeline) = (self.inner.clone(), pipeline.to_owned());
+                let late = tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    inner.write(&pipeline, expected, manifest).await
+                });
+                let lost = |error| StoreError::Unknown(Fault::bug("a late write is gone").because(error));
+                return late.await.map_err(lost)?;
             }
             let revision = self.inner.write(pipeline, expected, manifest).await?;
             if take_one(&self.unconfirmed) {
@@ -273,6 +297,10 @@ impl Store for FailingStore {
     }
 
     fn taken<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Option<String>> {
+        if take_one(&self.hidden) {
+            let no = Fault::new(FaultKind::Permission, "no list, as it was told");
+            return Box::pin(async { Err(StoreError::Failed(no)) });
+        }
         self.inner.taken(pipeline)
     }
 }
