@@ -1,4 +1,4 @@
-//! [`census`]: what state the last checkpoint holds, against what an independent computation says that it must: totals of all
+//! [`census`]: what state a checkpoint holds when an incarnation ends, against what an independent computation says that it must: totals of all
 //! keys, windows that are open and no others, and rows that may still meet another (P6, P25).
 
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::joined::{Held, judge_joined};
 use super::oracle::{Event, LATE, WINDOW};
+use super::scenario::Scenario;
+use super::witness::reaches;
 
 /// A count and a sum of each key.
 type Sums = BTreeMap<u64, (u64, u64)>;
@@ -30,14 +32,26 @@ struct Entries {
     put: Bytes,
 }
 
-/// Reads the last checkpoint behind these events, of which some came too late for their windows.
+/// Reads the newest checkpoint, and judges it by the events that it says were read. Behind `all` of them there must be one; some
+/// came too late for their windows.
 ///
 /// # Errors
 /// What it holds and should not, or should and does not.
-pub(super) async fn census(broker: &Embedded, events: &[Event], late: &[u64]) -> Result<(), String> {
+pub(super) async fn census(broker: &Embedded, scenario: &Scenario, all: Option<&[u64]>) -> Result<(), String> {
     let store = KvStore::new(Connections::to_embedded(broker.clone()).into(), 1);
     let fault = |error: StoreError| format!("the last checkpoint cannot be read: {error:?}");
-    let Some((_, bytes)) = store.read("sim").await.map_err(fault)? else { return Err("there is no checkpoint".into()) };
+    let bytes = match (store.read("sim").await.map_err(fault)?, all) {
+        (Some((_, bytes)), _) => bytes,
+        (None, Some(_)) => return Err("there is no checkpoint".into()),
+        (None, None) => return Ok(()),
+    };
+    let read = |source: &str, events: &[Event]| {
+        let read = reaches(&bytes, source).and_then(|read| usize::try_from(read).ok()).unwrap_or(0);
+        if all.is_some() { events.len() } else { read.min(events.len()) }
+    };
+    let events = scenario.events.get(..read("events", &scenario.events)).unwrap_or_default();
+    let side = scenario.side().get(..read("beside", scenario.side())).unwrap_or_default();
+    let late = all.unwrap_or_default();
     let manifest = Manifest::decode(&bytes, "sim", "the store").map_err(|fault| fault.chain())?;
     let (mut sums, mut joined) = (Sums::new(), BTreeMap::new());
     let mut panes = BTreeMap::<u64, Sums>::new();
@@ -55,7 +69,7 @@ pub(super) async fn census(broker: &Embedded, events: &[Event], late: &[u64]) ->
         return Err(format!("P25: the state of sums is {sums:?} and should be {due:?}"));
     }
     judge_joined(&joined, events)?;
-    judge_panes(&panes, events, late)
+    judge_panes(&panes, (events, side), late, (WINDOW + scenario.allowed, scenario.beside.is_some()))
 }
 
 /// What a piece of state holds of each key.
@@ -101,23 +115,31 @@ fn all<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<Vec<T>, String> {
 
 fn totals(events: &[Event]) -> Sums {
     let mut totals = Sums::new();
-    for event in events.iter().filter(|event| !event.bad) {
+    for event in events.iter().filter(|event| !event.is_dead()) {
         let (count, sum) = totals.entry(event.key).or_default();
         (*count, *sum) = (*count + 1, *sum + event.value);
     }
     totals
 }
 
-fn judge_panes(panes: &BTreeMap<u64, Sums>, events: &[Event], late: &[u64]) -> Result<(), String> {
-    let rows = || events.iter().filter(|event| !event.bad);
+/// A window is kept for so long from its beginning.
+fn judge_panes(
+    panes: &BTreeMap<u64, Sums>,
+    (events, side): (&[Event], &[Event]),
+    late: &[u64],
+    (kept, beside): (u64, bool),
+) -> Result<(), String> {
+    let rows = || events.iter().chain(side).filter(|event| !event.is_dead());
     let now = Event::now(events).saturating_sub(LATE);
-    if let Some(start) = panes.keys().find(|start| **start + WINDOW <= now) {
-        return Err(format!("P6: at {now} the window from {start} on is still in the state"));
+    // With a second stream it has come at least as far as there, and at most as far as here: that one may be idle.
+    let least = if !beside { now } else { now.min(Event::now(side).saturating_sub(LATE)) };
+    if let Some(start) = panes.keys().find(|start| **start + kept <= least) {
+        return Err(format!("P6: at {least} the window from {start} on is still in the state"));
     }
     // Whether an old one was in time may differ from run to run, and its windows are over by now.
     let in_time = rows().filter(|event| !late.contains(&event.id));
     let mut due = BTreeMap::<u64, Vec<Event>>::new();
-    for event in in_time.filter(|event| event.at - event.at % WINDOW + WINDOW > now) {
+    for event in in_time.filter(|event| event.at - event.at % WINDOW + kept > now) {
         due.entry(event.at - event.at % WINDOW).or_default().push(event.clone());
     }
     for (start, rows) in due {

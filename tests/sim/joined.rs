@@ -20,7 +20,7 @@ struct Row((u64, u64, i64, u64, bool, String), bool);
 /// What is held and should not be, or the other way round.
 pub(super) fn judge_joined(held: &BTreeMap<u64, Held>, events: &[Event]) -> Result<(), String> {
     let now = Event::now(events).saturating_sub(LATE);
-    let joins = |event: &&Event| !event.bad && !event.old;
+    let joins = |event: &&Event| !event.is_dead() && !event.old;
     let is_near = |one: &Event, other: &Event| one.key == other.key && one.at.abs_diff(other.at) <= NEAR;
     let mut there = BTreeMap::new();
     for (key, Held(left, right)) in held {

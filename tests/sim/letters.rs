@@ -19,19 +19,21 @@ pub(super) fn judge_letters(broker: &Embedded, events: &[Event]) -> Result<(), S
         if payload != event.payload() {
             return wrong("its payload is not that of its message");
         }
+        // The source refuses what is no event, and the step that tells times what is far ahead.
+        let (stage, reason) = if event.is_refused() { ("timed", "event_time") } else { ("events", "decode") };
         let told = [
             ("Mill-Dlq-Pipeline", "sim".to_owned()),
-            ("Mill-Dlq-Stage", "events".to_owned()),
+            ("Mill-Dlq-Stage", stage.to_owned()),
             ("Mill-Dlq-Stream", "IN".to_owned()),
             ("Mill-Dlq-Subject", "in.event".to_owned()),
-            ("Mill-Dlq-Reason", "decode".to_owned()),
+            ("Mill-Dlq-Reason", reason.to_owned()),
             ("Trace-Id", format!("trace {}", event.id)),
             ("Mill-Orig-Mill-Dlq-Seq", "forged".to_owned()),
         ];
         if let Some((name, value)) = told.iter().find(|(name, value)| headers.get(name) != Some(value.as_str())) {
             return wrong(&format!("{name} should be {value:?}"));
         }
-        if &*subject != "mill.dlq.sim.events" || headers.get("Mill-Dlq-Error").is_none_or(str::is_empty) {
+        if *subject != format!("mill.dlq.sim.{stage}") || headers.get("Mill-Dlq-Error").is_none_or(str::is_empty) {
             return wrong("its subject is another, or it says no reason");
         }
     }

@@ -8,14 +8,19 @@
 //! target/debug/sim bugs         # planted bugs, each of which must be caught
 //! ```
 
+mod beside;
 mod census;
 mod corpus;
 mod faults;
 mod joined;
 mod letters;
+mod loss;
+mod meeting;
 mod monitor;
 mod nemesis;
 mod oracle;
+mod order;
+mod owners;
 mod pipeline;
 mod planted;
 mod reached;

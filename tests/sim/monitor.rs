@@ -1,22 +1,18 @@
 //! [`Monitor`]: watermarks never go back, over a restart either, and are never ahead of what the rows that came justify (P5).
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use millstream::prelude::*;
 
-use super::oracle;
+use super::oracle::{self, AHEAD, START};
 
-const LATE: Duration = Duration::from_millis(oracle::LATE);
+pub(super) const LATE: Duration = Duration::from_millis(oracle::LATE);
 const FAR: Duration = Duration::from_millis(oracle::FAR);
+// Whatever is later is what the broker's clock shows to be wrong.
+const LATEST: Timestamp = Timestamp::from_millis((START + 3 * AHEAD).cast_signed());
 
 thread_local! {
-    static WRONG: Cell<Option<Wrong>> = const { Cell::new(None) };
-}
-
-#[derive(Clone, Copy)]
-enum Wrong {
-    WentBack { from: Timestamp, to: Timestamp },
-    Ahead { now: Timestamp, highest: Timestamp },
+    static WRONG: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Lets rows pass, and looks at the watermarks.
@@ -34,13 +30,14 @@ impl<T> Default for Monitor<T> {
     }
 }
 
-/// What went wrong on this thread since the last time that it was asked.
+/// Something is wrong, as who stands among the operators has seen.
+pub(super) fn blame(what: String) {
+    WRONG.with_borrow_mut(|wrong| _ = wrong.get_or_insert(what));
+}
+
+/// What went wrong first on this thread since the last time that it was asked.
 pub(super) fn violation() -> Result<(), String> {
-    match WRONG.take() {
-        Some(Wrong::WentBack { from, to }) => Err(format!("P5: the watermark went back from {from} to {to}")),
-        Some(Wrong::Ahead { now, highest }) => Err(format!("P5: the watermark is {now}, and rows go up to {highest}")),
-        None => Ok(()),
-    }
+    WRONG.take().map_or(Ok(()), Err)
 }
 
 impl<T: Send + 'static> Operator for Monitor<T> {
@@ -49,6 +46,9 @@ impl<T: Send + 'static> Operator for Monitor<T> {
 
     fn on_batch(&mut self, batch: Batch<Vec<T>>, out: &mut Outbox<'_, Vec<T>>) -> millstream::operators::Result<Turn> {
         for time in batch.times() {
+            if *time > LATEST {
+                blame(format!("P5: a row of {time} passes, which is far ahead of when it was stored"));
+            }
             let is_far = self.highest > Timestamp::MIN && *time > self.highest.saturating_add(FAR / 2);
             if !is_far {
                 self.highest = self.highest.max(*time);
@@ -60,11 +60,11 @@ impl<T: Send + 'static> Operator for Monitor<T> {
 
     fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Vec<T>>) -> millstream::operators::Result<Turn> {
         if now < self.now {
-            WRONG.set(Some(Wrong::WentBack { from: self.now, to: now }));
+            blame(format!("P5: the watermark went back from {} to {now}", self.now));
         }
         // The end of time is told where the input ends.
         if now < Timestamp::MAX && now > self.highest.saturating_sub(LATE) {
-            WRONG.set(Some(Wrong::Ahead { now, highest: self.highest }));
+            blame(format!("P5: the watermark is {now}, and rows go up to {}", self.highest));
         }
         self.now = now;
         Ok(Turn::Done)

@@ -135,9 +135,15 @@ cells! {
     WentOn: "a run goes on from a checkpoint",
     ScaledUp: "a run goes on with more subtasks",
     ScaledDown: "a run goes on with fewer subtasks",
+    FourOwners: "keys are shared out among four subtasks",
     // Rows.
     LateRow: "a row comes too late for its window",
+    GivenAgain: "a window gives more than one result",
     FarRow: "a row is far ahead of all others",
+    FarLetter: "a row is far ahead of when it was stored",
+    Idle: "an input is idle where two meet",
+    Back: "an input that was idle is so again",
+    LateBeside: "a row comes too late from an input that was idle",
     Pair: "rows meet",
     Alone: "a row meets none",
     DeadLetter: "a payload is a dead letter",
@@ -146,6 +152,8 @@ cells! {
     Probed: "what was counted shows in a last row of each key",
     Purged: "input is lost before it is read",
     Recreated: "the stream of input is another",
+    PurgedUnder: "input is lost under a run that reads it",
+    RecreatedUnder: "the stream of input is another under a run that reads it",
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! [`Scenario`]: all that happens in one simulation, drawn from a seed.
 
-use super::oracle::Event;
+use super::beside::Beside;
+use super::oracle::{Event, LATE, START, WINDOW};
 use super::reached::{Cell, Reached};
 use super::steps::Origin;
 use crate::support::Dice;
@@ -30,7 +31,13 @@ pub struct Scenario {
     pub probes: usize,
     /// The runs but for the last, which has no faults and ends when all is done: with how many subtasks, and how they end.
     pub runs: Vec<(u32, Ending)>,
-    /// What happens to the stream of events before the last run.
+    /// Whether rows of a key stay together where each gives one.
+    pub keyed: bool,
+    /// How long windows take rows that come behind their end, in milliseconds.
+    pub allowed: u64,
+    /// What is fed to a second stream, if there is one.
+    pub beside: Option<Beside>,
+    /// What happens to the stream of events at the end, before the last run or under it.
     pub loss: Option<Loss>,
     /// The number of subtasks of the last run.
     pub last: u32,
@@ -72,6 +79,10 @@ pub enum Loss {
     Purged,
     /// It is deleted, and created again with as many messages.
     Recreated,
+    /// It is purged while a run reads it, ahead of what that has asked for.
+    PurgedUnder,
+    /// It is deleted while a run reads it, and created again with more messages.
+    RecreatedUnder,
 }
 
 /// Something that goes wrong when so many messages have passed since the beginning.
@@ -143,7 +154,7 @@ impl Scenario {
                 _ if crashes => Ending::Crash(1 + up_to(&mut dice, 11)),
                 _ => Ending::Drain(dice.below(100)),
             };
-            runs.push((1 + below(&mut dice, 3), ending));
+            runs.push((1 + below(&mut dice, 4), ending));
         }
         let mut strikes = Vec::new();
         for _ in 0..dice.below(10) {
@@ -168,13 +179,15 @@ impl Scenario {
         let mut events = events;
         let fed_before = below(&mut dice, events.len() as u64 + 1) as usize;
         let (once, interval) = (dice.below(3) > 0, [10, 20, 50, 200][below(&mut dice, 4) as usize]);
-        let last = 1 + below(&mut dice, 3);
+        let last = 1 + below(&mut dice, 4);
         let stateless = dice.below(3) == 0;
         let mixed = stateless && dice.below(3) == 0;
         let contested = runs.iter().any(|(_, ending)| matches!(ending, Ending::Twin(_) | Ending::Frozen(..)));
         let loss = match dice.below(24) {
             0 if !contested => Some(Loss::Purged),
             1 if !contested => Some(Loss::Recreated),
+            2 if !contested => Some(Loss::PurgedUnder),
+            3 if !contested => Some(Loss::RecreatedUnder),
             _ => None,
         };
         let mut probes = 0;
@@ -190,8 +203,21 @@ impl Scenario {
             pick([8_192, 8_192, 8_192, 64, 5, 1], below(&mut dice, 6)),
             pick([8 << 20, 8 << 20, 8 << 20, 8 << 20, 2_048, 64], below(&mut dice, 6)),
         );
+        let is_new = dice.below(4) > 0;
+        if is_new {
+            Event::are_new(&mut events);
+        }
         Event::some_far(&mut dice, &mut events, probes);
+        let beside = (!stateless && loss.is_none() && dice.below(3) == 0).then(|| Beside::of(&mut dice, &events));
+        if beside.is_some() {
+            // Time goes on with them.
+            let first = events.len() - probes;
+            events.iter_mut().skip(first).for_each(|event| event.at += 2 * WINDOW);
+        }
+        let keyed = dice.below(2) == 0;
         let (origin, order) = (Origin::Seed(seed), dice.below(u64::MAX));
+        // Within the longer of these none is too late.
+        let allowed = [0, 0, 2 * WINDOW, 3 * WINDOW + 2 * LATE][below(&mut dice, 4) as usize];
         Scenario {
             origin,
             once,
@@ -204,10 +230,23 @@ impl Scenario {
             fed_before,
             probes,
             runs,
+            keyed,
+            allowed,
+            beside,
             loss,
             last,
             strikes,
         }
+    }
+
+    /// The events that are fed while things may go wrong, and those that come later.
+    pub(super) fn parts(&self) -> (&[Event], &[Event]) {
+        self.events.split_at(self.events.len().saturating_sub(self.probes))
+    }
+
+    /// What is fed to the second stream.
+    pub(super) fn side(&self) -> &[Event] {
+        self.beside.as_ref().map_or(&[], |beside| &beside.events)
     }
 
     /// What there is by itself.
@@ -223,7 +262,9 @@ impl Scenario {
         reached.note_if(rows < 10, Cell::SmallBatches);
         reached.note_if(channel_rows < 10 || channel_bytes < 100, Cell::SmallChannels);
         reached.note_if(self.probes > 0, Cell::Probed);
-        reached.note_if(!self.stateless && self.events.iter().any(|event| event.far), Cell::FarRow);
+        let is_far = |event: &Event| !self.stateless && event.far;
+        reached.note_if(self.events.iter().any(|event| is_far(event) && event.at < START), Cell::FarRow);
+        reached.note_if(self.events.iter().any(|event| is_far(event) && event.is_refused()), Cell::FarLetter);
         reached
     }
 

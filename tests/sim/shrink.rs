@@ -22,6 +22,9 @@ fn smaller(scenario: &Scenario) -> Vec<Scenario> {
         change(&mut other);
         all.push(other);
     };
+    if scenario.beside.is_some() {
+        change(&|other| other.beside = None);
+    }
     for run in 0..scenario.runs.len() {
         change(&|other| _ = other.runs.remove(run));
     }

@@ -39,7 +39,7 @@ pub(super) struct Witness {
 /// What must be stored of an event.
 struct Due {
     payload: String,
-    bad: bool,
+    dead: bool,
     id: u64,
     total: (u64, u64),
 }
@@ -63,8 +63,8 @@ impl Witness {
         let mut counts = BTreeMap::<u64, u64>::new();
         let mut due = |event: &Event| {
             let count = counts.entry(event.key).or_default();
-            *count += u64::from(!event.bad);
-            Due { payload: event.payload(), bad: event.bad, id: event.id, total: (event.key, *count) }
+            *count += u64::from(!event.is_dead());
+            Due { payload: event.payload(), dead: event.is_dead(), id: event.id, total: (event.key, *count) }
         };
         let due: Vec<Due> = scenario.events.iter().map(&mut due).collect();
         let least = !scenario.once && !scenario.stateless;
@@ -197,7 +197,7 @@ impl Witness {
 
 impl There {
     fn has(&self, due: &Due) -> bool {
-        match due.bad {
+        match due.dead {
             true => self.dead.contains(&due.payload),
             false => self.ids.contains(&due.id) && self.totals.contains(&due.total),
         }
@@ -216,19 +216,28 @@ struct Marker {
 }
 
 fn read_manifest(bytes: &[u8]) -> Option<Kept> {
+    let manifest = manifest_of(bytes)?;
+    Some(Kept { epoch: manifest.epoch, sequence: sequence_of(&manifest.sources, "events")? })
+}
+
+fn manifest_of(bytes: &[u8]) -> Option<Manifest> {
     let start = bytes.iter().position(|byte| *byte == b'\n')? + 1;
-    let manifest: Manifest = serde_json::from_slice(bytes.get(start..)?).ok()?;
-    Some(Kept { epoch: manifest.epoch, sequence: sequence_of(&manifest.sources)? })
+    serde_json::from_slice(bytes.get(start..)?).ok()
+}
+
+/// Up to which sequence of its stream a checkpoint has what a source read.
+pub(super) fn reaches(bytes: &[u8], source: &str) -> Option<u64> {
+    sequence_of(&manifest_of(bytes)?.sources, source)
 }
 
 fn read_marker(bytes: &[u8]) -> Option<u64> {
     let marker: Marker = serde_json::from_slice(bytes).ok()?;
-    sequence_of(&marker.positions?)
+    sequence_of(&marker.positions?, "events")
 }
 
-/// Where the one source stands.
-fn sequence_of(sources: &Value) -> Option<u64> {
-    sources.get("events")?.get(0)?.get("position")?.get("sequence")?.as_u64()
+/// Where a source stands.
+fn sequence_of(sources: &Value, name: &str) -> Option<u64> {
+    sources.get(name)?.get(0)?.get("position")?.get("sequence")?.as_u64()
 }
 
 /// A number of a JSON object that is written without spaces.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millstream::broker::{Embedded, EmbeddedOptions, Hook, Js, Purge, StreamConfig};
+use millstream::broker::{Embedded, EmbeddedOptions, Hook, Js, StreamConfig};
 use millstream::checkpoint::{KvStore, Manifest, Store};
 use millstream::connectors::{Connections, Settlements};
 use millstream::engine::{Clock, Ended, RunMode, Workers};
@@ -17,12 +17,14 @@ use tokio::time::{Instant, sleep, timeout};
 use super::census::census;
 use super::faults::{Faults, HELD_BACK};
 use super::letters::judge_letters;
+use super::meeting::Meet;
 use super::monitor::violation;
 use super::nemesis::nemesis;
-use super::oracle::{Event, Outputs};
+use super::oracle::{Event, Outputs, START};
+use super::owners::{Given, judge_owners};
 use super::pipeline::{graph, stateless};
 use super::reached::{Cell, Reached};
-use super::scenario::{Ending, Loss, Scenario};
+use super::scenario::{Ending, Scenario};
 use super::steps::Origin;
 use super::witness::Witness;
 use crate::support::Dice;
@@ -43,11 +45,9 @@ pub struct Passed {
 }
 
 // Of virtual time: whoever needs longer is stuck. A strike may delay 32 messages by eight seconds each.
-const LONGEST: Duration = Duration::from_secs(600);
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
 // So often it is looked whether an instance has ended.
 const LOOK: Duration = Duration::from_millis(100);
-// Behind this are the numbers of events that come when input is lost.
-const LOST: u64 = 1_000_000;
 
 /// Runs a scenario on a thread of its own time.
 ///
@@ -56,22 +56,24 @@ const LOST: u64 = 1_000_000;
 pub fn run(scenario: &Scenario) -> Result<Passed, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| error.to_string())?;
+    // What is left of another scenario is none of this one's.
+    _ = violation();
     let passed = runtime.block_on(async {
         let world = World::new(scenario).await;
         let passed = world.play(scenario).await;
         // What was wrong first tells more than what came of it.
         let witness = world.faults.dismiss();
-        witness.map_or(Ok(()), |witness| witness.verdict()).and(passed)
+        violation().and(witness.map_or(Ok(()), |witness| witness.verdict())).and(passed)
     });
     // What is left of twins goes with it.
     runtime.shutdown_background();
     passed
 }
 
-struct World {
+pub(super) struct World {
     broker: Embedded,
-    faults: Arc<Faults>,
-    js: Js,
+    pub(super) faults: Arc<Faults>,
+    pub(super) js: Js,
     clock: Clock,
     /// What the runs are called.
     names: Mutex<BTreeMap<usize, String>>,
@@ -83,42 +85,60 @@ impl World {
         let broker = Embedded::with_hook(EmbeddedOptions::default(), Arc::clone(&faults) as Arc<dyn Hook>);
         let js = Js::new(broker.connect());
         js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.unwrap();
+        if scenario.beside.is_some() {
+            js.create_stream(&StreamConfig::new("SIDE", ["side.>"])).await.unwrap();
+        }
         tokio::spawn(nemesis(broker.clone(), Arc::clone(&faults)));
         faults.watch(&broker, |broker| Witness::of(scenario, broker));
         faults.hold_back(Dice::new(scenario.order));
-        let clock = Clock::starting_at(Timestamp::from_millis(1_767_225_600_000));
+        let clock = Clock::starting_at(Timestamp::from_millis(START.cast_signed()));
         World { broker, faults, js, clock, names: Mutex::default() }
     }
 
     async fn play(&self, scenario: &Scenario) -> Result<Passed, String> {
-        let (events, probes) = scenario.events.split_at(scenario.events.len().saturating_sub(scenario.probes));
+        let (events, probes) = scenario.parts();
         let (before, after) = events.split_at(scenario.fed_before.min(events.len()));
         self.feed(before).await;
         self.faults.arm(&scenario.strikes);
         let feeding = self.feed_slowly(after.to_vec());
+        let beside = scenario.beside.clone().map(|beside| tokio::spawn(World::feed_beside(self.js.clone(), beside)));
         let mut twins = Vec::new();
         for (number, ending) in scenario.runs.iter().map(|(_, ending)| *ending).enumerate() {
             if let Some(twin) = self.run_until(scenario, number, ending).await? {
                 twins.push((number, twin));
             }
+            // A twin would go on writing while it is read.
+            if twins.is_empty() && !scenario.stateless {
+                let judged = census(&self.broker, scenario, None).await;
+                judged.map_err(|wrong| format!("behind run {number} ({ending:?}): {wrong}"))?;
+            }
         }
         feeding.await.map_err(|error| error.to_string())?;
+        if let Some(beside) = beside {
+            beside.await.map_err(|error| error.to_string())?;
+        }
         self.faults.end();
-        self.feed(probes).await;
+        match &scenario.beside {
+            Some(beside) if !scenario.is_contested() => self.calm(scenario, beside).await?,
+            Some(beside) => {
+                self.feed(probes).await;
+                self.feed_side(beside.parts().1).await;
+            }
+            None => self.feed(probes).await,
+        }
         if let Some(loss) = scenario.loss
-            && self.lose(loss, events.len() as u64).await?
+            && self.lose(scenario, loss, events.len() as u64).await?
         {
-            self.find_the_loss(scenario).await?;
+            // There is nothing more to do.
         } else {
             self.last_run(scenario).await?;
             self.end_twins(scenario, twins).await?;
             self.judge(scenario)?;
             if !scenario.stateless {
                 let late = self.outputs().late;
-                census(&self.broker, &scenario.events, &late).await?;
+                census(&self.broker, scenario, Some(&late)).await?;
             }
         }
-        violation()?;
         let (messages, trace, struck) = self.faults.trace();
         let reached = self.faults.reached().and(scenario.reached()).and(self.outputs().reached());
         if struck == 0 && matches!(scenario.origin, Origin::Step(step) if step.kills()) {
@@ -135,7 +155,7 @@ impl World {
             Ending::CrashBehind(aim, messages) => self.faults.crash_behind(client, aim, messages),
             Ending::Drain(_) | Ending::Twin(_) | Ending::Frozen(..) => {}
         }
-        let flow = self.start(scenario, number, false);
+        let (flow, _) = self.start(scenario, number, false);
         let place = |what: String| format!("run {number} ({ending:?}): {what}");
         match ending {
             Ending::Crash(_) | Ending::CrashBehind(..) => {
@@ -176,7 +196,7 @@ impl World {
     /// Runs until everything that was fed is done; again if a twin takes over.
     async fn last_run(&self, scenario: &Scenario) -> Result<(), String> {
         for again in 0..scenario.runs.len() + 1 {
-            let last = timeout(LONGEST, self.start(scenario, scenario.runs.len() + again, true).finish()).await;
+            let last = timeout(LONGEST, self.start(scenario, scenario.runs.len() + again, true).0.finish()).await;
             match last.map_err(|_| "the last run does not end".to_owned())? {
                 Ok(Ended::Finished) => return Ok(()),
                 Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {
@@ -231,63 +251,29 @@ impl World {
         self.faults.note(flow.metrics().restarts() > 0, Cell::StartedAgain);
     }
 
-    /// Takes from the stream what was not read yet; false if that leaves nothing to find, as nothing was read.
-    async fn lose(&self, loss: Loss, fed: u64) -> Result<bool, String> {
-        // Whatever is late has come by then.
-        sleep(LONGEST).await;
-        let Some(kept) = self.faults.kept() else { return Ok(false) };
-        let more: Vec<Event> = (1..=3).map(|id| Event { id: LOST + id, ..Event::default() }).collect();
-        match loss {
-            Loss::Purged => {
-                self.feed(&more).await;
-                let purge = Purge { filter: None, seq: fed + 3, keep: 0 };
-                self.js.purge("IN", &purge).await.map_err(|error| error.to_string())?;
-            }
-            Loss::Recreated => {
-                self.js.delete_stream("IN").await.map_err(|error| error.to_string())?;
-                self.js.create_stream(&StreamConfig::new("IN", ["in.>"])).await.map_err(|error| error.to_string())?;
-                let again = |id| Event { id: LOST + id, ..Event::default() };
-                self.feed(&(1..=kept + 3).map(again).collect::<Vec<_>>()).await;
-            }
-        }
-        Ok(true)
-    }
-
-    /// The run that finds less than it needs must stop and say so, and work on nothing that came behind.
-    async fn find_the_loss(&self, scenario: &Scenario) -> Result<(), String> {
-        let last = timeout(LONGEST, self.start(scenario, scenario.runs.len(), true).finish()).await;
-        match last.map_err(|_| "P13: with input lost a run goes on without end".to_owned())? {
-            Err(fault) if fault.kind() == FaultKind::SourceLost => {
-                self.faults.note(scenario.loss == Some(Loss::Purged), Cell::Purged);
-                self.faults.note(scenario.loss == Some(Loss::Recreated), Cell::Recreated);
-            }
-            other => return Err(format!("P13: with input lost ({:?}) the run ended as {other:?}", scenario.loss)),
-        }
-        match self.outputs().plain.iter().find(|row| row.get("id").and_then(Value::as_u64) > Some(LOST)) {
-            Some(row) => Err(format!("P13: {row} comes of what is behind the loss")),
-            None => Ok(()),
-        }
-    }
-
     fn judge(&self, scenario: &Scenario) -> Result<(), String> {
-        let events = &scenario.events;
+        let (events, side) = (&scenario.events, scenario.side());
         let mut there = self.outputs();
-        let wanted = if scenario.stateless { Outputs::rows_of(events) } else { Outputs::of(events, &there.late) };
+        let wanted = if scenario.stateless { Outputs::rows_of(events) } else { Outputs::of(events, side, &there.late) };
         if !scenario.stateless {
-            there.judge_late(events)?;
-            there.judge_old(events)?;
+            there.judge_late(events, side, scenario.allowed)?;
+            there.judge_old(events, side)?;
         }
         let once = scenario.stores_once();
+        if once && !scenario.stateless {
+            there.settle(events)?;
+        }
         let wanted = if once {
             wanted
         } else {
-            there = there.without_old(events);
-            wanted.without_old(events)
+            there = there.without_old(events, side);
+            wanted.without_old(events, side)
         };
         wanted.judge(&there, once)?;
         judge_letters(&self.broker, events)?;
-        if !scenario.is_contested() {
-            there.judge_keys()?;
+        if !scenario.stateless {
+            there.judge_keys(events, side, scenario.keyed)?;
+            judge_owners(&there.given, scenario.once)?;
         }
         if scenario.is_ordered() {
             wanted.judge_order(&there)?;
@@ -296,7 +282,7 @@ impl World {
     }
 
     /// The pipeline in a process of its own.
-    fn start(&self, scenario: &Scenario, number: usize, until_end: bool) -> Flow {
+    pub(super) fn start(&self, scenario: &Scenario, number: usize, until_end: bool) -> (Flow, Option<Arc<Meet>>) {
         let subtasks = scenario.runs.get(number).map_or(scenario.last, |(subtasks, _)| *subtasks);
         let is_odd = number % 2 == 1 && number < scenario.runs.len();
         let broker = self.broker.as_client(number as u64 + 1);
@@ -310,9 +296,9 @@ impl World {
             environment.workers = Workers::simulated(scenario.order.wrapping_add(number as u64)).unwrap();
             environment.on_clock(clock).with_shared(connections).with(mode).with(Settlements::default())
         };
-        let graph = match scenario.stateless {
-            true => stateless(scenario, subtasks, scenario.mixed && is_odd),
-            false => graph(scenario, subtasks),
+        let (graph, meet) = match scenario.stateless {
+            true => (stateless(scenario, subtasks, scenario.mixed && is_odd), None),
+            false => graph(scenario, number, subtasks),
         };
         if self.faults.kept().is_some() && number > 0 {
             let before = scenario.runs.get(number - 1).map_or(scenario.last, |(subtasks, _)| *subtasks);
@@ -320,10 +306,16 @@ impl World {
             self.faults.note(subtasks > before, Cell::ScaledUp);
             self.faults.note(subtasks < before, Cell::ScaledDown);
         }
-        Flow::start_with(graph, store, adapt).unwrap()
+        (Flow::start_with(graph, store, adapt).unwrap(), meet)
     }
 
-    async fn feed(&self, events: &[Event]) {
+    pub(super) async fn feed_side(&self, events: &[Event]) {
+        for event in events {
+            self.js.connection().publish(event.message_to("side.event")).await.unwrap();
+        }
+    }
+
+    pub(super) async fn feed(&self, events: &[Event]) {
         for event in events {
             self.js.connection().publish(event.message()).await.unwrap();
         }
@@ -340,7 +332,7 @@ impl World {
     }
 
     /// What stands in the output streams, but for markers.
-    fn outputs(&self) -> Outputs {
+    pub(super) fn outputs(&self) -> Outputs {
         let mut outputs = Outputs::default();
         let value = |text: &String| serde_json::from_str::<Value>(text).unwrap();
         outputs.plain = self.texts("OUT").iter().map(value).collect();
@@ -351,7 +343,8 @@ impl World {
         outputs.rows = self.texts("ROWS");
         outputs.dead = self.texts("DEAD");
         for text in self.texts("TOTALS") {
-            let total = value(&text);
+            let mut total = value(&text);
+            outputs.given.extend(Given::take_from(&mut total));
             let key = total.get("key").and_then(Value::as_u64).unwrap_or(u64::MAX);
             outputs.totals.entry(key).or_default().push(total);
         }
