@@ -1,7 +1,12 @@
 //! Late rows where a pipeline promises effectively-once: killed again and again, it gives each row once, in a window or as late.
 //! And what lacks something for the promise is told beforehand, by `doctor`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "it is test code, and counts are printed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "it is test code, and counts are printed"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
