@@ -30,7 +30,8 @@ pub enum TimeKeeping {
 ///
 /// # What the engine promises
 /// - It calls one method at a time, in the order of the stream: `(on_batch | on_watermark | on_idle | on_wake | state)* on_end`.
-/// - No batch is empty, and watermarks never go back.
+/// - No batch is empty, and watermarks never go back, but for the first ones behind a restart: those may be behind what its state
+///   has seen.
 /// - After [`Turn::Again`] it drains the outbox, waits for room downstream, and calls again: [`on_more`] after
 ///   `on_batch`, and otherwise the same method with the same argument, until [`Turn::Done`].
 /// - [`state`] is called between batches only, to save; and once before the first batch, to restore.

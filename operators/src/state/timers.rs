@@ -15,7 +15,7 @@ type Timer<K> = (Timestamp, K);
 /// Keys to come back to at a time each. A key may have any number of timers; setting one that is set changes nothing.
 ///
 /// Due timers come in the order of their times, then of their keys, so that what an operator gives does not depend on
-/// the order in which they were set.
+/// the order in which they were set. (Of keys longer than a kB of which so much is the same, those outside of memory come in another.)
 ///
 /// ```
 /// use millstream_operators::{Timers, Timestamp};

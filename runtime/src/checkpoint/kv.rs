@@ -200,7 +200,12 @@ impl Store for KvStore {
         // The server counts the entries of all keys.
         Box::pin(async move {
             let next = self.js().await?.kv_behind(&bucket(pipeline), KEY, earlier.0).await.map_err(stored_fault)?;
-            Ok(next == Some(later.0))
+            let Some(next) = next else {
+                let words = format!("{} has nothing behind revision {}", self.describe(pipeline), earlier.0);
+                return Err(StoreError::Unknown(Fault::new(FaultKind::Checkpoint, words)));
+            };
+            // Where it has been pushed out since, what is behind it tells nothing.
+            Ok(earlier < later && next >= later.0)
         })
     }
 

@@ -326,7 +326,7 @@ mod tests {
     use std::fs;
     use std::sync::Arc;
 
-    use millstream_operators::Epoch;
+    use millstream_operators::{Epoch, Headers};
 
     use super::*;
     use crate::broker::{Embedded, EmbeddedOptions};
@@ -396,12 +396,21 @@ mod tests {
         let third = Manifest { after: Some(all[1].0.0), ..Manifest::decode(&all[1].1, "p", "").unwrap() };
         let revision = store.write("p", all[1].0, third.encode().unwrap()).await.unwrap();
         assert!(revision.0 > all[1].0.0 + 1);
+        // What has been pushed out since it was read tells nothing; what is earlier follows nothing.
+        assert!(store.follows("p", all[1].0, Revision(revision.0 - 1)).await.unwrap());
+        assert!(!store.follows("p", all[1].0, all[0].0).await.unwrap());
+        assert!(matches!(store.follows("p", revision, Revision(revision.0 + 1)).await, Err(StoreError::Unknown(_))));
         assert_eq!(epoch_of_newest(&store).await, (revision, 1));
         let js = connections.js(Purpose::Control).await.unwrap();
         let put = js.kv_put("mill_p", "ckpt", all[1].1.clone()).await.unwrap();
         assert_eq!(epoch_of_newest(&store).await, (Revision(put), 1));
         assert_told(&store, &store.manifest("p", Revision(put))).await;
-        // What is removed begins anew.
+        // What somebody has deleted has a mark behind it, and what is removed leaves nothing; both begin anew.
+        let mut deleted = Headers::NONE;
+        deleted.push("KV-Operation", "DEL").unwrap();
+        js.publish("$KV.mill_p.ckpt", deleted, Bytes::new()).await.unwrap();
+        let first = written(&store, 1).await[0].0;
+        assert_eq!(epoch_of_newest(&store).await, (first, 0));
         js.kv_purge("mill_p", "ckpt").await.unwrap();
         let first = written(&store, 1).await[0].0;
         assert_eq!(epoch_of_newest(&store).await, (first, 0));

@@ -245,13 +245,14 @@ pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Sett
     let newest = place.one(None).await?;
     let now = place.verify(&newest).await.map_err(told)?;
     // Where positions are beside the outputs, the checkpoint does not have them: then it is made of both.
-    let stored = match place.manifest(&newest).await.map_err(told)?.ahead() {
+    // A pipeline that runs may have let go of its place among checkpoints by now.
+    let named = Listed { revision: None, ..newest };
+    let stored = match place.manifest(&named).await.map_err(told)?.ahead() {
         Some(_) => now.encode().map_err(|fault| Failure::fault(fault.chain()))?,
-        None => newest.stored.clone(),
+        None => named.stored.clone(),
     };
     place.store.save(&place.pipeline, &args.name, stored).await.map_err(told)?;
-    // A pipeline that runs may have let go of some of it before it saw the name, and of its place among checkpoints.
-    let named = Listed { revision: None, ..newest };
+    // And of some of it before it saw the name.
     let manifest = match place.verify(&named).await {
         Ok(_) => now,
         Err(error) => {

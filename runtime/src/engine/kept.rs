@@ -28,9 +28,9 @@ pub(super) struct Keeping<'a> {
 struct Kept {
     savepoint: String,
     bytes: Bytes,
-    /// The checkpoint that it keeps, and the run that wrote that.
+    /// The checkpoint that it keeps, and what is left out of that.
     revision: Revision,
-    run: String,
+    names: Vec<String>,
 }
 
 /// What a run leaves out of the checkpoint that it begins from, and the savepoint that has it.
@@ -64,15 +64,14 @@ impl<'a> Keeping<'a> {
         // What has this name is this.
         let id = BlobId::of(&bytes).to_string();
         let savepoint = format!("before-{}-{}", manifest.epoch, id.get(..8).unwrap_or(&id));
-        let left_out = LeftOut { names, savepoint: savepoint.clone(), bytes: bytes.clone() };
+        let left_out = LeftOut { names: names.clone(), savepoint: savepoint.clone(), bytes: bytes.clone() };
         if !self.made.contains(&savepoint) {
             if store.saved(pipeline).await?.iter().any(|(other, _)| *other == savepoint) {
                 return Ok(left_out);
             }
             self.made.insert(savepoint.clone());
         }
-        let (kept, run) = (bytes.clone(), manifest.run.clone());
-        self.kept = Some(Kept { savepoint: savepoint.clone(), bytes: kept, revision, run });
+        self.kept = Some(Kept { savepoint: savepoint.clone(), bytes: bytes.clone(), revision, names });
         if let Some((id, bytes)) = beside {
             store.put(pipeline, id, bytes).await?;
         }
@@ -143,15 +142,16 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    /// Nobody has left anything out as long as the checkpoint is the newest, or the newest is by the run that wrote it: that has
-    /// all the nodes.
+    /// Nobody has left anything out as long as the checkpoint is the newest, or the newest still has all of it. Whose that is says
+    /// nothing: who claims a checkpoint signs it, and leaves things out afterwards.
     async fn is_needless(&self, kept: &Kept) -> Result<bool, StoreError> {
         let Some((newest, stored)) = self.store.read(self.pipeline).await? else { return Ok(true) };
         if newest <= kept.revision {
             return Ok(true);
         }
         let newest = read_revision(self.store, self.pipeline, (newest, &stored)).await?.0;
-        Ok(!kept.run.is_empty() && newest.run == kept.run)
+        let has = |name: &String| newest.sources.contains_key(name) || newest.operators.contains_key(name);
+        Ok(kept.names.iter().all(has))
     }
 }
 
@@ -195,8 +195,10 @@ mod tests {
     use crate::checkpoint::MemoryStore;
     use crate::testkit::FailingStore;
 
-    fn manifest(run: &str, after: u64) -> Manifest {
-        Manifest { pipeline: "p".into(), run: run.into(), after: Some(after), ..Manifest::default() }
+    /// Of a run with a node `sum`, or of one without.
+    fn manifest(has_sum: bool, after: u64) -> Manifest {
+        let operators = has_sum.then(|| ("sum".to_owned(), Vec::new())).into_iter().collect();
+        Manifest { pipeline: "p".into(), operators, after: Some(after), ..Manifest::default() }
     }
 
     async fn write(store: &dyn Store, manifest: &Manifest) -> Revision {
@@ -209,18 +211,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_savepoint_is_taken_back_only_while_nobody_can_have_left_out_what_it_keeps() {
-        let none: &[&str] = &[];
+        let none: &[bool] = &[];
         for (since, has_written, stay) in
-            [(none, false, 0), (&["one"], false, 0), (&["one", "other"], false, 1), (none, true, 1)]
+            [(none, false, 0), (&[true], false, 0), (&[true, false], false, 1), (none, true, 1)]
         {
-            let (store, first) = (MemoryStore::default(), manifest("one", 0));
+            let (store, first) = (MemoryStore::default(), manifest(true, 0));
             let revision = write(&store, &first).await;
             let mut keeping = Keeping::new(&store, "p");
             keeping.keep((&first, revision), vec!["sum".into()]).await.unwrap();
             assert_eq!(saved(&store).await, 1);
             let mut newest = revision;
-            for run in since {
-                newest = write(&store, &manifest(run, newest.0)).await;
+            for has_sum in since {
+                newest = write(&store, &manifest(*has_sum, newest.0)).await;
             }
             if has_written {
                 keeping.may_have_written();
@@ -232,17 +234,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_savepoint_that_was_there_before_is_not_taken_back() {
-        let (store, first) = (MemoryStore::default(), manifest("one", 0));
+        let (store, first) = (MemoryStore::default(), manifest(true, 0));
         let revision = write(&store, &first).await;
         let (mut mine, mut theirs) = (Keeping::new(&store, "p"), Keeping::new(&store, "p"));
         for keeping in [&mut theirs, &mut mine] {
-            keeping.keep((&first, revision), Vec::new()).await.unwrap();
+            keeping.keep((&first, revision), vec!["sum".into()]).await.unwrap();
         }
         mine.take_back().await;
         assert_eq!(saved(&store).await, 1);
         // What an attempt has made is the run's in the next one, too.
         theirs.stays();
-        let left_out = theirs.keep((&first, revision), Vec::new()).await.unwrap();
+        let left_out = theirs.keep((&first, revision), vec!["sum".into()]).await.unwrap();
         theirs.take_back().await;
         assert_eq!(saved(&store).await, 0);
         // Who has gone on relied on it.
@@ -252,10 +254,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_savepoint_is_saved_again_where_nobody_can_say_whether_it_is_needed() {
-        let (store, first) = (FailingStore::default(), manifest("one", 0));
+        let (store, first) = (FailingStore::default(), manifest(true, 0));
         let revision = write(&store, &first).await;
         let mut keeping = Keeping::new(&store, "p");
-        keeping.keep((&first, revision), Vec::new()).await.unwrap();
+        keeping.keep((&first, revision), vec!["sum".into()]).await.unwrap();
         // The look before it is answered, the one behind it is not, and nor are the first tries.
         store.answer_no_read_behind(1, 1);
         store.refuse_names(3);

@@ -40,8 +40,10 @@ struct Place {
     next: BTreeSet<(i64, Bytes)>,
 }
 
-/// Keys that are brought back at once because they are due.
+/// Keys that are brought back at once because they are due: so many at most, and with the last of them their rows have so many
+/// bytes, or more.
 const DUE: usize = 1_024;
+const HEAVY: usize = 16 << 20;
 
 /// What is brought back.
 #[derive(Default)]
@@ -108,17 +110,30 @@ impl Away {
         self.place.as_mut()?.next_at(now)
     }
 
-    /// The first keys that are due at `at`, the earliest time at which some are, and whether there are more of them.
-    pub(super) fn due_at(&mut self, at: i64) -> (Vec<KeyBytes>, bool) {
-        let Some(place) = &mut self.place else { return (Vec::new(), false) };
-        let mut due = Vec::new();
-        while place.next_at(at) == Some(at) {
-            if due.len() == DUE {
-                return (due, true);
+    /// Takes the first keys out that are due at `at`, the earliest time at which some are, with all their rows; and gives the last
+    /// of them, if there are more.
+    pub(super) fn take_due(&mut self, at: i64) -> Result<(Back, Option<KeyBytes>)> {
+        let key_groups = self.key_groups();
+        let Some(place) = &mut self.place else { return Ok(Default::default()) };
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        while found.is_empty() && place.next_at(at) == Some(at) {
+            let due = place.next.iter().take_while(|(due, _)| *due == at).take(DUE);
+            let keys: Vec<KeyBytes> = due.map(|(_, key)| KeyBytes::from(&**key)).collect();
+            for (key, group) in keys.iter().zip(self.layout.groups(&keys, key_groups)?) {
+                if bytes >= HEAVY {
+                    break;
+                }
+                let Some(parked) = place.take(group, key) else {
+                    place.next.remove(&(at, Bytes::copy_from_slice(key)));
+                    continue;
+                };
+                place.entries.note(&key_of(group, key));
+                bytes += parked.len();
+                found.push((key.clone(), parked));
             }
-            due.extend(place.next.pop_first().map(|(_, key)| KeyBytes::from(&*key)));
         }
-        (due, false)
+        let last = found.last().map(|(key, _)| key.clone()).filter(|_| place.next_at(at) == Some(at));
+        Ok((self.layout.back(found)?, last))
     }
 
     fn key_groups(&self) -> u32 {

@@ -46,7 +46,7 @@ use crate::{
 /// # State
 /// The rows that may still be joined, with all their columns; of the right of semi and anti joins only those of the key. As
 /// of a time, the newest version of each key stays for ever: of tables that grow without end, delete keys upstream. What does
-/// not fit in memory goes to the spill store, key by key with all rows of it: those of one key have to fit.
+/// not fit in memory goes to the spill store, key by key with all rows of it: those of the keys of a batch have to fit.
 ///
 /// # Order
 /// What the rows of a batch give comes in their order, and for each in the order of the partners' times; what watermarks

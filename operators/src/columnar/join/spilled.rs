@@ -50,9 +50,7 @@ impl Join {
         let away = self.away.next_at(now);
         let Some(at) = here.into_iter().chain(away).min() else { return Ok(false) };
         firing.at = at;
-        let (due, are_more) = if away == Some(at) { self.away.due_at(at) } else { (Vec::new(), false) };
-        let last = due.last().filter(|_| are_more).cloned();
-        let back = self.away.take(due.into_iter())?;
+        let (back, last) = if away == Some(at) { self.away.take_due(at)? } else { Default::default() };
         self.come_back_with(back)?;
         let mut due = self.keys.due_at(at);
         if !self.firing.waiting.is_empty() {

@@ -81,20 +81,23 @@ impl Js {
         }
     }
 
-    /// The revision of the first value that a key was given behind a revision, of those that are there; `None` if that is none, or
-    /// if the key was deleted first. Behind 0 it may have been.
+    /// The revision of the first entry of a key behind a revision, be it a value or the mark that it was deleted; `None` if there is
+    /// none. Behind 0 it is the first value since it was last deleted.
     ///
     /// # Errors
     /// JetStream refuses or does not answer.
     pub async fn kv_behind(&self, bucket: &str, key: &str, revision: u64) -> Result<Option<u64>, BrokerError> {
-        let mut next = revision.saturating_add(1);
-        loop {
-            let found = self.next_message(&format!("KV_{bucket}"), next, &format!("$KV.{bucket}.{key}")).await?;
-            match found {
-                Some(message) if is_gone(&message.headers) && revision == 0 => next = message.seq + 1,
-                found => return Ok(found.filter(|found| !is_gone(&found.headers)).map(|found| found.seq)),
+        let (stream, subject) = (format!("KV_{bucket}"), format!("$KV.{bucket}.{key}"));
+        let (mut next, mut first) = (revision.saturating_add(1), None);
+        while let Some(found) = self.next_message(&stream, next, &subject).await? {
+            if revision > 0 {
+                return Ok(Some(found.seq));
             }
+            // Who deletes a key leaves what it had before the mark.
+            first = if is_gone(&found.headers) { None } else { first.or(Some(found.seq)) };
+            next = found.seq + 1;
         }
+        Ok(first)
     }
 
     /// Sets a key to a value, whatever it had.
