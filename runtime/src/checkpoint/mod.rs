@@ -13,11 +13,9 @@ mod segment;
 mod store;
 
 pub use kv::KvStore;
+pub(crate) use load::{Restored, StateIn, as_stored, is_outdated, newest, read_revision, read_run, savepoint};
 #[cfg(feature = "cli")]
-pub(crate) use load::load;
-pub(crate) use load::{
-    Restored, StateIn, as_stored, is_outdated, newest, read_manifest, read_revision, read_run, savepoint,
-};
+pub(crate) use load::{load, read_manifest};
 pub use local::LocalStore;
 pub use manifest::{Manifest, NodeState, SourcePosition};
 pub use memory::MemoryStore;
