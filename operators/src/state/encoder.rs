@@ -31,10 +31,10 @@ impl Snapshot for Encoder {
         self.entries
     }
 
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
+    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         match whole || self.changed {
-            true => Ok(Run::whole_of((self.encode)(key_groups)?)),
-            false => Ok(Run::default()),
+            true => Run::whole_of((self.encode)(key_groups)?).in_parts(give),
+            false => give(Run::default()),
         }
     }
 }

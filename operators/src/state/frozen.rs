@@ -16,19 +16,24 @@ pub trait Snapshot: Send {
     }
 
     /// Encodes all of it if `whole`, else what has changed since the snapshot before, by so many key groups. It may give
-    /// all of it where that is no more, or what has changed is not known.
+    /// all of it where that is no more, or what has changed is not known. It comes in parts of some MB: runs that say the same
+    /// when they are played one behind the other, of which there is at least one. Either all of them are whole or none is.
+    ///
+    /// # Errors
+    /// A checkpoint fault when an entry cannot be encoded, or what `give` says.
+    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result;
+
+    /// The same as one run.
     ///
     /// # Errors
     /// A checkpoint fault when an entry cannot be encoded.
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run>;
-
-    /// As [`encode`](Snapshot::encode), and gives it in parts of some MB: runs that say the same when they are played one behind
-    /// the other. Either all of them are whole or none is.
-    ///
-    /// # Errors
-    /// As [`encode`](Snapshot::encode), or what `give` says.
-    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
-        self.encode(key_groups, whole)?.in_parts(give)
+    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
+        let mut parts = Vec::new();
+        self.encode_in_parts(key_groups, whole, &mut |part| {
+            parts.push(part);
+            Ok(())
+        })?;
+        Ok(Run::joined(parts))
     }
 }
 

@@ -180,10 +180,6 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenKeyed<K, S> {
         self.0.iter().map(|shard| shard.entries.len()).sum()
     }
 
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        joined(self, key_groups, whole)
-    }
-
     /// In an order that depends on keys alone: what is saved is the same bytes whoever held it.
     fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         let whole = whole || self.0.iter().any(|shard| shard.touched.is_lost());
@@ -209,16 +205,6 @@ impl<K: StateKey, S: StateValue> Snapshot for FrozenKeyed<K, S> {
     }
 }
 
-/// The parts of a snapshot as one run.
-fn joined(snapshot: Box<impl Snapshot>, key_groups: u32, whole: bool) -> Result<Run> {
-    let mut parts = Vec::new();
-    snapshot.encode_in_parts(key_groups, whole, &mut |part| {
-        parts.push(part);
-        Ok(())
-    })?;
-    Ok(Run::joined(parts))
-}
-
 /// Keyed state of which some was not in memory.
 struct FrozenSpilled<K, S> {
     shards: Vec<Shard<K, S>>,
@@ -229,10 +215,6 @@ struct FrozenSpilled<K, S> {
 impl<K: StateKey, S: StateValue> Snapshot for FrozenSpilled<K, S> {
     fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.entries.len()).sum::<usize>() + self.away.len()
-    }
-
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        joined(self, key_groups, whole)
     }
 
     /// Which entries were in memory is seen in their order, and in that alone.

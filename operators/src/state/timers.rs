@@ -244,15 +244,6 @@ impl<K: StateKey> Snapshot for FrozenTimers<K> {
         self.leaves.iter().map(|leaf| leaf.len()).sum::<usize>() + self.far.as_ref().map_or(0, |far| far.entries)
     }
 
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        let mut parts = Vec::new();
-        self.encode_in_parts(key_groups, whole, &mut |part| {
-            parts.push(part);
-            Ok(())
-        })?;
-        Ok(Run::joined(parts))
-    }
-
     fn encode_in_parts(
         mut self: Box<Self>,
         key_groups: u32,

@@ -12,8 +12,8 @@ use crate::{Batch, Keyed, Operator, Outbox, Result, StateKey, StateVisitor, Time
 /// One window of a key for ever; see [`global`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GlobalWindows {
-    every: Option<u64>,
-    pub(super) emit: Emit,
+    pub(crate) every: Option<u64>,
+    pub(crate) emit: Emit,
 }
 
 /// One window for all rows of a key, which gives its result at the end of the input, and on the way as often as
@@ -35,6 +35,11 @@ impl GlobalWindows {
     pub fn emit(mut self, emit: Emit) -> Self {
         self.emit = emit;
         self
+    }
+
+    /// Whether results come at an interval of event time.
+    pub fn go_by_time(&self) -> bool {
+        matches!(self.emit, Emit::Every(_))
     }
 }
 

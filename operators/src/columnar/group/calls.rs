@@ -63,9 +63,9 @@ pub(super) enum Output {
 }
 
 /// Aggregates that are not offered: what they give depends on the order of rows, or on other queries.
-const LEFT_OUT: [&str; 3] = ["grouping", "nth_value", "any_value"];
+const LEFT_OUT: [&str; 2] = ["grouping", "nth_value"];
 
-static FUNCTIONS: LazyLock<HashMap<String, Arc<AggregateUDF>>> = LazyLock::new(|| {
+pub(super) static FUNCTIONS: LazyLock<HashMap<String, Arc<AggregateUDF>>> = LazyLock::new(|| {
     let mut functions = HashMap::new();
     for function in datafusion_functions_aggregate::all_default_aggregate_functions() {
         if LEFT_OUT.contains(&function.name()) {

@@ -1,26 +1,29 @@
 //! [`GlobalAggregate`]: rows of columns by key in one window for ever.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 
 use super::KeyColumns;
-use super::codec::KeyBytes;
+use super::codec::{KeyBytes, RowKeys};
 use super::early::Early;
-use super::grouped::Grouped;
+use super::grouped::{Grouped, Ready};
+use super::groups::Arriving;
 use super::kept::{Computed, Note};
 use super::pane::Pane;
-use super::results::Outcome;
+use super::results::{Given, Outcome};
+use super::rounds::{Round, Rounds};
 use super::window::RESULTS;
 use crate::columnar::rows::rejected_port;
 use crate::columnar::{Clock, ExprError};
-use crate::window::Emit;
+use crate::window::{Emit, GlobalWindows};
 use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, Turn};
 
-/// Takes all rows of a key into one window, which gives its result at the end of the input, and on the way as [`Emit`] says:
-/// see [`GlobalWindowed`](crate::window::GlobalWindowed). The last result of a key is the one that counts.
+/// Takes all rows of a key into one window, which gives its result at the end of the input, and on the way as [`Emit`] and
+/// [`every`](GlobalWindows::every) say: see [`GlobalWindowed`](crate::window::GlobalWindowed). The last result of a key is the
+/// one that counts.
 ///
 /// ```text
 /// rows                    1   2 |   |   4 |   |  the end
@@ -28,14 +31,16 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// OnClose                                     |  7
 /// Every(4)                      | 3           |  7
 /// OnChange, two batches     3           7     |  7
+/// every(2)                    3               |  7
 /// ```
 ///
-/// Results come in the order of keys; rows of them as with [`WindowAggregate`](super::WindowAggregate), where the window is
+/// Results come in the order of keys, those with every so many rows in the order of the rows that they come with; rows of them as with [`WindowAggregate`](super::WindowAggregate), where the window is
 /// from the earliest row to just behind the latest. Rows that an expression cannot be computed for go to port 1.
 ///
 /// # State
 /// What is kept of each key, for ever, by key group; what has changed is saved again.
 pub struct GlobalAggregate {
+    every: Option<i64>,
     early: Early<KeyBytes>,
     grouped: Grouped,
     pane: Pane,
@@ -45,7 +50,8 @@ pub struct GlobalAggregate {
     ending: bool,
 }
 
-// The notes that are kept of rows: the earliest, the latest, and how far event time had come when it changed.
+// The notes that are kept of rows: the earliest, the latest; then, where results come at an interval, how far event time had come
+// when it changed, and last, where they come with every so many rows, how many there are.
 const START: usize = 0;
 const LATEST: usize = 1;
 const CHANGED: usize = 2;
@@ -57,16 +63,19 @@ impl GlobalAggregate {
     /// Two columns of the results have one name.
     pub fn new(
         input: &SchemaRef,
-        emit: Emit,
+        windows: GlobalWindows,
         keys: KeyColumns,
         computed: impl Into<Computed>,
         clock: Clock,
     ) -> Result<Self, ExprError> {
-        let early = Early::new(emit);
-        let notes = [Note::Lowest, Note::Highest, Note::Highest];
-        let notes = notes.get(..if early.is_noted() { 3 } else { 2 }).unwrap_or_default();
-        let grouped = Grouped::new(input, (keys, None), computed.into(), notes, clock)?;
+        let early = Early::new(windows.emit);
+        let every = windows.every.map(|rows| i64::try_from(rows).unwrap_or(i64::MAX).max(1));
+        let mut notes = vec![Note::Lowest, Note::Highest];
+        notes.extend(early.is_noted().then_some(Note::Highest));
+        notes.extend(every.map(|_| Note::Highest));
+        let grouped = Grouped::new(input, (keys, None), computed.into(), &notes, clock)?;
         Ok(GlobalAggregate {
+            every,
             early,
             pane: Pane::new(&grouped.codec),
             grouped,
@@ -81,12 +90,49 @@ impl GlobalAggregate {
         self.grouped.schema()
     }
 
-    /// The results of some keys as they are now, given at the time of their latest rows, or at `at` if that is later.
-    fn results_of(&mut self, keys: &[KeyBytes], at: Timestamp) -> Result<Outcome> {
+    /// What some keys have now.
+    fn given_of(&mut self, keys: &[KeyBytes]) -> Result<Given> {
         let together = self.grouped.of_names(&mut self.pane, keys)?;
         let ends = together.note(LATEST)?.values().iter().map(|latest| latest.saturating_add(1)).collect();
         let starts = together.note(START)?;
-        self.grouped.rows(together.between(starts, ends), at)
+        Ok(together.between(starts, ends))
+    }
+
+    /// The results of some keys as they are now, given at the time of their latest rows, or at `at` if that is later.
+    fn results_of(&mut self, keys: &[KeyBytes], at: Timestamp) -> Result<Outcome> {
+        let given = self.given_of(keys)?;
+        self.grouped.rows(given, at)
+    }
+
+    /// Takes rows in, of each key as far as its next result at a time, and gives these.
+    fn take_in_rounds(
+        &mut self,
+        mut ready: Ready,
+        every: i64,
+        mut notes: Vec<Int64Array>,
+        out: &mut Outbox<'_, RecordBatch>,
+    ) -> Result<RowKeys> {
+        let (keys, rows) = (self.grouped.codec.keys(&ready.keys)?, ready.batch.len());
+        let distinct: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
+        let before = self.pane.noted_of(&self.grouped.kept, &distinct, notes.len())?;
+        let Rounds { all, places } = Rounds::new(&keys, rows, every, before);
+        notes.push(places.into());
+        let columns = self.grouped.columns(&mut ready, notes)?;
+        let mut given = Vec::new();
+        for Round { rows, full } in all {
+            let arriving = Arriving { keys: &keys, rows: &rows, columns: &columns, all: false };
+            self.pane.take_in(&self.grouped.kept, &arriving)?;
+            if !full.is_empty() {
+                let numbers = full.into_iter().map(|row| (KeyBytes::from(keys.get(row as usize)), row));
+                let numbers: BTreeMap<KeyBytes, u32> = numbers.collect();
+                let full: Vec<KeyBytes> = numbers.keys().cloned().collect();
+                given.push((self.given_of(&full)?, numbers));
+            }
+        }
+        if let Some(given) = Given::together(given)? {
+            self.grouped.rows(given, self.now)?.send(out);
+        }
+        Ok(keys)
     }
 
     /// Gives the results of the keys that are left.
@@ -109,13 +155,19 @@ impl Operator for GlobalAggregate {
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         let ready = self.grouped.ready(batch, out)?;
-        let (keys, rows) = (ready.keys.clone(), ready.batch.len());
+        let rows = ready.batch.len();
         let times: Int64Array = ready.batch.times().iter().map(|time| time.as_micros()).collect();
         let mut notes = vec![times.clone(), times];
         if self.early.is_noted() {
             notes.push(Int64Array::from_value(self.now.as_micros(), rows));
         }
-        let keys = self.grouped.take_all(&mut self.pane, ready, &keys, notes)?;
+        let keys = match self.every {
+            Some(every) => self.take_in_rounds(ready, every, notes, out)?,
+            None => {
+                let keys = ready.keys.clone();
+                self.grouped.take_all(&mut self.pane, ready, &keys, notes)?
+            }
+        };
         if self.early.emit() != Emit::OnClose {
             let changed: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
             self.giving = self.early.note(changed.into_iter().map(KeyBytes::from)).into();
@@ -153,7 +205,8 @@ impl Operator for GlobalAggregate {
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
-        visit.shape(&self.grouped.shape("global", self.early.is_noted()))?;
+        let words = if self.every.is_some() { "global, with every so many rows" } else { "global" };
+        visit.shape(&self.grouped.shape(words, self.early.is_noted()))?;
         visit.time("now", &mut self.now)?;
         self.early.state(visit)?;
         let codec = &self.grouped.codec;
@@ -172,6 +225,6 @@ impl Operator for GlobalAggregate {
 
 impl fmt::Debug for GlobalAggregate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GlobalAggregate({:?})", self.early.emit())
+        write!(f, "GlobalAggregate({:?}, every {:?})", self.early.emit(), self.every)
     }
 }

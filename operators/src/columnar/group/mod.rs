@@ -16,6 +16,7 @@ mod late;
 mod outputs;
 mod pane;
 mod results;
+mod rounds;
 mod session;
 mod spans;
 mod table;

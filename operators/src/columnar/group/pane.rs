@@ -1,6 +1,6 @@
 //! [`Pane`]: groups that take rows in, and are put into a table when they must be looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::codec::{KeyBytes, KeyCodec};
@@ -104,6 +104,25 @@ impl Pane {
             None => table.keys().for_each(|key| add(&**key)),
         }
         groups.absorb(keys, &table.values(&places)?)
+    }
+
+    /// What note number `note` says of some keys, as far as something is kept of them.
+    pub(super) fn noted_of<'k>(
+        &mut self,
+        kept: &Kept,
+        keys: &BTreeSet<&'k [u8]>,
+        note: usize,
+    ) -> Result<Vec<(&'k [u8], i64)>> {
+        self.make_room()?;
+        let table = self.table()?;
+        table.bring(keys.iter().copied())?;
+        let found = keys.iter().filter_map(|key| Some((*key, table.find(key)?)));
+        let (keys, places): (Vec<_>, Vec<_>) = found.unzip();
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let notes = kept.note_of(&table.values(&places)?, note)?;
+        Ok(keys.into_iter().zip(notes.values().iter().copied()).collect())
     }
 
     /// What note number `note` says of each key.

@@ -1,10 +1,10 @@
 //! [`Results`]: the rows that windows give.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow::compute::{concat, take};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
@@ -58,13 +58,48 @@ impl Given {
         let order = keys.iter().zip(ends.values()).zip(0..);
         let mut order: Vec<(O, u32)> = order.map(|((key, end), row)| (by(key, *end), row)).collect();
         order.sort_unstable();
-        let rows = UInt32Array::from_iter_values(order.iter().map(|(_, row)| *row));
-        let wrong = |error| Fault::bug("cannot order results").because(error);
-        let values = values.iter().map(|column| take(column, &rows, None)).collect::<std::result::Result<_, _>>();
-        let [starts, ends] = [starts, ends].map(|bound| take(&bound, &rows, None).map_err(wrong));
-        let bounds = Bounds::Each(starts?.as_primitive().clone(), ends?.as_primitive().clone());
+        let given = Given { keys, values, bounds: Bounds::Each(starts, ends) };
+        given.picked(&order.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// Several as one, in the order of the numbers that the keys of each have.
+    pub(super) fn together(all: Vec<(Given, BTreeMap<KeyBytes, u32>)>) -> Result<Option<Given>> {
+        let (mut keys, mut order, mut columns) = (Vec::new(), Vec::new(), Vec::<Vec<ArrayRef>>::new());
+        for (given, numbers) in all {
+            let Bounds::Each(starts, ends) = given.bounds else { continue };
+            order.extend(given.keys.iter().map(|key| numbers.get(key).copied()));
+            keys.extend(given.keys);
+            columns.push(
+                [starts, ends].map(|bound| Arc::new(bound) as ArrayRef).into_iter().chain(given.values).collect(),
+            );
+        }
+        let Some(first) = columns.first() else { return Ok(None) };
+        let of_column = |n: usize| {
+            let pieces: Vec<&dyn Array> = columns.iter().filter_map(|of| of.get(n).map(AsRef::as_ref)).collect();
+            concat(&pieces).map_err(wrong)
+        };
+        let mut values = (0..first.len()).map(of_column).collect::<Result<Vec<_>>>()?;
+        let bounds: Vec<ArrayRef> = values.drain(..2).collect();
+        let [starts, ends] = bounds.as_slice() else { return Err(Fault::bug("a window has no bounds")) };
+        let bounds = Bounds::Each(starts.as_primitive().clone(), ends.as_primitive().clone());
+        let mut rows: Vec<u32> = (0..u32::try_from(keys.len()).unwrap_or(u32::MAX)).collect();
+        rows.sort_by_key(|row| order.get(*row as usize).copied().flatten());
+        Given { keys, values, bounds }.picked(&rows.into()).map(Some)
+    }
+
+    /// Some of them, in this order.
+    fn picked(self, rows: &UInt32Array) -> Result<Given> {
+        let Given { keys, values, bounds } = self;
+        let picked = |column: &dyn Array| take(column, rows, None).map_err(wrong);
+        let values = values.iter().map(|column| picked(column)).collect::<Result<_>>()?;
+        let bounds = match bounds {
+            Bounds::Same(start, end) => Bounds::Same(start, end),
+            Bounds::Each(starts, ends) => {
+                Bounds::Each(picked(&starts)?.as_primitive().clone(), picked(&ends)?.as_primitive().clone())
+            }
+        };
         let keys = rows.values().iter().filter_map(|row| keys.get(*row as usize).cloned()).collect();
-        Ok(Given { keys, values: values.map_err(wrong)?, bounds })
+        Ok(Given { keys, values, bounds })
     }
 }
 

@@ -383,15 +383,6 @@ impl Snapshot for FrozenTable {
         self.chunks.iter().map(|chunk| chunk.count).sum::<usize>() + self.away.as_ref().map_or(0, FrozenRows::len)
     }
 
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        let mut parts = Vec::new();
-        self.encode_in_parts(key_groups, whole, &mut |part| {
-            parts.push(part);
-            Ok(())
-        })?;
-        Ok(Run::joined(parts))
-    }
-
     fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         let FrozenTable { codec, chunks, gone, away } = *self;
         let wrong = |error| Fault::bug("the state of columns cannot be saved").because(error);

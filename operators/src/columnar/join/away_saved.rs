@@ -168,15 +168,6 @@ impl Snapshot for Frozen {
         self.entries.as_ref().map_or(0, |entries| entries.entries)
     }
 
-    fn encode(self: Box<Self>, key_groups: u32, whole: bool) -> Result<Run> {
-        let mut parts = Vec::new();
-        self.encode_in_parts(key_groups, whole, &mut |part| {
-            parts.push(part);
-            Ok(())
-        })?;
-        Ok(Run::joined(parts))
-    }
-
     fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
         let whole = whole || self.is_lost;
         // One that was noted twice is told once.

@@ -10,7 +10,7 @@ use millstream_operators::columnar::{
     Aggregates, Clock, Computed, CountAggregate, ExprError, GlobalAggregate, LastAggregate, OwnWindows,
     SessionAggregate, Top, WindowAggregate,
 };
-use millstream_operators::window::{Emit, TimeWindows};
+use millstream_operators::window::{Emit, GlobalWindows, TimeWindows};
 use millstream_operators::{Operator, Problem, Rejected};
 
 use super::node::{Made, built, idle};
@@ -38,12 +38,18 @@ pub enum ColumnWindows {
         order_by: Vec<String>,
     },
     /// One window for ever.
-    Global,
+    Global(GlobalWindows),
 }
 
 impl From<TimeWindows> for ColumnWindows {
     fn from(windows: TimeWindows) -> Self {
         ColumnWindows::Time(windows)
+    }
+}
+
+impl From<GlobalWindows> for ColumnWindows {
+    fn from(windows: GlobalWindows) -> Self {
+        ColumnWindows::Global(windows)
     }
 }
 
@@ -61,7 +67,7 @@ impl fmt::Display for ColumnWindows {
             ColumnWindows::Count(rows) => write!(f, "{rows} rows each"),
             ColumnWindows::Last { rows, order_by } if order_by.is_empty() => write!(f, "the last {rows} rows"),
             ColumnWindows::Last { rows, order_by } => write!(f, "the last {rows} rows by {}", order_by.join(", ")),
-            ColumnWindows::Global => f.write_str("global"),
+            ColumnWindows::Global(windows) => windows.fmt(f),
         }
     }
 }
@@ -176,6 +182,9 @@ impl WindowedFrame {
                     let windows = self.emit.map_or(*windows, |emit| windows.emit(emit));
                     format!("{windows}{by}: {words}")
                 }
+                ColumnWindows::Global(windows) => {
+                    format!("{}{by}: {words}", self.global(*windows))
+                }
                 windows => format!("{windows}{emit}{by}: {words}"),
             };
             let add = Add { frame, routed, name, setting, detail };
@@ -211,14 +220,16 @@ impl WindowedFrame {
                         move |clock| LastAggregate::new(&input, rows, &order, keys.clone(), aggregates.clone(), clock);
                     add.operator(make, LastAggregate::schema)?
                 }
-                ColumnWindows::Global => {
-                    let make = move |clock| GlobalAggregate::new(&input, emit, keys.clone(), computed.clone(), clock);
+                ColumnWindows::Global(windows) => {
+                    let windows = self.global(*windows);
+                    let make =
+                        move |clock| GlobalAggregate::new(&input, windows, keys.clone(), computed.clone(), clock);
                     add.operator(make, GlobalAggregate::schema)?
                 }
             };
-            let by_event_time = match self.windows {
+            let by_event_time = match &self.windows {
                 ColumnWindows::Count(_) => false,
-                ColumnWindows::Global => matches!(emit, Emit::Every(_)),
+                ColumnWindows::Global(windows) => self.global(*windows).go_by_time(),
                 _ => true,
             };
             frame.pipeline.change(node.id, |node| node.by_event_time = by_event_time);
@@ -228,10 +239,14 @@ impl WindowedFrame {
         self.keyed.frame().clone().then(make)
     }
 
+    fn global(&self, windows: GlobalWindows) -> GlobalWindows {
+        self.emit.map_or(windows, |emit| windows.emit(emit))
+    }
+
     fn end_late(&self, frame: &Frame, name: &str, node: &Made) {
         match (&self.late, &self.windows) {
             (OnRejected::Drop, _) => {}
-            (_, ColumnWindows::Global | ColumnWindows::Count(_)) => {
+            (_, ColumnWindows::Global(_) | ColumnWindows::Count(_)) => {
                 let problem = Problem::at(name, "no row is late for windows that do not go by time");
                 frame.pipeline.problem(problem.in_setting("late").help("take it out"));
             }
@@ -247,6 +262,7 @@ impl WindowedFrame {
         let of_windows = match &self.windows {
             ColumnWindows::Time(windows) => windows.problems(),
             ColumnWindows::Own(windows) => windows.problems(),
+            ColumnWindows::Global(windows) => windows.problems(),
             _ => Vec::new(),
         };
         let of_emit = self.emit.and_then(Emit::problem).into_iter().collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millstream_operators::columnar::OwnWindows;
-use millstream_operators::window::{Emit, sliding, tumbling};
+use millstream_operators::window::{Emit, global, sliding, tumbling};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,7 +18,7 @@ pub(super) struct Window {
     #[serde(default)]
     key_by: Vec<String>,
     /// The windows: `{ tumbling = "1m" }`, `{ sliding = "5m", every = "1m" }`, `{ session = "5m" }`, `{ until = "expires" }`,
-    /// `{ count = 100 }`, `{ last = 10, order_by = ["id"] }`, or `{ global = true }`.
+    /// `{ count = 100 }`, `{ last = 10, order_by = ["id"] }`, or `{ global = true, every_rows = 100 }`.
     window: Windows,
     /// When there are results: when a window closes, if not given. `{ every = "1s" }` also gives them at an interval of event
     /// time, and `"update"` behind each batch that changed them: then the last one of a key is its result.
@@ -71,6 +71,10 @@ struct Windows {
     /// One window for ever: `true`. What is kept of each key is kept for ever, too.
     #[serde(default)]
     global: Option<bool>,
+    /// The result so far of a `global` window is given with every so many rows of its key.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    every_rows: Option<u64>,
     /// How long after the watermark has passed their end rows may still change them: their results are given again, and are
     /// late for windows behind that do not allow for as much.
     #[serde(default)]
@@ -153,6 +157,8 @@ impl Windows {
             }
         };
         refuse("every", self.every.is_some(), &["sliding"], "it says how far apart `sliding` windows begin");
+        let what = "it says how often the result of a `global` window is given";
+        refuse("every_rows", self.every_rows.is_some(), &["global"], what);
         refuse("offset", self.offset.is_some(), &["tumbling", "sliding"], "they begin with their rows");
         refuse("order_by", self.order_by.is_some(), &["last"], "it is for the `last` rows");
         let what = "their results are not changed by late rows";
@@ -182,7 +188,7 @@ impl Windows {
                     let problem = wiring.wrong("`global` is `true`, or is not there").in_setting("window.global");
                     wiring.problem(problem.help(KINDS));
                 }
-                ColumnWindows::Global
+                self.every_rows.map_or(global(), |rows| global().every(rows)).into()
             }
             _ => {
                 let size = self.tumbling.map_or(Duration::from_secs(1), |size| size.0);

@@ -44,7 +44,7 @@ fn a_group_that_an_output_cannot_be_computed_for_is_rejected_and_the_others_are_
     let (of, windows) = (keys(&["key"]), OwnWindows::session(span(10)));
     judged(WindowAggregate::new(&schema(), tumbling(span(10)), of.clone(), share(), clock()).unwrap(), &["7"]);
     judged(SessionAggregate::new(&schema(), windows, Emit::OnClose, of.clone(), share(), clock()).unwrap(), &["7"]);
-    judged(GlobalAggregate::new(&schema(), Emit::OnClose, of.clone(), share(), clock()).unwrap(), &["7"]);
+    judged(GlobalAggregate::new(&schema(), global(), of.clone(), share(), clock()).unwrap(), &["7"]);
     judged(CountAggregate::new(&schema(), 9, of, share(), clock()).unwrap(), &["7"]);
 }
 

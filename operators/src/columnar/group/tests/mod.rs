@@ -1,7 +1,9 @@
 //! Windows of columns against the definition, computed in one piece over all rows.
 
+mod aggregates;
 mod changes;
 mod definitions;
+mod late;
 mod timelines;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::columnar::tests::clock;
 use crate::testkit::Bench;
-use crate::window::{Emit, TimeWindows, sliding, tumbling};
+use crate::window::{Emit, TimeWindows, global, sliding, tumbling};
 use crate::{Batch, Rejected, Timestamp};
 
 /// A key, which may be null, a time and a number, which may be null.

@@ -41,8 +41,7 @@ fn b(rows: i64, total: i64) -> Value {
 
 #[test]
 fn a_global_window_gives_its_results_at_the_end() {
-    let mut bench =
-        Bench::new(GlobalAggregate::new(&schema(), Emit::OnClose, keys(&["key"]), sums(), clock()).unwrap());
+    let mut bench = Bench::new(GlobalAggregate::new(&schema(), global(), keys(&["key"]), sums(), clock()).unwrap());
     bench.batch(rows(&[("b", 7, 1), ("a", 3, 2), ("b", 5, 4)]));
     bench.watermark(at(100));
     assert_eq!(told(&mut bench), []);
@@ -54,7 +53,8 @@ fn a_global_window_gives_its_results_at_the_end() {
 
 #[test]
 fn a_global_window_in_update_mode_tells_each_change_once_a_batch() {
-    let make = || GlobalAggregate::new(&schema(), Emit::OnChange, keys(&["key"]), sums(), clock()).unwrap();
+    let make =
+        || GlobalAggregate::new(&schema(), global().emit(Emit::OnChange), keys(&["key"]), sums(), clock()).unwrap();
     let mut bench = Bench::new(make());
     bench.batch(rows(&[("b", 7, 1), ("a", 3, 2), ("b", 5, 4)]));
     assert_eq!(told(&mut bench), [(3, a(1, 2)), (7, b(2, 5))]);
@@ -62,6 +62,22 @@ fn a_global_window_in_update_mode_tells_each_change_once_a_batch() {
     let mut bench = Bench::restored(make(), &bench.save());
     bench.batch(rows(&[("a", 5, 10)]));
     assert_eq!(told(&mut bench), [(6, a(2, 12))], "a result is not given behind the watermark");
+    bench.end();
+    assert_eq!(told(&mut bench).len(), 2);
+}
+
+#[test]
+fn a_global_window_gives_its_result_with_every_so_many_rows_of_a_key() {
+    let make = || GlobalAggregate::new(&schema(), global().every(2), keys(&["key"]), sums(), clock()).unwrap();
+    let mut bench = Bench::new(make());
+    bench.batch(rows(&[("b", 7, 1), ("a", 3, 2), ("b", 5, 4), ("b", 9, 1), ("a", 4, 1), ("b", 8, 1)]));
+    assert_eq!(told(&mut bench), [(7, b(2, 5)), (4, a(2, 3)), (9, b(4, 7))]);
+    bench.batch(rows(&[("a", 6, 1)]));
+    bench.watermark(at(20));
+    let mut bench = Bench::restored(make(), &bench.save());
+    assert_eq!(told(&mut bench), []);
+    bench.batch(rows(&[("a", 7, 1)]));
+    assert_eq!(told(&mut bench), [(20, a(4, 5))], "a result is not given behind the watermark");
     bench.end();
     assert_eq!(told(&mut bench).len(), 2);
 }
