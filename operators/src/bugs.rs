@@ -69,11 +69,19 @@ pub enum Bug {
     IgnoreGap,
     /// A stream that was deleted and created again counts as the same.
     IgnoreCreated,
+    /// A row may be as far ahead of its message as it likes, and takes event time with it.
+    AnyTimeAhead,
+    /// An input is taken for idle the first time that it is looked at.
+    IdleTooSoon,
+    /// Late rows that windows allow for are refused.
+    NoAllowance,
+    /// Rows of a key go to one subtask and to another.
+    SplitKeys,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 36] = [
         Bug::FlushUnconfirmed,
         Bug::PositionAhead,
         Bug::TrustDeliveries,
@@ -106,6 +114,10 @@ impl Bug {
         Bug::KeepWindows,
         Bug::IgnoreGap,
         Bug::IgnoreCreated,
+        Bug::AnyTimeAhead,
+        Bug::IdleTooSoon,
+        Bug::NoAllowance,
+        Bug::SplitKeys,
     ];
 }
 

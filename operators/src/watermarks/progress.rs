@@ -62,13 +62,17 @@ impl Progress {
     pub fn judge(&self, time: Timestamp, origin: Option<&Origin>) -> Result<(), Cause> {
         // The clock of who reads a file judges nothing: another day it would judge otherwise.
         let published_at = origin.and_then(Origin::published_at);
-        let (Some(most), Some(published_at)) = (self.watermarks.max_ahead, published_at) else { return Ok(()) };
+        let (Some(most), Some(published_at)) = (self.max_ahead(), published_at) else { return Ok(()) };
         if time <= published_at.saturating_add(most) {
             return Ok(());
         }
         let words =
             format!("its event time {time} is more than {most:?} ahead of {published_at}, when its message was stored");
         Err(Cause::new(Code::EventTime, words))
+    }
+
+    fn max_ahead(&self) -> Option<Duration> {
+        self.watermarks.max_ahead.filter(|_| !planted(Bug::AnyTimeAhead))
     }
 
     /// Takes note of the event times of rows, which come from messages, where that is known.
@@ -90,7 +94,7 @@ impl Progress {
     /// row was stored, where that is known, is told by `stored_at`.
     fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
         let (Some(least), Some(highest)) = (times.iter().copied().min(), times.iter().max()) else { return };
-        let most = self.watermarks.max_ahead.map(|most| most.max(NO_GAP));
+        let most = self.max_ahead().map(|most| most.max(NO_GAP));
         let near = most.map_or(Watermarks::MAX_AHEAD, |most| most.max(Watermarks::MAX_AHEAD));
         let is_witnessed = |row: usize, time: Timestamp| {
             let is_near =
@@ -147,9 +151,10 @@ impl Progress {
 
     /// The clock is looked at: whoever has given nothing for long is idle.
     pub fn look(&mut self) {
-        self.quiet = self.quiet.saturating_add(1).min(QUIET);
+        let looks = if planted(Bug::IdleTooSoon) { QUIET } else { 1 };
+        self.quiet = self.quiet.saturating_add(looks).min(QUIET);
         for part in self.parts.values_mut() {
-            part.quiet = part.quiet.saturating_add(1).min(QUIET);
+            part.quiet = part.quiet.saturating_add(looks).min(QUIET);
         }
     }
 

@@ -203,7 +203,12 @@ impl<T: Send + 'static, K: StateKey, A: Aggregate<T>> Operator for TimeWindowed<
         let Parts { times, rows, origins, .. } = batch.into_parts();
         for (at, (row, time)) in rows.into_iter().zip(times).enumerate() {
             let pane = self.windows.pane_of(time);
-            let is_gone = |pane| self.windows.gone_at(self.windows.last_end(pane)) <= self.now;
+            let is_gone = |pane| {
+                let end = self.windows.last_end(pane);
+                let gone_at = self.windows.gone_at(end);
+                let gone_at = if planted(Bug::NoAllowance) { Timestamp::from_micros(end) } else { gone_at };
+                gone_at <= self.now
+            };
             // Behind the end of time there is no window.
             if pane.map_or(time == Timestamp::MAX, is_gone) {
                 if planted(Bug::CountLateToo)

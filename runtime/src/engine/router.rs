@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{AnyBatch, Fault, KeyGroup, Message, Result};
 use millstream_pipelines::graph::Route;
 
@@ -107,6 +108,10 @@ impl Lane {
                 }
                 for group in groups.iter_mut() {
                     *group = KeyGroup(*group).owner(key_groups, subtasks);
+                }
+                if planted(Bug::SplitKeys) {
+                    self.turn += 1;
+                    groups.iter_mut().for_each(|owner| *owner = (*owner + u32::from(self.turn % 5 == 0)) % subtasks);
                 }
                 let parts = batch.scatter(groups, self.senders.len());
                 for (sender, part) in self.senders.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
