@@ -10,11 +10,13 @@ use super::meeting::Meet;
 use super::oracle::{Event, LATE, LOST};
 use super::reached::Cell;
 use super::scenario::Scenario;
-use super::world::{LONGEST, World};
+use super::world::World;
 use crate::support::Dice;
 
 // From this number on are its events, and below [`LOST`].
 const FIRST: u64 = 500_000;
+// What is idle holds nobody back for longer, however many messages are still delayed.
+const SOON: Duration = Duration::from_secs(20);
 // So often it is looked how far time has come.
 const LOOK: Duration = Duration::from_millis(40);
 
@@ -91,7 +93,7 @@ impl World {
         let due = i64::try_from(Event::now(events).saturating_sub(LATE)).unwrap_or(i64::MAX);
         let began = Instant::now();
         while due > 0 && meet.now().as_micros() < due * 1_000 {
-            if run.is_over() || began.elapsed() > LONGEST {
+            if run.is_over() || began.elapsed() > SOON {
                 let now = meet.now();
                 return Err(format!(
                     "P5: time stands at {now} where streams meet, and should come to {due} as one is idle"

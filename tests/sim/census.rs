@@ -58,9 +58,9 @@ pub(super) async fn census(broker: &Embedded, scenario: &Scenario, all: Option<&
     for (node, name, runs) in keyed(&manifest) {
         let pane = name.strip_prefix("panes/").and_then(|start| start.parse::<u64>().ok()).map(|micros| micros / 1_000);
         match (node, pane, name) {
-            ("sums", ..) => sums.extend(played::<(u64, u64)>(runs, &store).await?),
-            ("windowed", Some(start), _) => panes.entry(start).or_default().extend(played(runs, &store).await?),
-            ("met", _, "sides") => joined.extend(played::<Held>(runs, &store).await?),
+            ("sums", ..) => add(&mut sums, played(runs, &store).await?)?,
+            ("windowed", Some(start), _) => add(panes.entry(start).or_default(), played(runs, &store).await?)?,
+            ("met", _, "sides") => add(&mut joined, played::<Held>(runs, &store).await?)?,
             _ => {}
         }
     }
@@ -70,6 +70,16 @@ pub(super) async fn census(broker: &Embedded, scenario: &Scenario, all: Option<&
     }
     judge_joined(&joined, events)?;
     judge_panes(&panes, (events, side), late, (WINDOW + scenario.allowed, scenario.beside.is_some()))
+}
+
+/// Adds what a subtask holds: a key is held by one of them.
+fn add<V>(all: &mut BTreeMap<u64, V>, held: BTreeMap<u64, V>) -> Result<(), String> {
+    for (key, value) in held {
+        if all.insert(key, value).is_some() {
+            return Err(format!("P25: two subtasks hold key {key}"));
+        }
+    }
+    Ok(())
 }
 
 /// What a piece of state holds of each key.

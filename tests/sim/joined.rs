@@ -26,7 +26,9 @@ pub(super) fn judge_joined(held: &BTreeMap<u64, Held>, events: &[Event]) -> Resu
     for (key, Held(left, right)) in held {
         for (parity, rows) in [(0, left), (1, right)] {
             for (at, Row((id, ..), met)) in rows.iter().flat_map(|(at, rows)| rows.iter().map(move |row| (at, row))) {
-                there.insert(*id, (*key, *at, parity, *met));
+                if there.insert(*id, (*key, *at, parity, *met)).is_some() {
+                    return Err(format!("P25: a join holds row {id} twice"));
+                }
             }
         }
     }

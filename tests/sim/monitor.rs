@@ -35,6 +35,18 @@ pub(super) fn blame(what: String) {
     WRONG.with_borrow_mut(|wrong| _ = wrong.get_or_insert(what));
 }
 
+/// Takes each panic for something wrong: a run that begins again behind one gives what it must all the same.
+pub(super) fn blame_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            blame(format!("it panics: {panic}"));
+            before(panic);
+        }));
+    });
+}
+
 /// What went wrong first on this thread since the last time that it was asked.
 pub(super) fn violation() -> Result<(), String> {
     WRONG.take().map_or(Ok(()), Err)

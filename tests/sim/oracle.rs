@@ -256,8 +256,9 @@ impl Outputs {
     }
 
     /// Leaves of each key and window the last result, which is what counts where some come behind its end; and what is wrong
-    /// with those before it. The first has all that come in time, and each further one more than the one before (P6).
-    pub(super) fn settle(&mut self, events: &[Event]) -> Result<(), String> {
+    /// with those before it. The first has all that come in time, and each further one more than the one before; where no lateness
+    /// is allowed there is none (P6).
+    pub(super) fn settle(&mut self, events: &[Event], allowed: u64) -> Result<(), String> {
         let in_time = events.iter().filter(|event| !event.is_dead() && !event.old);
         let mut least = BTreeMap::<(u64, u64), u64>::new();
         in_time.for_each(|event| *least.entry((event.key, event.at - event.at % WINDOW)).or_default() += 1);
@@ -270,6 +271,9 @@ impl Outputs {
                 None if has < due => return Err(format!("P6: {window} comes first, and {due} come in time")),
                 Some(before) if has <= number(before, "count") => {
                     return Err(format!("P6: {window} comes behind {before}"));
+                }
+                Some(before) if allowed == 0 => {
+                    return Err(format!("P6: {window} comes behind {before}, which was final"));
                 }
                 _ => _ = last.insert(place, window),
             }

@@ -14,12 +14,13 @@ pub struct Caught {
     pub failure: String,
 }
 
-/// How a seed catches a bug, if it does.
+/// How a seed catches a bug, if it does: without the bug it passes.
 pub fn catches(bug: Bug, seed: u64) -> Option<Caught> {
     plant(Some(bug));
     let failure = run(&Scenario::of(seed)).err();
     plant(None);
-    failure.map(|failure| Caught { seed, failure })
+    let failure = failure.filter(|_| run(&Scenario::of(seed)).is_ok())?;
+    Some(Caught { seed, failure })
 }
 
 /// Runs seeds from 0 on with a bug until one fails; nothing if none of so many does.

@@ -18,7 +18,7 @@ use super::census::census;
 use super::faults::{Faults, HELD_BACK};
 use super::letters::judge_letters;
 use super::meeting::Meet;
-use super::monitor::violation;
+use super::monitor::{blame, blame_panics, violation};
 use super::nemesis::nemesis;
 use super::oracle::{Event, Outputs, START};
 use super::owners::{Given, judge_owners};
@@ -56,6 +56,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn run(scenario: &Scenario) -> Result<Passed, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| error.to_string())?;
+    blame_panics();
     // What is left of another scenario is none of this one's.
     _ = violation();
     let passed = runtime.block_on(async {
@@ -160,10 +161,16 @@ impl World {
         match ending {
             Ending::Crash(_) | Ending::CrashBehind(..) => {
                 // It may have nothing more to do before it comes so far.
-                let _ = timeout(Duration::from_secs(2), self.faults.crashed.notified()).await;
+                let crashed = timeout(Duration::from_secs(2), self.faults.crashed.notified()).await;
                 self.faults.is_gone(client);
-                self.note_restarts(&flow);
-                flow.crash().await;
+                self.note_restarts(&flow, scenario);
+                match crashed.is_err() && flow.is_over() {
+                    true => match flow.finish().await {
+                        Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
+                        other => return Err(place(format!("it ended by itself: {other:?}"))),
+                    },
+                    false => drop(flow.crash().await),
+                }
                 // What was on its way arrives before another begins.
                 if self.faults.let_pass(client) {
                     self.broker.release(HELD_BACK + client);
@@ -171,7 +178,7 @@ impl World {
             }
             Ending::Drain(after) => {
                 sleep(Duration::from_millis(after)).await;
-                self.note_restarts(&flow);
+                self.note_restarts(&flow, scenario);
                 let drained = timeout(LONGEST, flow.drain()).await;
                 match drained.map_err(|_| place("it does not drain".into()))? {
                     Err(fault) if fault.kind() == FaultKind::Fenced && scenario.is_contested() => {}
@@ -222,7 +229,7 @@ impl World {
                 }
                 sleep(LOOK).await;
             }
-            self.note_restarts(&twin);
+            self.note_restarts(&twin, scenario);
             if !twin.is_over() {
                 self.faults.note(true, Cell::TwinAtEnd);
                 twin.crash().await;
@@ -248,8 +255,12 @@ impl World {
         })
     }
 
-    fn note_restarts(&self, flow: &Flow) {
-        self.faults.note(flow.metrics().restarts() > 0, Cell::StartedAgain);
+    fn note_restarts(&self, flow: &Flow, scenario: &Scenario) {
+        let restarts = flow.metrics().restarts();
+        self.faults.note(restarts > 0, Cell::StartedAgain);
+        if restarts > 0 && !scenario.is_troubled() && !scenario.is_contested() {
+            blame(format!("P22: nothing was wrong, and a run began {restarts} times again"));
+        }
     }
 
     fn judge(&self, scenario: &Scenario) -> Result<(), String> {
@@ -261,8 +272,12 @@ impl World {
             there.judge_old(events, side)?;
         }
         let once = scenario.stores_once();
+        if !scenario.stateless {
+            // As they were given: of what is settled, only the last results are left, in an order of their own.
+            there.judge_keys(events, side, scenario.keyed)?;
+        }
         if once && !scenario.stateless {
-            there.settle(events)?;
+            there.settle(events, scenario.allowed)?;
         }
         let wanted = if once {
             wanted
@@ -273,7 +288,6 @@ impl World {
         wanted.judge(&there, once)?;
         judge_letters(&self.broker, events)?;
         if !scenario.stateless {
-            there.judge_keys(events, side, scenario.keyed)?;
             judge_owners(&there.given, scenario.once)?;
         }
         if scenario.is_ordered() {

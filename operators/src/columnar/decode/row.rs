@@ -27,7 +27,9 @@ pub(super) fn json(columns: &mut Columns, row: usize, strict: bool, bytes: &[u8]
         let at = if error.is_eof() { text.len() } else { offset(text, error.line(), error.column()) };
         let what = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
-        Refused { what: what.strip_suffix(&place).unwrap_or(&what).to_owned(), at }
+        let what = what.strip_suffix(&place).unwrap_or(&what);
+        let is_json = !error.is_syntax() && !error.is_eof();
+        Refused { what: if is_json { what.to_owned() } else { format!("this is not valid JSON: {what}") }, at }
     });
     let closed = read.and_then(|()| columns.close_row(row).map_err(|what| Refused { what, at: text.len() }));
     closed.inspect_err(|_| columns.truncate(row))

@@ -104,6 +104,7 @@ fn refusals_say_what_and_where() {
         (r#"{"id":1} x"#, "trailing characters", 9..10),
         (r#"{"id":1,"#, "EOF", 8..9),
         ("", "the message is empty", 0..1),
+        ("nonsense", "this is not valid JSON: expected ident", 0..2),
         ("{\"id\":1,\"name\":\"\u{feff}\"}[", "trailing", 21..22),
         (r#"[1]"#, "expected an object", 0..3),
         (r#"{"id":1,"name":7}"#, "`name` must be utf8, not the number 7", 15..17),

@@ -9,12 +9,12 @@ use arrow::datatypes::SchemaRef;
 use super::KeyColumns;
 use super::codec::{KeyBytes, RowKeys};
 use super::early::Early;
-use super::grouped::{Grouped, Ready};
+use super::grouped::Grouped;
 use super::groups::Arriving;
-use super::kept::{Computed, Note};
+use super::kept::{Arranged, Computed, Note};
 use super::pane::Pane;
 use super::results::{Given, Outcome};
-use super::rounds::{Round, Rounds};
+use super::rounds::{Round, places, rounds};
 use super::window::RESULTS;
 use crate::columnar::rows::rejected_port;
 use crate::columnar::{Clock, ExprError};
@@ -34,8 +34,9 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 /// every(2)                    3               |  7
 /// ```
 ///
-/// Results come in the order of keys, those with every so many rows in the order of the rows that they come with; rows of them as with [`WindowAggregate`](super::WindowAggregate), where the window is
-/// from the earliest row to just behind the latest. Rows that an expression cannot be computed for go to port 1.
+/// Results come in the order of keys, those with every so many rows in the order of the rows that they come with, each computed of
+/// all that is kept of its key; rows of them as with [`WindowAggregate`](super::WindowAggregate), where the window is from the
+/// earliest row to just behind the latest. Rows that an expression cannot be computed for go to port 1.
 ///
 /// # State
 /// What is kept of each key, for ever, by key group; what has changed is saved again.
@@ -45,10 +46,28 @@ pub struct GlobalAggregate {
     grouped: Grouped,
     pane: Pane,
     now: Timestamp,
+    // The rows that are left to take in, where keys give a result with every so many.
+    left: Option<Left>,
     // The keys that are left to give a result early, or at the end.
     giving: VecDeque<KeyBytes>,
     ending: bool,
 }
+
+/// Rows that are left to take in.
+struct Left {
+    keys: RowKeys,
+    columns: Arranged,
+    /// Which row of its key each is.
+    places: Vec<i64>,
+    next: usize,
+    /// So many are taken in at once.
+    most: usize,
+}
+
+/// So many rows of a batch are taken in first, as nobody knows how heavy their results are; then so many that these have about so
+/// many bytes.
+const FEW: usize = 8;
+const HEAVY: usize = 8 << 20;
 
 // The notes that are kept of rows: the earliest, the latest; then, where results come at an interval, how far event time had come
 // when it changed, and last, where they come with every so many rows, how many there are.
@@ -80,6 +99,7 @@ impl GlobalAggregate {
             pane: Pane::new(&grouped.codec),
             grouped,
             now: Timestamp::MIN,
+            left: None,
             giving: VecDeque::new(),
             ending: false,
         })
@@ -104,35 +124,36 @@ impl GlobalAggregate {
         self.grouped.rows(given, at)
     }
 
-    /// Takes rows in, of each key as far as its next result at a time, and gives these.
-    fn take_in_rounds(
-        &mut self,
-        mut ready: Ready,
-        every: i64,
-        mut notes: Vec<Int64Array>,
-        out: &mut Outbox<'_, RecordBatch>,
-    ) -> Result<RowKeys> {
-        let (keys, rows) = (self.grouped.codec.keys(&ready.keys)?, ready.batch.len());
-        let distinct: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
-        let before = self.pane.noted_of(&self.grouped.kept, &distinct, notes.len())?;
-        let Rounds { all, places } = Rounds::new(&keys, rows, every, before);
-        notes.push(places.into());
-        let columns = self.grouped.columns(&mut ready, notes)?;
-        let mut given = Vec::new();
-        for Round { rows, full } in all {
-            let arriving = Arriving { keys: &keys, rows: &rows, columns: &columns, all: false };
-            self.pane.take_in(&self.grouped.kept, &arriving)?;
+    /// Takes in some of the rows that are left, of each key as far as its next result at a time, and gives these.
+    fn take_in_some(&mut self, left: &mut Left, every: i64, out: &mut Outbox<'_, RecordBatch>) -> Result {
+        let Left { keys, columns, places, next, most } = left;
+        let rows = *next..places.len().min(*next + *most);
+        *next = rows.end;
+        let (mut given, mut weight) = (Vec::new(), 1);
+        for Round { rows, full } in rounds(keys, rows.clone(), places, every) {
+            self.pane.take_in(&self.grouped.kept, &Arriving { keys, rows: &rows, columns, all: false })?;
             if !full.is_empty() {
                 let numbers = full.into_iter().map(|row| (KeyBytes::from(keys.get(row as usize)), row));
                 let numbers: BTreeMap<KeyBytes, u32> = numbers.collect();
                 let full: Vec<KeyBytes> = numbers.keys().cloned().collect();
-                given.push((self.given_of(&full)?, numbers));
+                let full = self.given_of(&full)?;
+                weight += full.values.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
+                given.push((full, numbers));
             }
         }
+        *most = (rows.len().saturating_mul(HEAVY) / weight).clamp(1, (4 * *most).min(RESULTS));
         if let Some(given) = Given::together(given)? {
             self.grouped.rows(given, self.now)?.send(out);
         }
-        Ok(keys)
+        Ok(())
+    }
+
+    /// These rows have changed their keys.
+    fn note(&mut self, keys: &RowKeys, rows: usize) {
+        if self.early.emit() != Emit::OnClose {
+            let changed: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
+            self.giving = self.early.note(changed.into_iter().map(KeyBytes::from)).into();
+        }
     }
 
     /// Gives the results of the keys that are left.
@@ -154,28 +175,41 @@ impl Operator for GlobalAggregate {
     type Out = RecordBatch;
 
     fn on_batch(&mut self, batch: Batch<RecordBatch>, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
-        let ready = self.grouped.ready(batch, out)?;
+        let mut ready = self.grouped.ready(batch, out)?;
         let rows = ready.batch.len();
         let times: Int64Array = ready.batch.times().iter().map(|time| time.as_micros()).collect();
         let mut notes = vec![times.clone(), times];
         if self.early.is_noted() {
             notes.push(Int64Array::from_value(self.now.as_micros(), rows));
         }
-        let keys = match self.every {
-            Some(every) => self.take_in_rounds(ready, every, notes, out)?,
-            None => {
-                let keys = ready.keys.clone();
-                self.grouped.take_all(&mut self.pane, ready, &keys, notes)?
-            }
+        let Some(_) = self.every else {
+            let keys = ready.keys.clone();
+            let keys = self.grouped.take_all(&mut self.pane, ready, &keys, notes)?;
+            self.note(&keys, rows);
+            return self.give(self.now, out);
         };
-        if self.early.emit() != Emit::OnClose {
-            let changed: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
-            self.giving = self.early.note(changed.into_iter().map(KeyBytes::from)).into();
-        }
+        let keys = self.grouped.codec.keys(&ready.keys)?;
+        let distinct: BTreeSet<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
+        let before = self.pane.noted_of(&self.grouped.kept, &distinct, notes.len())?;
+        let places = places(&keys, rows, before);
+        notes.push(places.clone().into());
+        let columns = self.grouped.columns(&mut ready, notes)?;
+        self.left = Some(Left { keys, columns, places, next: 0, most: FEW });
         self.on_more(out)
     }
 
     fn on_more(&mut self, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+        while let Some((mut left, every)) = self.left.take().zip(self.every) {
+            self.take_in_some(&mut left, every, out)?;
+            if left.next >= left.places.len() {
+                self.note(&left.keys, left.places.len());
+                break;
+            }
+            self.left = Some(left);
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
+        }
         self.give(self.now, out)
     }
 

@@ -71,7 +71,8 @@ struct Windows {
     /// One window for ever: `true`. What is kept of each key is kept for ever, too.
     #[serde(default)]
     global: Option<bool>,
-    /// The result so far of a `global` window is given with every so many rows of its key.
+    /// The result so far of a `global` window is given with every so many rows of its key. It is computed of all that is kept of
+    /// the key: where that is all values, as for `array_agg` or `count(distinct ...)`, let these be many.
     #[serde(default)]
     #[schemars(range(min = 1))]
     every_rows: Option<u64>,
