@@ -1,6 +1,7 @@
 //! Input that is lost before it is read, before a run or under one that goes on: the run must stop and say so, and work on
 //! nothing that came behind (P13, P14).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream::broker::{Purge, StreamConfig};
@@ -10,7 +11,7 @@ use millstream::testkit::Flow;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::oracle::{Event, LOST};
+use super::oracle::{Event, LOST, Outputs};
 use super::reached::Cell;
 use super::scenario::{Loss, Scenario};
 use super::world::{LONGEST, World};
@@ -59,11 +60,17 @@ impl World {
                 run.finish_within().await?
             }
         };
+        let words = match (loss, kept) {
+            (Loss::Purged, Some(kept)) => format!("no longer has the messages {} to {}", kept + 1, fed + 2),
+            (Loss::Purged | Loss::PurgedUnder, _) => "no longer has the messages ".to_owned(),
+            _ => "was deleted and created again".to_owned(),
+        };
         match end {
-            Err(fault) if fault.kind() == FaultKind::SourceLost => self.faults.note(true, cell(loss)),
+            Err(fault) if fault.kind() == FaultKind::SourceLost && fault.chain().contains(&words) => {
+                self.faults.note(true, cell(loss));
+            }
             other => return Err(format!("P13: with input lost ({loss:?}) the run ended as {other:?}")),
         }
-        // What comes before the gap is worked on where it was there.
         let last = if loss == Loss::PurgedUnder { LOST + MANY - LEFT } else { LOST };
         let outputs = self.outputs();
         let plain = outputs.plain.iter().filter_map(|row| row.get("id").and_then(Value::as_u64));
@@ -72,6 +79,11 @@ impl World {
             Some(id) => Err(format!("P13: what comes of {id} is behind the loss ({loss:?})")),
             None => Ok(()),
         }?;
+        if !scenario.stateless {
+            let read = self.faults.kept().unwrap_or(0).min(fed);
+            let events = scenario.events.get(..usize::try_from(read).unwrap_or_default()).unwrap_or_default();
+            before_the_gap(&outputs, events, scenario.stores_once())?;
+        }
         Ok(true)
     }
 
@@ -102,6 +114,31 @@ impl World {
         self.js.delete_stream("IN").await.map_err(|error| error.to_string())?;
         let config = StreamConfig::new("IN", ["in.>"]);
         self.js.create_stream(&config).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+/// What is wrong with what comes of what was read before the gap: of each of these events something does, and of what came between
+/// them and the gap as far as it was read. Where each is promised `once`, the last ones may still stand in the checkpoint: a run
+/// that cannot go on from it does not publish them.
+fn before_the_gap(outputs: &Outputs, events: &[Event], once: bool) -> Result<(), String> {
+    let mut times = BTreeMap::<u64, u64>::new();
+    for id in outputs.plain.iter().filter_map(|row| row.get("id")?.as_u64()) {
+        *times.entry(id).or_default() += 1;
+    }
+    let mut alive = events.iter().filter(|event| !event.is_dead());
+    if let Some(Event { id, .. }) = alive.find(|event| !times.contains_key(&event.id))
+        && (!once || alive.any(|event| times.contains_key(&event.id)) || times.keys().any(|id| *id > LOST))
+    {
+        return Err(format!("P13: {id} was read before the loss, and nothing comes of it"));
+    }
+    match times.iter().find(|(_, times)| once && **times > 1) {
+        Some((id, times)) => return Err(format!("P3: {id} comes {times} times before the loss")),
+        None => {}
+    }
+    let between: Vec<u64> = times.keys().copied().filter(|id| *id > LOST).collect();
+    match between.iter().zip(LOST + 1..).find(|(id, due)| *id != due) {
+        Some((id, due)) => Err(format!("P13: {id} comes before the loss, and {due} does not")),
+        None => Ok(()),
     }
 }
 
