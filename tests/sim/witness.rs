@@ -18,6 +18,8 @@ pub(super) struct Witness {
     /// By sequence, from 1 on.
     due: Vec<Due>,
     sequences: BTreeMap<u64, u64>,
+    // Of an event, by the total that it makes of its key.
+    totals: BTreeMap<(u64, u64), u64>,
     /// Whether every output must be stored when its event is acknowledged.
     stores_before: bool,
     /// Whether outputs are repeated only of events that no checkpoint holds, and whether readers never begin before what is
@@ -70,6 +72,12 @@ impl Witness {
         let least = !scenario.once && !scenario.stateless;
         Witness {
             broker,
+            totals: due
+                .iter()
+                .zip(1..)
+                .filter(|(due, _)| !due.dead)
+                .map(|(due, sequence)| (due.total, sequence))
+                .collect(),
             sequences: due.iter().zip(1..).map(|(due, sequence)| (due.id, sequence)).collect(),
             due,
             stores_before: least,
@@ -110,6 +118,9 @@ impl Witness {
         } else if subject == "out.all" && self.repeats_behind {
             let sequence = number(payload, "id").and_then(|id| self.sequences.get(&id).copied());
             self.on_output(sequence.unwrap_or(u64::MAX));
+        } else if subject == "totals.all" && self.repeats_behind {
+            let total = number(payload, "key").zip(number(payload, "count"));
+            self.on_output(total.and_then(|total| self.totals.get(&total).copied()).unwrap_or(u64::MAX));
         }
     }
 
