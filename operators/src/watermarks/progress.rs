@@ -62,17 +62,13 @@ impl Progress {
     pub fn judge(&self, time: Timestamp, origin: Option<&Origin>) -> Result<(), Cause> {
         // The clock of who reads a file judges nothing: another day it would judge otherwise.
         let published_at = origin.and_then(Origin::published_at);
-        let (Some(most), Some(published_at)) = (self.max_ahead(), published_at) else { return Ok(()) };
+        let (Some(most), Some(published_at)) = (self.watermarks.most_ahead(), published_at) else { return Ok(()) };
         if time <= published_at.saturating_add(most) {
             return Ok(());
         }
         let words =
             format!("its event time {time} is more than {most:?} ahead of {published_at}, when its message was stored");
         Err(Cause::new(Code::EventTime, words))
-    }
-
-    fn max_ahead(&self) -> Option<Duration> {
-        self.watermarks.max_ahead.filter(|_| !planted(Bug::AnyTimeAhead))
     }
 
     /// Takes note of the event times of rows, which come from messages, where that is known.
@@ -94,7 +90,7 @@ impl Progress {
     /// row was stored, where that is known, is told by `stored_at`.
     fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
         let (Some(least), Some(highest)) = (times.iter().copied().min(), times.iter().max()) else { return };
-        let most = self.max_ahead().map(|most| most.max(NO_GAP));
+        let most = self.watermarks.most_ahead().map(|most| most.max(NO_GAP));
         let near = most.map_or(Watermarks::MAX_AHEAD, |most| most.max(Watermarks::MAX_AHEAD));
         let is_witnessed = |row: usize, time: Timestamp| {
             let is_near =

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::Problem;
+use crate::bugs::{Bug, planted};
 
 /// How watermarks follow from event times.
 ///
@@ -76,6 +77,11 @@ impl Watermarks {
     pub fn any_time_ahead(mut self) -> Self {
         self.max_ahead = None;
         self
+    }
+
+    /// How far ahead of its message a row may be.
+    pub(super) fn most_ahead(&self) -> Option<Duration> {
+        self.max_ahead.filter(|_| !planted(Bug::AnyTimeAhead))
     }
 }
 
