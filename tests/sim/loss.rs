@@ -131,9 +131,8 @@ fn before_the_gap(outputs: &Outputs, events: &[Event], once: bool) -> Result<(),
     {
         return Err(format!("P13: {id} was read before the loss, and nothing comes of it"));
     }
-    match times.iter().find(|(_, times)| once && **times > 1) {
-        Some((id, times)) => return Err(format!("P3: {id} comes {times} times before the loss")),
-        None => {}
+    if let Some((id, times)) = times.iter().find(|(_, times)| once && **times > 1) {
+        return Err(format!("P3: {id} comes {times} times before the loss"));
     }
     let between: Vec<u64> = times.keys().copied().filter(|id| *id > LOST).collect();
     match between.iter().zip(LOST + 1..).find(|(id, due)| *id != due) {

@@ -111,7 +111,9 @@ impl Lane {
                 }
                 if planted(Bug::SplitKeys) {
                     self.turn += 1;
-                    groups.iter_mut().for_each(|owner| *owner = (*owner + u32::from(self.turn % 5 == 0)) % subtasks);
+                    groups
+                        .iter_mut()
+                        .for_each(|owner| *owner = (*owner + u32::from(self.turn.is_multiple_of(5))) % subtasks);
                 }
                 let parts = batch.scatter(groups, self.senders.len());
                 for (sender, part) in self.senders.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
