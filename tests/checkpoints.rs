@@ -289,6 +289,8 @@ format = "json"
 
     let saved = call(&["savepoint", &file, "before-v2"]).await;
     assert!(saved.code == Some(0) && saved.out.contains("savepoint before-v2 of firsts: checkpoint"), "{saved:?}");
+    let again = call(&["savepoint", &file, "before-v2"]).await;
+    assert!(again.code == Some(2) && again.err.contains("there is a savepoint before-v2 already"), "{again:?}");
     let list = call(&["checkpoint", "ls", &file]).await;
     assert!(
         list.out.contains("(newest)") && list.out.contains("before-v2") && list.out.contains("kB of state"),

@@ -242,6 +242,12 @@ pub(super) async fn checkpoint(program: &Program, args: Checkpoint, settings: Se
 
 pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Settings) -> Result<ExitCode, Failure> {
     let place = Place::of(program, &args.kept, settings)?;
+    let saved = place.store.saved(&place.pipeline).await.map_err(told)?;
+    if saved.iter().any(|(name, _)| *name == args.name) {
+        let (name, file) = (&args.name, args.kept.file.display());
+        let out = format!("choose another name, or let go of that one: `millstream checkpoint rm {file} {name}`");
+        return Err(Failure::usage(format!("there is a savepoint {name} already: {out}")));
+    }
     let newest = place.one(None).await?;
     let now = place.verify(&newest).await.map_err(told)?;
     // Where positions are beside the outputs, the checkpoint does not have them: then it is made of both.

@@ -169,7 +169,7 @@ fn overlapping(rows: Vec<Row>, end: impl Fn(&Row) -> i64) -> Vec<(i64, Value)> {
 }
 
 /// The last that was told of each key and window.
-pub(super) fn last(told: Vec<(i64, Value)>) -> BTreeMap<String, Value> {
+fn last(told: Vec<(i64, Value)>) -> BTreeMap<String, Value> {
     let of = |line: &Value| format!("{} {}", line["key"], line["window_start"]);
     told.into_iter().map(|(_, line)| (of(&line), line)).collect()
 }
