@@ -25,6 +25,7 @@ pub mod program;
 mod proxy;
 mod setting;
 mod stream;
+mod twins;
 pub mod weed;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use millstream::broker::{Connection, Js, NatsServer};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::twins::Twins;
 use super::{Bad, Feeder, Running, Tail, a_while, setting};
 
 /// A pipeline that promises effectively-once, and what its stories have to know of it.
@@ -121,13 +122,13 @@ impl Once {
         self.allow(connection, "twins").await;
         // So many that a checkpoint's outputs are several batches.
         let (feeder, bad) = (Feeder::start(connection, 1_000), Bad::start(connection));
-        let start = || self.start(&server.url(), "twins", 1, 1);
+        let twins = Twins { once: self, story: "twins", urls: &server.url(), pipeline: "twins", replicas: 1 };
+        let mut running = twins.start(0).await;
         let rounds = Once::kills().div_ceil(2).max(3);
-        let (running, refused) = self.replaced("twins", connection, start(), start, rounds, false).await;
-        println!("twins: in {refused} of {rounds} rounds the server refused what the one that woke had still to store");
-        // That no stale output is there shows little where nobody tried to store one.
-        assert!(refused > 0, "no stale write came to the server");
-        self.settled("twins", connection, feeder, bad, running).await
+        for round in 0..rounds {
+            running = twins.replace(connection, running, round, round % 2 == 0).await;
+        }
+        self.settled("twins", connection, feeder, bad, running.running).await
     }
 
     /// On three servers leaders step down while an instance sleeps and its twin takes over; then instances are killed so often
@@ -135,69 +136,23 @@ impl Once {
     pub async fn stepping(&self, urls: &str, connection: &Connection, kills: u64) -> u64 {
         self.allow(connection, "stepping").await;
         let (feeder, bad) = (Feeder::start_with(connection, 1_000, 100), Bad::start(connection));
-        let start = || self.start(urls, "stepping", 1, 3);
-        // Until what the one that wakes has still to store comes to the servers, and is refused.
-        let (mut running, mut refused, mut rounds) = (start(), 0, 0);
-        while refused == 0 {
-            assert!(rounds < 10, "no stale write came to the servers");
-            (running, refused) = self.replaced("twins on three servers", connection, running, start, 1, true).await;
-            rounds += 1;
+        let twins = Twins { once: self, story: "twins on three servers", urls, pipeline: "stepping", replicas: 3 };
+        let mut twin = twins.start(0).await;
+        for round in 0..2 {
+            twin = twins.replace(connection, twin, round, round == 0).await;
         }
+        let mut running = twin.running;
         self.step_down_amid_batch(connection, &running).await;
         let mut stepped = 0;
         for _ in 0..kills {
             a_while().await;
             stepped += self.step_down(connection).await;
             running.killed().await;
-            running = start();
+            running = self.start(urls, "stepping", 1, 3);
         }
         println!("twins on three servers: {stepped} leaders stepped down in {kills} rounds");
         assert!(u64::from(stepped) >= kills, "only {stepped} leaders stepped down");
         self.settled("twins on three servers", connection, feeder, bad, running).await
-    }
-
-    /// So many rounds of twins: the last one, which is running, and in how many the server refused a stale write.
-    async fn replaced(
-        &self,
-        story: &str,
-        connection: &Connection,
-        mut running: Running,
-        start: impl Fn() -> Running,
-        rounds: u64,
-        steps: bool,
-    ) -> (Running, u64) {
-        let mut refused = 0;
-        let mut out = Tail::of(self.seen_in);
-        // One that sleeps before it has begun would be the later starter when it wakes.
-        let before = out.read(connection).await;
-        let why = || format!("{story}: the first instance does not go on: {}", running.err());
-        out.until(connection, before + 50, Duration::from_secs(30), why).await;
-        for round in 0..rounds {
-            a_while().await;
-            // Behind a batch, so that it is likely to have more in hand.
-            let mut markers = connection.subscribe("mill.txn.>", 4_096).await.unwrap();
-            let marker = timeout(Duration::from_secs(20), markers.next()).await;
-            assert!(marker.is_ok(), "{story}, round {round}: it stores nothing: {}", running.err());
-            running.signal("STOP");
-            // What it has sent is stored or refused then.
-            sleep(Duration::from_millis(100)).await;
-            let before = out.read(connection).await;
-            let twin = start();
-            if steps {
-                assert!(self.step_down(connection).await > 0, "{story}: no leader stepped down");
-            }
-            // The twin has stored something of its own.
-            let why = || format!("{story}, round {round}: the twin does not go on: {}", twin.err());
-            out.until(connection, before + 50, Duration::from_secs(30), why).await;
-            running.signal("CONT");
-            let said = running.ended().await;
-            assert_eq!(said.code, Some(3), "{story}, round {round}: {}", said.err);
-            assert!(said.err.contains("has taken over"), "{story}, round {round}: {}", said.err);
-            refused += u64::from(said.err.lines().any(is_refused));
-            running = twin;
-        }
-        println!("{story}: {rounds} rounds");
-        (running, refused)
     }
 
     /// The leader of OUT steps down while a batch of outputs is open there, as the instance itself says: the batch was not whole
@@ -238,11 +193,6 @@ impl Once {
         }
         stepped
     }
-}
-
-/// What an instance says whose outputs the server did not take, as the marker is another's.
-fn is_refused(line: &str) -> bool {
-    line.contains("nothing of a batch of outputs is stored, nor will be") && line.contains("10071")
 }
 
 /// What an instance says of a batch to OUT that a leader took with it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// Forwards connections to a port of this machine, and loses or delays what they carry as it is told.
@@ -33,6 +33,10 @@ struct Shared {
     deliveries: AtomicU64,
     delay_millis: AtomicU64,
     refuses: AtomicBool,
+    // What is to be held when a client sends it, and on how many connections it is.
+    held: watch::Sender<Option<&'static [u8]>>,
+    holding: AtomicU64,
+    wrong_lasts: AtomicU64,
 }
 
 impl LossyProxy {
@@ -92,6 +96,27 @@ impl LossyProxy {
         self.shared.delay_millis.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
+    /// From now on, on each connection on which the client sends these words, they and what follows stay under way until
+    /// [`release`](Self::release).
+    pub fn hold(&self, words: &'static [u8]) {
+        self.shared.held.send_replace(Some(words));
+    }
+
+    /// On how many connections something is held.
+    pub fn holding(&self) -> u64 {
+        self.shared.holding.load(Ordering::SeqCst)
+    }
+
+    /// What is held goes on.
+    pub fn release(&self) {
+        self.shared.held.send_replace(None);
+    }
+
+    /// How often the server has refused a write because its last sequence was another one.
+    pub fn wrong_lasts(&self) -> u64 {
+        self.shared.wrong_lasts.load(Ordering::SeqCst)
+    }
+
     /// How many connections have ended that had swallowed something.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(Ordering::SeqCst)
@@ -131,6 +156,11 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
                 if has(&read, b".CONSUMER.MSG.NEXT.") && !pulls.swap(true, Ordering::SeqCst) {
                     shared.pulling.fetch_add(1, Ordering::SeqCst);
                 }
+                if shared.held.borrow().is_some_and(|words| has(&read, words)) {
+                    shared.holding.fetch_add(1, Ordering::SeqCst);
+                    let _ = shared.held.subscribe().wait_for(Option::is_none).await;
+                    shared.holding.fetch_sub(1, Ordering::SeqCst);
+                }
                 if to_server.send((Instant::now(), read)).await.is_err() {
                     break;
                 }
@@ -164,6 +194,7 @@ async fn forward(client: TcpStream, server: TcpStream, shared: Arc<Shared>) {
             }
             continue;
         }
+        shared.wrong_lasts.fetch_add(u64::from(has(&read, b"\"err_code\":10071")), Ordering::SeqCst);
         frames.extend_from_slice(&read);
         if to_client.send((Instant::now(), pass(&mut frames, &shared))).await.is_err() {
             break;
