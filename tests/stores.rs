@@ -85,13 +85,16 @@ async fn pieces_are_kept_once_under_their_id(mine: &impl Store, theirs: &impl St
 
 async fn savepoints_have_names(store: &impl Store) {
     let newest = store.read("p").await.unwrap();
-    for (name, bytes) in [("b", "one"), ("a", "two"), ("b", "three")] {
-        store.save("p", name, text(bytes)).await.unwrap();
+    // A name that is taken stays with what has it.
+    for (name, bytes, has) in [("b", "one", true), ("a", "two", true), ("b", "three", false), ("b", "one", true)] {
+        assert_eq!(store.save("p", name, text(bytes)).await.unwrap(), has, "{name} {bytes}");
     }
     let all = store.saved("p").await.unwrap();
-    assert_eq!(all, [("a".to_owned(), text("two")), ("b".to_owned(), text("three"))]);
+    assert_eq!(all, [("a".to_owned(), text("two")), ("b".to_owned(), text("one"))]);
     assert!(store.unsave("p", "b").await.unwrap() && !store.unsave("p", "b").await.unwrap());
     assert_eq!(store.saved("p").await.unwrap(), [("a".to_owned(), text("two"))]);
+    assert!(store.save("p", "b", text("three")).await.unwrap(), "a name that was let go of");
+    assert!(store.unsave("p", "b").await.unwrap());
     assert_eq!(store.read("p").await.unwrap(), newest, "a savepoint is no revision");
 }
 

@@ -43,6 +43,13 @@ fn stored_fault(error: BrokerError) -> StoreError {
     if error.may_pass() { StoreError::Unknown(fault(error)) } else { StoreError::Failed(fault(error)) }
 }
 
+/// Of a write that compares.
+fn written_fault(error: BrokerError) -> StoreError {
+    // Replicated: another write of the key is under way; whose, a look will tell.
+    let is_in_process = error.api_code() == Some(codes::WRONG_LAST_SEQUENCE_IN_PROCESS);
+    if is_in_process { StoreError::Unknown(fault(error)) } else { stored_fault(error) }
+}
+
 fn not_made(error: BrokerError, stream: &str, subjects: &str) -> StoreError {
     if error.may_pass() {
         return StoreError::Unknown(fault(error));
@@ -89,11 +96,7 @@ impl Store for KvStore {
             match written {
                 Ok(Some(revision)) => Ok(Revision(revision)),
                 Ok(None) => Err(StoreError::Fenced),
-                // Replicated: another write of the key is under way; whose, a look will tell.
-                Err(error) if error.api_code() == Some(codes::WRONG_LAST_SEQUENCE_IN_PROCESS) => {
-                    Err(StoreError::Unknown(fault(error)))
-                }
-                Err(error) => Err(stored_fault(error)),
+                Err(error) => Err(written_fault(error)),
             }
         })
     }
@@ -152,10 +155,17 @@ impl Store for KvStore {
         })
     }
 
-    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, bool> {
         Box::pin(async move {
-            let key = format!("{SAVED}{name}");
-            self.js().await?.kv_put(&bucket(pipeline), &key, manifest).await.map(drop).map_err(stored_fault)
+            let (js, bucket, key) = (self.js().await?, bucket(pipeline), format!("{SAVED}{name}"));
+            match js.kv_create(&bucket, &key, manifest.clone()).await {
+                Ok(Some(_)) => Ok(true),
+                Ok(None) => {
+                    let there = js.kv_get(&bucket, &key).await.map_err(stored_fault)?;
+                    Ok(there.is_some_and(|entry| entry.value == manifest))
+                }
+                Err(error) => Err(written_fault(error)),
+            }
         })
     }
 

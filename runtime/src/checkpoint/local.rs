@@ -40,7 +40,6 @@ static WRITES: AtomicU64 = AtomicU64::new(0);
 enum IfThere {
     Fenced,
     Keep,
-    Replace,
 }
 
 impl LocalStore {
@@ -139,10 +138,7 @@ impl Directory {
             }
         };
         let synced = file.sync_all();
-        let named = synced.and_then(|()| match if_there {
-            IfThere::Replace => fs::rename(&beside, &path),
-            IfThere::Fenced | IfThere::Keep => fs::hard_link(&beside, &path),
-        });
+        let named = synced.and_then(|()| fs::hard_link(&beside, &path));
         let _ = fs::remove_file(&beside);
         match named {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && if_there == IfThere::Fenced => {
@@ -277,11 +273,15 @@ impl Store for LocalStore {
         self.work(move |directory| directory.remove_file(&directory.segments(&pipeline).join(id.to_string())).map(drop))
     }
 
-    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, bool> {
         let (pipeline, name) = (pipeline.to_owned(), name.to_owned());
         self.work(move |directory| {
             let name = directory.savepoint(&pipeline, &name);
-            directory.place(&directory.path, &name, &manifest, IfThere::Replace)
+            match directory.place(&directory.path, &name, &manifest, IfThere::Fenced) {
+                Ok(()) => Ok(true),
+                Err(StoreError::Fenced) => Ok(directory.read(&directory.path.join(name))? == Some(manifest)),
+                Err(error) => Err(error),
+            }
         })
     }
 
@@ -386,9 +386,10 @@ mod tests {
         assert_eq!(store.get("p", id).await.unwrap(), Some(bytes.clone()));
         let blobs = store.blobs("p").await.unwrap();
         assert_eq!(blobs.iter().map(|blob| (blob.id, blob.size)).collect::<Vec<_>>(), [(id, 5)]);
-        store.save("p", "before", bytes.clone()).await.unwrap();
-        store.save("p", "before", Bytes::from_static(b"again")).await.unwrap();
-        assert_eq!(store.saved("p").await.unwrap(), [("before".to_owned(), Bytes::from_static(b"again"))]);
+        for (manifest, has) in [(bytes.clone(), true), (Bytes::from_static(b"again"), false), (bytes.clone(), true)] {
+            assert_eq!(store.save("p", "before", manifest).await.unwrap(), has);
+        }
+        assert_eq!(store.saved("p").await.unwrap(), [("before".to_owned(), bytes.clone())]);
         assert!(store.read("p").await.unwrap().is_none(), "a savepoint is no revision");
         assert!(store.unsave("p", "before").await.unwrap() && !store.unsave("p", "before").await.unwrap());
         store.forget("p", id).await.unwrap();

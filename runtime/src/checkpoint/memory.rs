@@ -85,8 +85,8 @@ impl Store for MemoryStore {
         self.change(pipeline, |kept| drop(kept.blobs.remove(&id)))
     }
 
-    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
-        self.change(pipeline, |kept| drop(kept.saved.insert(name.to_owned(), manifest)))
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, bool> {
+        self.change(pipeline, |kept| *kept.saved.entry(name.to_owned()).or_insert_with(|| manifest.clone()) == manifest)
     }
 
     fn saved<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(String, Bytes)>> {

@@ -94,8 +94,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Forgets bytes; it is no error if they are not there.
     fn forget<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, ()>;
 
-    /// Keeps a manifest under a name, in place of one that has it.
-    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()>;
+    /// Keeps a manifest under a name; whether it has the name then. It has not, and nothing changes, if another one has it.
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, bool>;
 
     /// The manifests that have names.
     fn saved<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(String, Bytes)>>;

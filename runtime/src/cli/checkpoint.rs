@@ -243,10 +243,13 @@ pub(super) async fn checkpoint(program: &Program, args: Checkpoint, settings: Se
 pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Settings) -> Result<ExitCode, Failure> {
     let place = Place::of(program, &args.kept, settings)?;
     let saved = place.store.saved(&place.pipeline).await.map_err(told)?;
-    if saved.iter().any(|(name, _)| *name == args.name) {
+    let taken = || {
         let (name, file) = (&args.name, args.kept.file.display());
         let out = format!("choose another name, or let go of that one: `millstream checkpoint rm {file} {name}`");
-        return Err(Failure::usage(format!("there is a savepoint {name} already: {out}")));
+        Failure::usage(format!("there is a savepoint {name} already: {out}"))
+    };
+    if saved.iter().any(|(name, _)| *name == args.name) {
+        return Err(taken());
     }
     let newest = place.one(None).await?;
     let now = place.verify(&newest).await.map_err(told)?;
@@ -257,7 +260,9 @@ pub(super) async fn savepoint(program: &Program, args: Savepoint, settings: Sett
         Some(_) => now.encode().map_err(|fault| Failure::fault(fault.chain()))?,
         None => named.stored.clone(),
     };
-    place.store.save(&place.pipeline, &args.name, stored).await.map_err(told)?;
+    if !place.store.save(&place.pipeline, &args.name, stored).await.map_err(told)? {
+        return Err(taken());
+    }
     // And of some of it before it saw the name.
     let manifest = match place.verify(&named).await {
         Ok(_) => now,

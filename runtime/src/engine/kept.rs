@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millstream_operators::FaultKind;
+use millstream_operators::{Fault, FaultKind};
 
 use crate::checkpoint::{
     self, BlobId, Manifest, Revision, StateIn, Store, StoreError, as_stored, is_outdated, read_revision,
@@ -75,7 +75,10 @@ impl<'a> Keeping<'a> {
         if let Some((id, bytes)) = beside {
             store.put(pipeline, id, bytes).await?;
         }
-        store.save(pipeline, &savepoint, bytes).await?;
+        if !store.save(pipeline, &savepoint, bytes).await? {
+            let words = format!("something else is kept as savepoint {savepoint}, of what the pipeline no longer has");
+            return Err(StoreError::Failed(Fault::new(FaultKind::Checkpoint, words)));
+        }
         Ok(left_out)
     }
 
@@ -178,7 +181,14 @@ async fn save_again(store: &dyn Store, pipeline: &str, savepoint: &str, bytes: &
     let mut pause = FIRST_PAUSE;
     for _ in 0..TRIES {
         match store.save(pipeline, savepoint, bytes.clone()).await {
-            Ok(()) => return,
+            Ok(true) => return,
+            Ok(false) => {
+                tracing::error!(
+                    pipeline,
+                    "something else is kept as savepoint {savepoint}: what the pipeline has left out may be lost"
+                );
+                return;
+            }
             Err(error) => {
                 tracing::warn!(pipeline, %error, "savepoint {savepoint} is not saved, trying again in {pause:?}");
             }

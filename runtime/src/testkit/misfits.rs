@@ -268,7 +268,7 @@ impl Store for FailingStore {
         self.inner.forget(pipeline, id)
     }
 
-    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, bool> {
         if take_one(&self.refused_names) {
             let no = Fault::new(FaultKind::Connection, "no answer, as it was told");
             return Box::pin(async { Err(StoreError::Unknown(no)) });

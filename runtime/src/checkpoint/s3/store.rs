@@ -382,8 +382,15 @@ impl Store for S3Store {
         Box::pin(async move { self.delete(&self.segment(pipeline, id)).await })
     }
 
-    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, ()> {
-        Box::pin(async move { self.overwrite(&self.folder(pipeline, "savepoints").join(name), manifest).await })
+    fn save<'a>(&'a self, pipeline: &'a str, name: &'a str, manifest: Bytes) -> Stored<'a, bool> {
+        Box::pin(async move {
+            let name = self.folder(pipeline, "savepoints").join(name);
+            match self.create(&name, &manifest).await {
+                Ok(()) => Ok(true),
+                Err(Error::AlreadyExists { .. }) => Ok(self.load(&name).await? == Some(manifest)),
+                Err(error) => Err(self.failed(&error)),
+            }
+        })
     }
 
     fn saved<'a>(&'a self, pipeline: &'a str) -> Stored<'a, Vec<(String, Bytes)>> {
