@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +55,8 @@ impl<L, R> Default for Held<L, R> {
 /// ```
 ///
 /// A row waits until the watermark has come to its time, as an earlier version may still come; rows of one key are given
-/// in the order of time. The newest version of each key is kept for ever: of tables that grow without end, delete keys
-/// upstream.
+/// in the order of time. The newest version of each key is kept for ever, unless versions are [valid](Self::valid_for) for a
+/// time only.
 ///
 /// # State
 /// Of each key the rows that wait, and the versions from the one on that is valid where the watermark is.
@@ -67,6 +68,7 @@ impl<L, R> Default for Held<L, R> {
 pub struct TemporalJoin<L, R, K> {
     key: KeyOf<Sided<L, R>, K>,
     row_versions: RowVersions<L, R>,
+    ttl: Option<Duration>,
     held: Keyed<K, Held<L, R>>,
     timers: Timers<K>,
     now: Timestamp,
@@ -76,13 +78,21 @@ impl<L, R, K: StateKey> TemporalJoin<L, R, K> {
     /// The join.
     pub fn new(key: KeyOf<Sided<L, R>, K>) -> Self {
         let (held, timers, row_versions) = (Keyed::default(), Timers::default(), RowVersions::default());
-        TemporalJoin { key, row_versions, held, timers, now: Timestamp::MIN }
+        TemporalJoin { key, row_versions, ttl: None, held, timers, now: Timestamp::MIN }
     }
 
     /// The same join, whose rows are of these versions.
     #[must_use]
     pub fn row_versions(mut self, versions: RowVersions<L, R>) -> Self {
         self.row_versions = versions;
+        self
+    }
+
+    /// The same join, where a version is valid for `ttl` and no longer, also if no newer one comes: then a row of the left that
+    /// is later has none. So keys whose versions stay away do not stay for ever.
+    #[must_use]
+    pub fn valid_for(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
         self
     }
 }
@@ -92,6 +102,9 @@ impl<L: StateValue, R: StateValue, K: StateKey> TemporalJoin<L, R, K> {
     /// that is valid.
     fn is_needed(&mut self, key: &K, row: &Sided<L, R>, time: Timestamp) -> bool {
         let Sided::Right(_) = row else { return false };
+        if end_of(self.ttl, time) < self.now {
+            return false;
+        }
         let newer = (Bound::Excluded(time), Bound::Included(self.now));
         self.held.get(key).is_none_or(|held| held.versions.range(newer).next().is_none())
     }
@@ -122,12 +135,14 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
     fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
         let now = now.max(self.now);
         while let Some((due, key)) = self.timers.next_due(now) {
+            let ttl = self.ttl;
             let Some(held) = self.held.get_mut(&key) else { continue };
             while let Some(entry) = held.waiting.first_entry()
                 && *entry.key() < due
             {
                 let (time, rows) = entry.remove_entry();
-                let version = held.versions.range(..=time).next_back().map(|(_, version)| version);
+                let version = held.versions.range(..=time).next_back().filter(|(from, _)| time <= end_of(ttl, **from));
+                let version = version.map(|(_, version)| version);
                 for row in rows {
                     out.push(
                         time,
@@ -142,6 +157,15 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
             let newest = held.versions.range(..due).next_back().map(|(time, _)| *time);
             if let Some(newest) = newest {
                 held.versions = held.versions.split_off(&newest);
+            }
+            while let Some(first) = held.versions.first_entry()
+                && end_of(ttl, *first.key()) < due
+            {
+                first.remove();
+            }
+            let end = held.versions.first_key_value().map(|(from, _)| end_of(ttl, *from));
+            if let Some(end) = end.filter(|end| *end < Timestamp::MAX) {
+                self.timers.set(shortly_after(end), key.clone());
             }
             if held.waiting.is_empty() && held.versions.is_empty() {
                 self.held.remove(&key);
@@ -168,6 +192,11 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
     fn sides(&self) -> Vec<PortType> {
         vec![late_port::<Sided<L, R>>()]
     }
+}
+
+/// The last moment at which a version is valid.
+fn end_of(ttl: Option<Duration>, version: Timestamp) -> Timestamp {
+    ttl.map_or(Timestamp::MAX, |ttl| version.saturating_add(ttl))
 }
 
 /// A row is due when the watermark is behind its time: another of the same time may come until then.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_operators::join::{
-    Both, Gathered, Interval, IntervalJoin, Pair, RowVersions, Sided, TemporalJoin, Unbounded, UntilInterval,
+    Both, Gathered, Interval, IntervalJoin, Pair, RowVersions, Sided, TemporalJoin, Unbounded, UntilInterval, unbounded,
 };
 use millstream_operators::window::{KeyOf, SessionWindows, TimeWindows, Until, Windowed, Windows};
 use millstream_operators::{Key, Operator, Problem, Rejected, Result, StateKey, StateValue, Timestamp};
@@ -158,9 +158,26 @@ impl<K: StateKey, L: StateValue, R: StateValue> Join<K, L, R> {
 
     /// Each row of the left with the newest row of the right that is not later than it, when event time has passed it: the
     /// right is a table, and its rows are versions. See [`TemporalJoin`] for a timeline.
+    ///
+    /// The newest version of each key is kept for ever: where new keys come without end, say
+    /// [`as_of_within`](Join::as_of_within).
     pub fn as_of(self, name: &str) -> Stream<(L, Option<R>)> {
+        self.versions(name, None)
+    }
+
+    /// As [`as_of`](Join::as_of), where a version is valid for `ttl` and no longer, also if no newer one comes: then a row of the
+    /// left that is later has none.
+    pub fn as_of_within(self, name: &str, ttl: Duration) -> Stream<(L, Option<R>)> {
+        self.wrong(name, unbounded(ttl).problem());
+        self.versions(name, Some(ttl))
+    }
+
+    fn versions(self, name: &str, ttl: Option<Duration>) -> Stream<(L, Option<R>)> {
         let versions = self.row_versions.clone();
-        let make = move |key| TemporalJoin::new(key).row_versions(versions.clone());
+        let make = move |key| {
+            let join = TemporalJoin::new(key).row_versions(versions.clone());
+            if let Some(ttl) = ttl { join.valid_for(ttl) } else { join }
+        };
         let pairs = self.operator(name, "temporal_join", String::new(), make);
         pairs.filter_map(&pairs_of(name), Pair::left).boxed()
     }

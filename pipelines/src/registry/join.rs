@@ -43,7 +43,8 @@ struct Keys {
     #[serde(default)]
     window: Option<Windows>,
     /// All rows of a key belong together; a row is forgotten when event time is so much past it. Rows that are late by less
-    /// are joined, too; the time of what comes of them is that of the watermark.
+    /// are joined, too; the time of what comes of them is that of the watermark. Beside `as_of` it is how long a version is
+    /// valid if no newer one comes; without it the newest of each key is kept for ever.
     #[serde(default)]
     ttl: Option<Span>,
     /// The newest row of the right that is not later belongs to a row of the left: the right is a table, and its rows are
@@ -175,8 +176,9 @@ impl Keys {
     fn bound(&self, wrong: &mut Vec<Problem>) -> Bound {
         let within = self.within.as_ref().map(|within| ("within", within.bound(wrong)));
         let window = self.window.as_ref().map(|window| ("window", window.bound(wrong)));
-        let ttl = self.ttl.map(|ttl| ("ttl", Bound::unbounded(ttl.0)));
-        let as_of = self.as_of.then(|| ("as_of", Bound::as_of()));
+        let versions = self.ttl.map_or_else(Bound::as_of, |ttl| Bound::as_of_within(ttl.0));
+        let as_of = self.as_of.then_some(("as_of", versions));
+        let ttl = self.ttl.filter(|_| !self.as_of).map(|ttl| ("ttl", Bound::unbounded(ttl.0)));
         let mut said = [within, window, ttl, as_of].into_iter().flatten();
         let Some((first, bound)) = said.next() else {
             let what = "nothing bounds it in time: what it keeps would grow without end";

@@ -106,7 +106,7 @@ impl Layout {
             let until = until.map(|until| if until.is_null(row) { i64::MIN } else { until.value(row) });
             // How near rows have to be may have changed since; when versions are not needed any more, does not follow from them.
             let due = match self.bound.how {
-                How::AsOf => Some(due.value(row)),
+                How::AsOf { .. } => Some(due.value(row)),
                 _ => lasts(&self.bound, horizon, side, times.value(row), until).map(|(_, due)| due),
             };
             *at = at.iter().copied().chain(due).min();

@@ -27,8 +27,8 @@ pub(super) enum How {
     Windows(TimeWindows),
     /// In the same session.
     Sessions { gap: i64 },
-    /// The newest of the right that is not later.
-    AsOf,
+    /// The newest of the right that is not later, nor older than that.
+    AsOf { ttl: Option<i64> },
 }
 
 /// The latest time of the right, included.
@@ -99,7 +99,13 @@ impl Bound {
     /// Of two of the same time the one that came last is valid. A version behind the watermark counts for the rows to come,
     /// if it is newer than the one that was valid so far; what was given stays as it is.
     pub fn as_of() -> Self {
-        Bound::new(How::AsOf)
+        Bound::new(How::AsOf { ttl: None })
+    }
+
+    /// As [`as_of`](Self::as_of), where a version is valid for `ttl` and no longer, also if no newer one comes: then a row of the
+    /// left that is later has none. So keys whose versions stay away do not stay for ever.
+    pub fn as_of_within(ttl: Duration) -> Self {
+        Bound::new(How::AsOf { ttl: Some(micros(ttl)) })
     }
 
     /// Rows may be so much older than the watermark; what has no partner is known so much later, and the watermark that
@@ -115,11 +121,11 @@ impl Bound {
         let of_windows = match &self.how {
             How::Windows(windows) => windows.problems(),
             How::Sessions { .. } => self.no_gap.then(no_gap).into_iter().collect(),
-            How::Unbounded { ttl } => {
+            How::Unbounded { ttl } | How::AsOf { ttl: Some(ttl) } => {
                 let ttl = Duration::from_micros(ttl.unsigned_abs());
                 return unbounded(ttl).problem().into_iter().collect();
             }
-            How::Within { .. } | How::AsOf => Vec::new(),
+            How::Within { .. } | How::AsOf { ttl: None } => Vec::new(),
         };
         let mut all: Vec<Problem> = of_windows;
         for problem in &mut all {
@@ -135,7 +141,7 @@ impl Bound {
             How::Unbounded { .. } => "ttl",
             How::Windows(_) => "window",
             How::Sessions { .. } => "session",
-            How::AsOf => "as_of",
+            How::AsOf { .. } => "as_of",
         }
     }
 
@@ -143,12 +149,12 @@ impl Bound {
     pub(super) fn refuses(&self, kind: JoinKind) -> Option<(&'static str, &'static str)> {
         use JoinKind::{Inner, Left, Semi};
         match (&self.how, kind) {
-            (How::Unbounded { .. }, Inner | Semi) | (How::AsOf, Inner | Left) => None,
+            (How::Unbounded { .. }, Inner | Semi) | (How::AsOf { .. }, Inner | Left) => None,
             (How::Unbounded { .. }, _) => Some((
                 "without a bound it is never known that a row has no partner",
                 "with `ttl` joins are `inner` or `semi`; bound it by `within` or `window`",
             )),
-            (How::AsOf, _) => Some((
+            (How::AsOf { .. }, _) => Some((
                 "each row of the left is given with the version of its time, and nothing else",
                 "with `as_of` joins are `inner` or `left`",
             )),
@@ -196,7 +202,10 @@ impl fmt::Display for Bound {
             How::Unbounded { ttl } => write!(f, "kept for {:?}", span(ttl))?,
             How::Windows(windows) => write!(f, "{windows}")?,
             How::Sessions { gap } => write!(f, "session with gaps of {:?}", span(gap))?,
-            How::AsOf => f.write_str("as of the time of the left")?,
+            How::AsOf { ttl: None } => f.write_str("as of the time of the left")?,
+            How::AsOf { ttl: Some(ttl) } => {
+                write!(f, "as of the time of the left, versions valid for {:?}", span(ttl))?
+            }
         }
         match self.allowed_lateness.is_zero() {
             true => Ok(()),

@@ -45,7 +45,7 @@ use crate::{
 ///
 /// # State
 /// The rows that may still be joined, with all their columns; of the right of semi and anti joins only those of the key. As
-/// of a time, the newest version of each key stays for ever: of tables that grow without end, delete keys upstream. What does
+/// of a time, the newest version of each key stays for ever, unless versions are valid for a time only. What does
 /// not fit in memory goes to the spill store, key by key with all rows of it: those of the keys of a batch have to fit.
 ///
 /// # Order

@@ -40,7 +40,7 @@ pub(super) enum Definition {
     Near { earlier: i64, later: Option<i64> },
     Windows { size: i64, every: i64 },
     Sessions { gap: i64 },
-    AsOf,
+    AsOf { ttl: i64 },
 }
 
 pub(super) fn definition(dice: &mut Dice) -> (JoinKind, Bound, Definition) {
@@ -57,7 +57,8 @@ pub(super) fn definition(dice: &mut Dice) -> (JoinKind, Bound, Definition) {
             (any, Bound::windows(sliding(span(size), span(every))), Definition::Windows { size, every })
         }
         4 => (any, Bound::sessions(span(a + 1)), Definition::Sessions { gap: a + 1 }),
-        _ => (as_of, Bound::as_of(), Definition::AsOf),
+        _ if dice.below(2) == 0 => (as_of, Bound::as_of(), Definition::AsOf { ttl: i64::MAX }),
+        _ => (as_of, Bound::as_of_within(span(a + 1)), Definition::AsOf { ttl: a + 1 }),
     }
 }
 
@@ -133,9 +134,9 @@ pub(super) fn expected(kind: JoinKind, definition: &Definition, rows: &[Row]) ->
                 }
             }
         }
-        Definition::AsOf => {
+        Definition::AsOf { ttl } => {
             for l in rows.iter().filter(|row| row.is_left) {
-                let versions = rows.iter().filter(|r| same(l, r) && r.time <= l.time);
+                let versions = rows.iter().filter(|r| same(l, r) && r.time <= l.time && l.time - r.time <= *ttl);
                 // Of versions of the same time the one that came last.
                 match versions.max_by_key(|r| (r.time, arrival(r))) {
                     Some(version) => all.push((l.time, l.key, l.number, version.number, None)),

@@ -58,7 +58,7 @@ pub(super) fn lasts(bound: &Bound, horizon: i64, side: Side, time: i64, until: O
         (How::Within { latest: Latest::Column(_), .. }, Side::Left) => until.unwrap_or(i64::MIN),
         (How::Within { earlier, .. }, Side::Right) => time.saturating_add(*earlier),
         (How::Unbounded { ttl }, _) => time.saturating_add(*ttl),
-        (How::AsOf, _) => time,
+        (How::AsOf { .. }, _) => time,
         (How::Sessions { gap }, _) => return Some((time, time.saturating_add(*gap))),
         (How::Windows(windows), _) => {
             let pane = windows.pane_of(crate::Timestamp::from_micros(time))?;
@@ -83,7 +83,7 @@ impl Join {
             How::Unbounded { .. } | How::Windows(_) => last < horizon,
             How::Sessions { gap } => due <= horizon && (row.is_null || !self.goes_on(row, *gap)),
             How::Within { .. } => time < horizon,
-            How::AsOf => time < horizon && !(side == Side::Right && self.is_needed(row)),
+            How::AsOf { .. } => time < horizon && !(side == Side::Right && self.is_needed(row)),
         };
         if is_late {
             return false;
@@ -100,7 +100,7 @@ impl Join {
                 paired = self.meet(side, key, held);
                 stays = !(paired && side == Side::Left && !self.plan.kind.gives_right());
             }
-            How::AsOf if side == Side::Right => self.replace(key, time),
+            How::AsOf { .. } if side == Side::Right => self.replace(key, time),
             _ => {}
         }
         if !stays {
@@ -204,6 +204,9 @@ impl Join {
     /// that is valid.
     fn is_needed(&mut self, row: &Arriving<'_>) -> bool {
         let horizon = self.horizon();
+        if matches!(self.plan.bound.how, How::AsOf { ttl: Some(ttl) } if row.time.saturating_add(ttl) < horizon) {
+            return false;
+        }
         let number = self.keys.number(row.key, row.is_null);
         let Some(key) = self.keys.get_mut(number) else { return false };
         let is_needed = !row.is_null && between(&key.lists.right, row.time.saturating_add(1), horizon).is_empty();
@@ -230,7 +233,7 @@ impl Join {
             How::Within { .. } | How::Unbounded { .. } => self.fire_alone(at, number),
             How::Windows(_) => self.fire_window(at, number),
             How::Sessions { gap } => self.fire_sessions(at, number, gap),
-            How::AsOf => self.fire_versions(at, number),
+            How::AsOf { ttl } => self.fire_versions(at, number, ttl),
         }
         self.keys.release(number);
     }
@@ -343,26 +346,30 @@ impl Join {
     }
 
     /// Rows of the left with the versions of their times.
-    fn fire_versions(&mut self, at: i64, number: u32) {
+    fn fire_versions(&mut self, at: i64, number: u32, ttl: Option<i64>) {
         let kind = self.plan.kind;
+        let ends = |version: &Held| ttl.map_or(i64::MAX, |ttl| version.time.saturating_add(ttl));
         let Some(Key { lists: Both { left, right }, is_null, .. }) = self.keys.get_mut(number) else { return };
         while let Some(row) = left.front().copied().filter(|row| row.time < at) {
             left.pop_front();
             let before = right.partition_point(|version| version.time <= row.time);
-            let version = before.checked_sub(1).and_then(|place| right.get(place)).filter(|_| !*is_null);
+            let version = before.checked_sub(1).and_then(|place| right.get(place));
+            let version = version.filter(|version| !*is_null && row.time <= ends(version));
             if version.is_some() || kind == JoinKind::Left {
                 let right = version.map(|version| version.number);
                 self.picks.push(Pick { left: Some(row.number), right, time: row.time, start: 0 });
             }
             self.stores.left.forget(row.number);
         }
-        // Versions that a newer one has taken the place of, as no row before `at` will come.
-        while right.get(1).is_some_and(|newer| newer.time < at)
+        // Versions that a newer one has taken the place of, or that are not valid any more, as no row before `at` will come.
+        while (right.get(1).is_some_and(|newer| newer.time < at) || right.front().is_some_and(|first| ends(first) < at))
             && let Some(version) = right.pop_front()
         {
             self.stores.right.forget(version.number);
         }
-        let next = [left.front(), right.get(1)].into_iter().flatten().map(Held::gone_at).min();
+        let next = [left.front(), right.get(1)].into_iter().flatten().map(Held::gone_at);
+        let end = right.front().map(ends).filter(|end| *end < i64::MAX).map(|end| end + 1);
+        let next = next.chain(end).min();
         self.come_back(number, at, next);
     }
 

@@ -93,7 +93,9 @@ fn of_near(verb: Verb, bounds: Bounds, rows: &[Came]) -> [Vec<Given>; 2] {
         Bounds::Within { before, lateness, .. } => (before, lateness),
         Bounds::Until { before } => (before, 0),
         Bounds::Unbounded { ttl } => (ttl, ttl),
-        Bounds::Windows { .. } | Bounds::Session { .. } | Bounds::AsOf => unreachable!("they have no such thing"),
+        Bounds::Windows { .. } | Bounds::Session { .. } | Bounds::AsOf { .. } => {
+            unreachable!("they have no such thing")
+        }
     };
     let latest = |left: &Came| match bounds {
         Bounds::Within { after, .. } => left.time + after,
@@ -136,9 +138,10 @@ fn of_near(verb: Verb, bounds: Bounds, rows: &[Came]) -> [Vec<Given>; 2] {
 }
 
 /// The newest version of each row's time, of several of that time the one that came last. No row may be late.
-fn of_versions(rows: &[Came]) -> [Vec<Given>; 2] {
+fn of_versions(ttl: i64, rows: &[Came]) -> [Vec<Given>; 2] {
     let given = rows.iter().filter(|row| row.is_left).map(|left| {
         let versions = rows.iter().filter(|row| !row.is_left && row.row.0 == left.row.0 && row.time <= left.time);
+        let versions = versions.filter(|version| left.time - version.time <= ttl);
         (left.time, left.row.1, versions.max_by_key(|version| version.time).map_or(0, |version| version.row.1))
     });
     [given.collect(), Vec::new()]
@@ -148,7 +151,7 @@ pub(super) fn by_definition(verb: Verb, bounds: Bounds, rows: &[Came]) -> [Vec<G
     match bounds {
         Bounds::Windows { size, every, offset } => of_windows(verb, (size, every, offset), rows),
         Bounds::Session { gap } => of_sessions(verb, gap, rows),
-        Bounds::AsOf => of_versions(rows),
+        Bounds::AsOf { ttl } => of_versions(ttl.unwrap_or(i64::MAX), rows),
         Bounds::Within { .. } | Bounds::Until { .. } | Bounds::Unbounded { .. } => of_near(verb, bounds, rows),
     }
 }

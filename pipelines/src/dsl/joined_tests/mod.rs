@@ -48,7 +48,7 @@ enum Bounds {
     Unbounded { ttl: i64 },
     Windows { size: i64, every: i64, offset: i64 },
     Session { gap: i64 },
-    AsOf,
+    AsOf { ttl: Option<i64> },
 }
 
 use Verb::{Anti, Full, Inner, Left, Right, Semi};
@@ -108,8 +108,12 @@ fn graph(verb: Verb, bounds: Bounds) -> Graph {
         Bounds::Unbounded { ttl } => {
             join.inner("join", unbounded(span(ttl))).map("numbers", |(left, right)| (left.1, right.1)).boxed()
         }
-        Bounds::AsOf => {
-            join.as_of("join").map("numbers", |(left, right)| (left.1, right.map_or(0, |row| row.1))).boxed()
+        Bounds::AsOf { ttl } => {
+            let versions = match ttl {
+                Some(ttl) => join.as_of_within("join", span(ttl)),
+                None => join.as_of("join"),
+            };
+            versions.map("numbers", |(left, right)| (left.1, right.map_or(0, |row| row.1))).boxed()
         }
     };
     given.discard("given");
@@ -200,7 +204,8 @@ fn others() -> impl Strategy<Value = (Verb, Bounds)> {
     prop_oneof![
         6 => (verbs(), prop_oneof![within, until]),
         2 => (prop::sample::select(vec![Inner, Semi]), unbounded),
-        1 => Just((Left, Bounds::AsOf)),
+        1 => Just((Left, Bounds::AsOf { ttl: None })),
+        1 => (1i64..40).prop_map(|ttl| (Left, Bounds::AsOf { ttl: Some(ttl) })),
     ]
 }
 
@@ -245,7 +250,7 @@ proptest! {
         (verb, bounds) in others(), steps in timeline(), by in prop_oneof![Just(0i64), 0i64..40], way in way(),
     ) {
         // A version that comes late counts for some rows: see the join itself.
-        let by = if bounds == Bounds::AsOf { 0 } else { by };
+        let by = if matches!(bounds, Bounds::AsOf { .. }) { 0 } else { by };
         check(verb, bounds, &ahead(steps, by), &way)?;
     }
 }
