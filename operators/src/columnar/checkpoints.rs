@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::testkit::Bench;
-use crate::{KeyGroup, Operator, Result, Run, Runs, Saved, Spill};
+use crate::{Frozen, KeyGroup, Operator, Result, Run, Runs, Saved, Spill};
 
 /// What was saved at the last barriers, as a checkpoint store keeps it.
 #[derive(Default)]
@@ -20,7 +20,19 @@ impl Checkpoints {
         whole: bool,
         spill: Option<&Arc<Spill>>,
     ) -> Bench<O> {
-        let (small, pieces) = bench.freeze().into_parts();
+        let frozen = bench.freeze();
+        self.restored(frozen, operator, whole, spill)
+    }
+
+    /// The same, with the state that another had at a barrier.
+    pub(super) fn restored<O: Operator>(
+        &mut self,
+        frozen: Frozen,
+        operator: O,
+        whole: bool,
+        spill: Option<&Arc<Spill>>,
+    ) -> Bench<O> {
+        let (small, pieces) = frozen.into_parts();
         let names: Vec<String> = pieces.iter().map(|(name, _)| name.clone()).collect();
         self.0.retain(|name, _| names.contains(name));
         for (name, piece) in pieces {

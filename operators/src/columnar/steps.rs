@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::tests::lines;
 use crate::testkit::{Bench, MemoryTables, sizes};
-use crate::{AnyBatch, Batch, KeyGroup, Operator, Payload, Record, Rejected, Spill, Timestamp, Watermark};
+use crate::{AnyBatch, Batch, Frozen, KeyGroup, Operator, Payload, Record, Rejected, Spill, Timestamp, Watermark};
 
 /// What comes to an operator.
 #[derive(Clone, Debug)]
@@ -28,15 +28,15 @@ pub(super) struct Told {
 
 /// Checks that an operator gives the same rows, at the same times and from the same messages, at every port, and the same
 /// watermark in the end, when its input is cut into batches by some numbers that follow from `seed`, and when it is restarted
-/// from its saved state behind each of them, with never any room downstream; and when none of its state fits in memory. Returns
-/// what it gives in one piece.
+/// from its saved state behind each of them, with never any room downstream; when it goes on from where it was saved; and when
+/// none of its state fits in memory. Returns what it gives in one piece.
 pub(super) fn steps_do_not_matter<P, O>(make: impl Fn() -> O, steps: &[Step<P>], seed: u64) -> Told
 where
     P: Payload + Clone,
     O: Operator<In = P>,
 {
     let whole = told(&make, steps, None, Way::Cut);
-    for way in [Way::Cut, Way::Restarted, Way::Spilled] {
+    for way in [Way::Cut, Way::Restarted, Way::GoesOn, Way::Spilled] {
         let cut = told(&make, steps, Some(seed), way);
         assert_eq!(cut, whole, "cut by {seed} ({way:?}), and in one piece");
     }
@@ -49,6 +49,9 @@ pub(super) enum Way {
     Cut,
     /// Behind each batch it is restarted.
     Restarted,
+    /// Behind each batch its state is frozen, and it goes on, four times of five; what is encoded of that behind the next step, and
+    /// restored, gives the same in that step.
+    GoesOn,
     /// Behind each batch its state is made to fit in no memory at all.
     Spilled,
 }
@@ -64,30 +67,62 @@ where
     if way == Way::Restarted {
         bench.room_for(0);
     }
-    for (at, step) in (0..).zip(steps.iter().cloned()) {
-        let mut rest = match step {
-            Step::Rows(rows) => rows,
-            Step::Watermark(now) => {
-                bench.watermark(Timestamp::from_micros(now));
-                continue;
+    let take = |bench: &mut Bench<O>, step: Step<P>| match step {
+        Step::Rows(rows) => bench.batch(rows),
+        Step::Watermark(now) => bench.watermark(Timestamp::from_micros(now)),
+    };
+    let (mut frozen, mut barriers) = (None::<Frozen>, 0);
+    for step in cut(steps, seed) {
+        let is_batch = matches!(step, Step::Rows(_));
+        take(&mut bench, step.clone());
+        if let Some(frozen) = frozen.take() {
+            let (mut of_bench, mut of_saved) = (Told::default(), Told::default());
+            of_bench.take(&mut bench);
+            let mut saved = Bench::restored(make(), &frozen.encode(KeyGroup::DEFAULT_COUNT).unwrap());
+            take(&mut saved, step);
+            of_saved.take(&mut saved);
+            assert_eq!(of_saved.ports, of_bench.ports, "what was saved at barrier {barriers} gives something else");
+            told.add(of_bench);
+            if barriers % 5 == 0 {
+                bench = saved;
             }
-        };
-        for size in seed.map_or(vec![rest.len()], |seed| sizes(seed.wrapping_add(at), rest.len())) {
-            let left = rest.split_off(size);
-            bench.batch(std::mem::replace(&mut rest, left));
-            if way == Way::Spilled {
-                bench.fit(&spill);
-            }
-            if way == Way::Restarted {
+        }
+        match way {
+            Way::Cut => {}
+            _ if !is_batch => {}
+            Way::Spilled => drop(bench.fit(&spill)),
+            Way::Restarted => {
                 told.take(&mut bench);
                 bench = Bench::restored(make(), &bench.save());
                 bench.room_for(0);
+            }
+            Way::GoesOn => {
+                told.take(&mut bench);
+                frozen = Some(bench.freeze());
+                barriers += 1;
             }
         }
     }
     bench.end();
     told.take(&mut bench);
     told
+}
+
+/// Steps whose batches are cut as a seed says.
+fn cut<P: Payload + Clone>(steps: &[Step<P>], seed: Option<u64>) -> Vec<Step<P>> {
+    let mut all = Vec::new();
+    for (at, step) in (0..).zip(steps.iter().cloned()) {
+        match step {
+            Step::Watermark(_) => all.push(step),
+            Step::Rows(mut rest) => {
+                for size in seed.map_or(vec![rest.len()], |seed| sizes(seed.wrapping_add(at), rest.len())) {
+                    let left = rest.split_off(size);
+                    all.push(Step::Rows(std::mem::replace(&mut rest, left)));
+                }
+            }
+        }
+    }
+    all
 }
 
 impl Told {
@@ -106,6 +141,14 @@ impl Told {
                 self.ports.entry(port).or_default().extend(rows);
             }
         }
+    }
+
+    /// Adds what was given behind it.
+    fn add(&mut self, behind: Told) {
+        for (port, rows) in behind.ports {
+            self.ports.entry(port).or_default().extend(rows);
+        }
+        self.watermark = behind.watermark.or(self.watermark);
     }
 
     /// What came out of a port.

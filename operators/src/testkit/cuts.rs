@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::{Bench, MemoryTables};
-use crate::{AnyBatch, Batch, KeyGroup, Operator, Origin, Origins, Rejected, Spill, Timestamp, Watermark};
+use crate::{AnyBatch, Batch, Frozen, KeyGroup, Operator, Origin, Origins, Rejected, Spill, Timestamp, Watermark};
 
 /// Rows at the times 0, 1, 2, … microseconds.
 pub fn timed<T>(rows: impl IntoIterator<Item = T>) -> Vec<(Timestamp, T)> {
@@ -29,15 +29,18 @@ enum Way {
     Cut,
     /// Behind each piece it is restarted.
     Restarted,
+    /// Behind each piece its state is frozen, and it goes on, four times of five; what is encoded of that behind the next piece, and
+    /// restored, gives the same of that piece.
+    GoesOn,
     /// Behind each piece its state is made to fit in no memory at all.
     Spilled,
 }
 
-const WAYS: [Way; 3] = [Way::Cut, Way::Restarted, Way::Spilled];
+const WAYS: [Way; 4] = [Way::Cut, Way::Restarted, Way::GoesOn, Way::Spilled];
 
 /// Checks that an operator gives the same rows, at the same times and from the same messages, at every port, and tells the same
-/// watermark in the end, however its input is cut into batches, wherever it is restarted from its saved state, and when none of
-/// its state fits in memory; returns the rows of port 0.
+/// watermark in the end, however its input is cut into batches, wherever it is restarted from its saved state, when it goes on
+/// from where that was saved, and when none of its state fits in memory; returns the rows of port 0.
 ///
 /// # Panics
 /// When it does not; and when rows at a side output are neither of the input's type nor of the output's, nor rejected ones,
@@ -117,6 +120,15 @@ impl<U: Debug + Send + 'static> Given<U> {
 }
 
 impl<U: Debug + Send + 'static> Given<U> {
+    /// Adds what was given behind it.
+    fn add(&mut self, behind: Given<U>) {
+        self.rows.extend(behind.rows);
+        for (port, rows) in behind.ports {
+            self.ports.entry(port).or_default().extend(rows);
+        }
+        self.watermark = behind.watermark.or(self.watermark);
+    }
+
     fn end<T, O>(mut self, mut bench: Bench<O>) -> Self
     where
         T: Debug + Send + 'static,
@@ -154,20 +166,69 @@ where
     U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
-    let mut bench = Bench::new(make());
-    let (mut given, spill) = (nothing(), no_memory());
     let mut rest = with_origins(input.to_vec());
-    for size in sizes {
+    let pieces = sizes.iter().map(|size| {
         let left = rest.split_off(*size);
-        let piece = std::mem::replace(&mut rest, left);
+        std::mem::replace(&mut rest, left)
+    });
+    let play = |bench: &mut Bench<O>, piece: Batch<Vec<T>>| {
         if !piece.is_empty() {
             bench.batch(piece);
+        }
+    };
+    driven(make, pieces, play, (way, false))
+}
+
+/// What an operator gives of these pieces, driven in a way; perhaps there is never room downstream where it is restarted.
+#[expect(clippy::panic, clippy::expect_used, reason = "a test kit fails tests")]
+fn driven<T, U, O, P>(
+    make: &impl Fn() -> O,
+    pieces: impl Iterator<Item = P>,
+    play: impl Fn(&mut Bench<O>, P),
+    (way, is_full): (Way, bool),
+) -> Given<U>
+where
+    T: Clone + Debug + Send + 'static,
+    U: Debug + Send + 'static,
+    O: Operator<In = Vec<T>, Out = Vec<U>>,
+    P: Clone,
+{
+    let start = |mut bench: Bench<O>| {
+        if is_full && way == Way::Restarted {
+            bench.room_for(0);
+        }
+        bench
+    };
+    let (mut bench, mut given, spill) = (start(Bench::new(make())), nothing(), no_memory());
+    let (mut frozen, mut barriers) = (None::<Frozen>, 0);
+    for piece in pieces {
+        play(&mut bench, piece.clone());
+        if let Some(frozen) = frozen.take() {
+            let (mut of_bench, mut of_saved) = (nothing(), nothing());
+            of_bench.take(&mut bench);
+            let mut saved =
+                Bench::restored(make(), &frozen.encode(KeyGroup::DEFAULT_COUNT).expect("what was frozen can be saved"));
+            play(&mut saved, piece);
+            of_saved.take(&mut saved);
+            let words = |given: &Given<U>| format!("{:?} {:?}", given.rows, given.ports);
+            if words(&of_saved) != words(&of_bench) {
+                panic!("what was saved at barrier {barriers} gives\n{of_saved:?}\nand what went on\n{of_bench:?}");
+            }
+            given.add(of_bench);
+            if barriers % 5 == 0 {
+                bench = saved;
+            }
         }
         match way {
             Way::Cut => {}
             Way::Restarted => {
                 given.take(&mut bench);
-                bench = Bench::restored(make(), &bench.save());
+                bench = start(Bench::restored(make(), &bench.save()));
+            }
+            Way::GoesOn => {
+                given.take(&mut bench);
+                frozen = Some(bench.freeze());
+                barriers += 1;
             }
             Way::Spilled => drop(bench.fit(&spill)),
         }
@@ -225,14 +286,11 @@ where
     U: Debug + Send + 'static,
     O: Operator<In = Vec<T>, Out = Vec<U>>,
 {
-    let mut bench = Bench::new(make());
-    if way == Way::Restarted {
-        bench.room_for(0);
-    }
-    let (mut rest, mut given, spill) = (steps.iter().cloned(), nothing(), no_memory());
-    for size in sizes {
+    let mut rest = steps.iter().cloned();
+    let pieces = sizes.iter().map(|size| rest.by_ref().take(*size).collect::<Vec<_>>());
+    let play = |bench: &mut Bench<O>, steps: Vec<Step<T>>| {
         let mut piece = Vec::new();
-        for step in rest.by_ref().take(*size) {
+        for step in steps {
             match step {
                 Step::Row(time, row) => piece.push((time, row)),
                 Step::Watermark(now) => {
@@ -246,17 +304,8 @@ where
         if !piece.is_empty() {
             bench.batch(piece.into_iter().collect());
         }
-        match way {
-            Way::Cut => {}
-            Way::Restarted => {
-                given.take(&mut bench);
-                bench = Bench::restored(make(), &bench.save());
-                bench.room_for(0);
-            }
-            Way::Spilled => drop(bench.fit(&spill)),
-        }
-    }
-    given.end(bench)
+    };
+    driven(make, pieces, play, (way, true))
 }
 
 /// Sizes that add up to `total`: by a fixed sequence, so that every run cuts alike.
