@@ -100,20 +100,20 @@ impl KeyCodec {
     }
 
     /// Keys as columns.
-    pub(in crate::columnar) fn columns<'a>(
+    pub(in crate::columnar) fn columns<'a, K: AsRef<[u8]> + ?Sized + 'a>(
         &self,
-        keys: impl IntoIterator<Item = &'a KeyBytes>,
+        keys: impl IntoIterator<Item = &'a K>,
     ) -> Result<Vec<ArrayRef>> {
         let Some(converter) = &self.converter else { return Ok(Vec::new()) };
         let parser = converter.parser();
-        let columns = converter.convert_rows(keys.into_iter().map(|key| parser.parse(key)));
+        let columns = converter.convert_rows(keys.into_iter().map(|key| parser.parse(key.as_ref())));
         columns.map_err(|error| Fault::bug("cannot write keys").because(error))
     }
 
     /// Rows of what is saved, of keys and the columns that belong to them.
-    pub(in crate::columnar) fn rows(
+    pub(in crate::columnar) fn rows<'a, K: AsRef<[u8]> + ?Sized + 'a>(
         &self,
-        keys: &[KeyBytes],
+        keys: impl IntoIterator<Item = &'a K>,
         state: impl IntoIterator<Item = ArrayRef>,
     ) -> Result<RecordBatch> {
         let columns = self.columns(keys)?.into_iter().chain(state).collect();

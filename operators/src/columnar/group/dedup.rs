@@ -111,7 +111,7 @@ impl Dedup {
             changed.push(KeyBytes::from(*key));
             noted.push(now.as_micros());
         }
-        self.noted.put(changed, vec![Arc::new(Int64Array::from(noted))])?;
+        self.noted.put(&changed, vec![Arc::new(Int64Array::from(noted))])?;
         Ok(stays)
     }
 

@@ -173,13 +173,13 @@ impl LastAggregate {
         let empty: Vec<&KeyBytes> =
             keys.iter().zip(&lengths).filter(|(_, length)| **length == 0).map(|(key, _)| key).collect();
         self.table.remove(empty);
-        let kept =
-            keys.iter().zip(&lengths).filter(|(_, length)| with_rows(length)).map(|(key, _)| key.clone()).collect();
+        let kept: Vec<&KeyBytes> =
+            keys.iter().zip(&lengths).filter(|(_, length)| with_rows(length)).map(|(key, _)| key).collect();
         let items =
             StructArray::try_new(self.held.fields().clone(), rows.columns().to_vec(), None).map_err(cannot_hold)?;
         let offsets = OffsetBuffer::from_lengths(lengths.into_iter().filter(with_rows));
         let lists = ListArray::try_new(item_of(&self.held), offsets, Arc::new(items), None).map_err(cannot_hold)?;
-        self.table.put(kept, vec![Arc::new(lists)])
+        self.table.put(&kept, vec![Arc::new(lists)])
     }
 
     /// Puts the rows that have arrived into the table.

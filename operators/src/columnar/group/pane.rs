@@ -1,46 +1,79 @@
 //! [`Pane`]: groups that take rows in, and are put into a table when they must be looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::codec::{KeyBytes, KeyCodec};
-use super::groups::{Arriving, Groups};
+use super::groups::{Arriving, Before, Groups};
 use super::kept::Kept;
+use super::sealed::Sealed;
 use super::table::Table;
 use crate::state::Piece;
 use crate::{Result, Run, Snapshot, Spill, StateVisitor, Timestamp};
 
 /// The groups of some rows: those that have changed since they were last looked at take rows in, and all of them stand in a
 /// table. A group that changes again goes on from what the table has of it, so when it was looked at does not matter.
+///
+/// At a barrier groups are sealed: a snapshot shares them as they are then, and they get into the table bit by bit with the rows
+/// that come afterwards, so that nobody waits for a million of them.
 pub(super) struct Pane {
     live: Option<Groups>,
+    /// The last one last; of each, how many are in the table already.
+    sealed: VecDeque<(Arc<Sealed>, usize)>,
     table: Table,
 }
 
 /// So many keys are looked at at once where all are.
 const AT_ONCE: usize = 4_096;
+/// For each row that comes so many of those that are sealed get into the table, and some for each batch.
+const A_ROW: usize = if cfg!(test) { 0 } else { 2 };
+const A_BATCH: usize = if cfg!(test) { 1 } else { 1_024 };
 
 impl Pane {
     pub(super) fn new(codec: &Arc<KeyCodec>) -> Self {
-        Pane { live: None, table: Table::new(Arc::clone(codec)) }
+        Pane { live: None, sealed: VecDeque::new(), table: Table::new(Arc::clone(codec)) }
     }
 
     pub(super) fn take_in(&mut self, kept: &Kept, arriving: &Arriving<'_>) -> Result {
         self.make_room()?;
-        let (live, keys) = (self.live.as_ref(), arriving.rows.iter().map(|row| arriving.keys.get(*row as usize)));
-        self.table.bring(keys.filter(|key| live.is_none_or(|groups| !groups.has(key))))?;
+        self.unseal(A_BATCH + A_ROW * arriving.rows.len())?;
+        let (live, sealed) = (self.live.as_ref(), &self.sealed);
+        let is_here = |key: &[u8]| {
+            live.is_some_and(|groups| groups.has(key)) || sealed.iter().any(|(sealed, _)| sealed.find(key).is_some())
+        };
+        let keys = arriving.rows.iter().map(|row| arriving.keys.get(*row as usize));
+        self.table.bring(keys.filter(|key| !is_here(key)))?;
         let groups = match &mut self.live {
             Some(groups) => groups,
             live => live.insert(Groups::new(kept)?),
         };
-        groups.take_in(arriving, &self.table)
+        groups.take_in(arriving, Before { sealed, table: &self.table })
+    }
+
+    /// Puts so many more of what is sealed into the table.
+    fn unseal(&mut self, mut most: usize) -> Result {
+        // What was sealed last takes the place of what was sealed before.
+        while most > 0
+            && let Some((sealed, done)) = self.sealed.front_mut()
+        {
+            let (keys, states) = sealed.some(*done, most);
+            *done += keys.len();
+            most -= keys.len();
+            self.table.put_saved(&keys, states)?;
+            if *done == sealed.len() {
+                self.sealed.pop_front();
+            }
+        }
+        Ok(())
     }
 
     /// All of it as a table.
     pub(super) fn table(&mut self) -> Result<&mut Table> {
+        self.unseal(usize::MAX)?;
         if let Some(groups) = self.live.take() {
-            let (keys, states) = groups.states()?;
-            self.table.put(keys, states)?;
+            let sealed = groups.sealed()?;
+            let (keys, states) = sealed.some(0, usize::MAX);
+            self.table.put(&keys, states)?;
         }
         Ok(&mut self.table)
     }
@@ -58,7 +91,7 @@ impl Pane {
 
     /// Whether there are no groups but those that take rows in.
     fn is_live(&self) -> bool {
-        self.table.is_empty() && self.live.is_some()
+        self.table.is_empty() && self.sealed.is_empty() && self.live.is_some()
     }
 
     /// What is kept for some keys goes on under the name of another: each name comes with those that it is made of.
@@ -155,7 +188,10 @@ impl Pane {
 
 impl Piece for Pane {
     fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
-        self.table()?.freeze()
+        let fresh = self.live.take().map(Groups::sealed).transpose()?.map(Arc::new);
+        let is_fresh = fresh.is_some();
+        self.sealed.extend(fresh.map(|sealed| (sealed, 0)));
+        self.table.freeze(self.sealed.iter().map(|(sealed, _)| Arc::clone(sealed)).collect(), is_fresh)
     }
 
     fn fit(&mut self, spill: &Arc<Spill>) -> Result<bool> {
@@ -222,6 +258,18 @@ impl Panes {
             }
         }
         Ok(groups)
+    }
+
+    /// All keys of the panes that begin in `from..to` if some are not in memory.
+    pub(super) fn keys_if_away(&mut self, (from, to): (i64, i64)) -> Result<Option<BTreeSet<KeyBytes>>> {
+        if !self.panes.range(from..to).any(|(_, pane)| pane.table.has_away()) {
+            return Ok(None);
+        }
+        let mut keys = BTreeSet::new();
+        for (_, pane) in self.panes.range_mut(from..to) {
+            keys.extend(pane.keys()?);
+        }
+        Ok(Some(keys))
     }
 
     /// Where all panes begin.

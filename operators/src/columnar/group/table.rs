@@ -10,14 +10,15 @@ use foldhash::fast::FixedState;
 
 use super::away::{AwayRows, FrozenRows};
 use super::codec::{KeyBytes, KeyCodec};
+use super::sealed::Sealed;
 use crate::state::Piece;
 use crate::{Fault, Result, Run, Snapshot, Spill};
 
 /// A row of values for each key, in chunks of columns that do not change: a row that is put in again stands in a newer chunk,
 /// and the old one is dead. So a snapshot shares the chunks, and what has changed since the last one is in chunks of its own.
 ///
-/// Each chunk is more than twice as large as the next newer one of its sort, so that there are few, and a row is copied into a
-/// larger one a few times at most.
+/// Each chunk that is not large is more than twice as large as the next newer one of its sort, so that there are few, and a row
+/// is copied into a larger one a few times at most. None grows beyond what is copied in a moment.
 pub(super) struct Table {
     codec: Arc<KeyCodec>,
     /// The number of each key, by which its place is found.
@@ -40,6 +41,10 @@ pub(super) struct Table {
 /// A key in memory takes about so many bytes beside its own, and a row so many beside its columns.
 const KEY: usize = 64;
 const ROW: usize = 8;
+/// Chunks of so many rows are large enough.
+const LARGE: usize = if cfg!(test) { 6 } else { 64 * 1024 };
+/// Chunks of so few rows may hold more that are dead than that are not.
+const FEW: usize = if cfg!(test) { 2 } else { 1_024 };
 /// So many rows may come back before it is looked whether they fit.
 const OFTEN: usize = 4_096;
 
@@ -77,12 +82,17 @@ impl Table {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.numbers.is_empty() && self.away.as_ref().is_none_or(|away| away.len() == 0)
+        self.numbers.is_empty() && !self.has_away()
+    }
+
+    /// Whether there are rows that are not in memory.
+    pub(super) fn has_away(&self) -> bool {
+        self.away.as_ref().is_some_and(|away| away.len() > 0)
     }
 
     /// Sees to it that the rows of these keys are in memory, if there are any.
     pub(super) fn bring<'a>(&mut self, keys: impl IntoIterator<Item = &'a [u8]>) -> Result {
-        if self.away.as_ref().is_none_or(|away| away.len() == 0) {
+        if !self.has_away() {
             return Ok(());
         }
         let missing: BTreeSet<&[u8]> = keys.into_iter().filter(|key| !self.numbers.contains_key(*key)).collect();
@@ -106,7 +116,7 @@ impl Table {
         let Some(mut away) = self.away.take() else { return Ok(()) };
         let back = away.take(keys, |changed, keys, values| {
             self.grown += keys.len();
-            self.put_as(keys, values, changed)
+            self.put_as(&keys, values, changed)
         });
         self.away = Some(away);
         back
@@ -215,22 +225,28 @@ impl Table {
 
     /// Puts in a row for each of some keys, none of which comes twice, in place of the one that it has. What is in the table of
     /// them has to be in memory.
-    pub(super) fn put(&mut self, keys: Vec<KeyBytes>, values: Vec<ArrayRef>) -> Result {
+    pub(super) fn put<K: AsRef<[u8]>>(&mut self, keys: &[K], values: Vec<ArrayRef>) -> Result {
         self.put_as(keys, values, true)
     }
 
+    /// The same, of rows that the last snapshot has.
+    pub(super) fn put_saved<K: AsRef<[u8]>>(&mut self, keys: &[K], values: Vec<ArrayRef>) -> Result {
+        self.put_as(keys, values, false)
+    }
+
     /// The same, of rows that have changed since the last snapshot or not.
-    fn put_as(&mut self, keys: Vec<KeyBytes>, values: Vec<ArrayRef>, fresh: bool) -> Result {
+    fn put_as<K: AsRef<[u8]>>(&mut self, keys: &[K], values: Vec<ArrayRef>, fresh: bool) -> Result {
         if keys.is_empty() {
             return Ok(());
         }
-        let rows = self.codec.rows(&keys, values)?;
+        let rows = self.codec.rows(keys, values)?;
         let chunk = self.next;
         self.next += 1;
         let mut numbers = Vec::with_capacity(keys.len());
         for (row, key) in (0..).zip(keys) {
             let place = Place { chunk, row };
-            let number = match self.numbers.get(&key) {
+            let key = key.as_ref();
+            let number = match self.numbers.get(key) {
                 Some(number) => *number,
                 None => {
                     let number = self.free.pop().unwrap_or_else(|| {
@@ -238,7 +254,7 @@ impl Table {
                         u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
                     });
                     self.length += key.len();
-                    self.numbers.insert(key, number);
+                    self.numbers.insert(key.into(), number);
                     numbers.push(number);
                     if let Some(free) = self.places.get_mut(number as usize) {
                         *free = place;
@@ -280,28 +296,37 @@ impl Table {
         }
     }
 
-    /// Puts chunks together that are not much larger than the one behind them.
+    /// Puts chunks together that are not much larger than the one behind them, and writes those anew in which most rows are dead.
     fn settle(&mut self) -> Result {
+        let wrong = |error| Fault::bug("cannot put state together").because(error);
+        let is_sparse = |chunk: &Chunk| chunk.numbers.len() > FEW && chunk.count * 2 < chunk.numbers.len();
+        let sparse = self.chunks.iter().filter(|(_, chunk)| is_sparse(chunk)).map(|(number, _)| *number);
+        for number in sparse.collect::<Vec<_>>() {
+            if let Some(chunk) = self.chunks.remove(&number) {
+                let rows = alive(&chunk.rows, &chunk.live).map_err(wrong)?;
+                self.insert(number, rows, chunk.living(), chunk.fresh);
+            }
+        }
         loop {
             let mut newest = self.chunks.iter().rev();
             let Some((newer, b)) = newest.next() else { return Ok(()) };
             let Some((older, a)) = newest.find(|(_, a)| a.fresh == b.fresh) else { return Ok(()) };
-            if a.count > 2 * b.count {
+            if a.count > 2 * b.count || a.count + b.count > LARGE {
                 return Ok(());
             }
             let (newer, older) = (*newer, *older);
             let (Some(b), Some(a)) = (self.chunks.remove(&newer), self.chunks.remove(&older)) else {
                 return Ok(());
             };
-            let wrong = |error| Fault::bug("cannot put state together").because(error);
             let parts = [alive(&a.rows, &a.live).map_err(wrong)?, alive(&b.rows, &b.live).map_err(wrong)?];
             let rows = concat_batches(parts[0].schema_ref(), &parts).map_err(wrong)?;
             self.insert(newer, rows, [a.living(), b.living()].concat(), b.fresh);
         }
     }
 
-    /// All of it as it is now, and what has changed since the last snapshot.
-    pub(super) fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
+    /// All of it as it is now, with what is sealed in place of what stands here of its keys, the last one last; and what has
+    /// changed since the last snapshot: that is in chunks of its own, and in the last that is sealed, if that is fresh.
+    pub(super) fn freeze(&mut self, sealed: Vec<Arc<Sealed>>, is_fresh: bool) -> Result<Box<dyn Snapshot>> {
         let chunk = |chunk: &mut Chunk| {
             let fresh = std::mem::replace(&mut chunk.fresh, false);
             FrozenChunk { rows: chunk.rows.clone(), live: Arc::clone(&chunk.live), count: chunk.count, fresh }
@@ -309,8 +334,7 @@ impl Table {
         let chunks = self.chunks.values_mut().map(chunk).collect();
         let (codec, gone) = (Arc::clone(&self.codec), std::mem::take(&mut self.gone));
         let away = self.away.as_mut().map(AwayRows::freeze).transpose()?;
-        self.settle()?;
-        Ok(Box::new(FrozenTable { codec, chunks, gone, away }))
+        Ok(Box::new(FrozenTable { codec, chunks, sealed, is_fresh, gone, away }))
     }
 
     /// Does what a run says, of state that is restored.
@@ -323,9 +347,10 @@ impl Table {
             }
             if !put.is_empty() {
                 for (keys, values) in self.codec.restore(put)? {
-                    let keys = keys.first(values.first().map_or(0, Array::len));
-                    self.bring(keys.iter().map(|key| &**key))?;
-                    self.put_as(keys, values, false)?;
+                    let rows = values.first().map_or(0, Array::len);
+                    let keys: Vec<&[u8]> = (0..rows).map(|row| keys.get(row)).collect();
+                    self.bring(keys.iter().copied())?;
+                    self.put_saved(&keys, values)?;
                 }
             }
         }
@@ -336,7 +361,7 @@ impl Table {
 
 impl Piece for Table {
     fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
-        Table::freeze(self)
+        Table::freeze(self, Vec::new(), false)
     }
 
     fn fit(&mut self, spill: &Arc<Spill>) -> Result<bool> {
@@ -374,21 +399,42 @@ struct FrozenChunk {
 struct FrozenTable {
     codec: Arc<KeyCodec>,
     chunks: Vec<FrozenChunk>,
+    sealed: Vec<Arc<Sealed>>,
+    is_fresh: bool,
     gone: Vec<KeyBytes>,
     away: Option<FrozenRows>,
 }
 
 impl Snapshot for FrozenTable {
+    /// A key that is sealed and in a chunk counts twice.
     fn len(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.count).sum::<usize>() + self.away.as_ref().map_or(0, FrozenRows::len)
+        let sealed: usize = self.sealed.iter().map(|sealed| sealed.len()).sum();
+        let away = self.away.as_ref().map_or(0, FrozenRows::len);
+        self.chunks.iter().map(|chunk| chunk.count).sum::<usize>() + away + sealed
     }
 
     fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
-        let FrozenTable { codec, chunks, gone, away } = *self;
+        let FrozenTable { codec, chunks, sealed, is_fresh, gone, away } = *self;
         let wrong = |error| Fault::bug("the state of columns cannot be saved").because(error);
-        let chunks = chunks.into_iter().filter(|chunk| whole || chunk.fresh);
-        let rows = chunks.map(|chunk| alive(&chunk.rows, &chunk.live)).collect::<std::result::Result<Vec<_>, _>>();
-        let put = codec.save_sorted(&rows.map_err(wrong)?, key_groups)?;
+        let mut rows = Vec::new();
+        let mut add = |of: &RecordBatch, mut live: Arc<Vec<bool>>, later: &[Arc<Sealed>]| -> Result {
+            if !later.is_empty() {
+                let (keys, _) = codec.apart(of)?;
+                let stands = |row: usize| later.iter().all(|sealed| sealed.find(keys.get(row)).is_none());
+                live = Arc::new(live.iter().enumerate().map(|(row, live)| *live && stands(row)).collect());
+            }
+            rows.push(alive(of, &live).map_err(wrong)?);
+            Ok(())
+        };
+        for chunk in chunks.into_iter().filter(|chunk| whole || chunk.fresh) {
+            add(&chunk.rows, chunk.live, &sealed)?;
+        }
+        let fresh = sealed.len() - usize::from(is_fresh);
+        for (number, of) in sealed.iter().enumerate().skip(if whole { 0 } else { fresh }) {
+            let later = sealed.get(number + 1..).unwrap_or_default();
+            add(&of.rows(&codec)?, Arc::new(vec![true; of.len()]), later)?;
+        }
+        let put = codec.save_sorted(&rows, key_groups)?;
         let gone = if whole { BTreeMap::new() } else { codec.save_keys(&gone, key_groups)? };
         Run::of_parts(whole, gone, put).in_parts(give)?;
         away.map_or(Ok(()), |away| away.encode(key_groups, whole, give))

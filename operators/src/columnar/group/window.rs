@@ -39,7 +39,8 @@ use crate::{Batch, Operator, Outbox, PortType, Result, StateVisitor, Timestamp, 
 ///
 /// # State
 /// What is kept of each key in each pane, by key group; of a pane only what has changed is saved again. It goes when the last
-/// window of the pane is closed, and no lateness is allowed for it any more.
+/// window of the pane is closed, and no lateness is allowed for it any more. What does not fit in memory goes to the spill store;
+/// of a window that closes all keys are in memory, and the results of some of them at a time.
 ///
 /// # Errors
 /// Rows that an expression cannot be computed for go to port 1, and so do groups that a result cannot be computed for; rows all
@@ -75,6 +76,9 @@ pub struct WindowAggregate {
     panes: Panes,
     now: Timestamp,
     closed: i64,
+    // The window that closes, where not all of its keys are in memory: those of which the results are still to come, the last
+    // of them first.
+    closing: Option<(i64, Vec<KeyBytes>)>,
     // What is left to give.
     giving: VecDeque<Outcome>,
 }
@@ -104,6 +108,7 @@ impl WindowAggregate {
             grouped,
             now: Timestamp::MIN,
             closed: i64::MIN,
+            closing: None,
             giving: VecDeque::new(),
         })
     }
@@ -245,7 +250,22 @@ impl Operator for WindowAggregate {
             if !self.give(out) {
                 return Ok(Turn::Again);
             }
+            if let Some((end, mut keys)) = self.closing.take() {
+                let mut some = keys.split_off(keys.len().saturating_sub(RESULTS));
+                some.reverse();
+                let results = self.results(end, Some(&some))?;
+                self.giving.push_back(results);
+                match keys.is_empty() {
+                    true => self.closed = end,
+                    false => self.closing = Some((end, keys)),
+                }
+                continue;
+            }
             if let Some(end) = self.next_end().filter(|end| *end <= now.as_micros()) {
+                if let Some(keys) = self.panes.keys_if_away((end.saturating_sub(self.windows.size()), end))? {
+                    self.closing = Some((end, keys.into_iter().rev().collect()));
+                    continue;
+                }
                 let results = self.results(end, None)?;
                 self.giving.push_back(results);
                 self.closed = end;
