@@ -43,3 +43,10 @@ fn state_comes_back_as_it_was_from_segments_and_from_other_numbers_of_subtasks()
     let table = printed(env!("CARGO_BIN_EXE_state"), &["--keys", "100000"]);
     assert!(table.contains("pause at a barrier") && table.contains("of a whole one"), "{table}");
 }
+
+#[cfg(feature = "columnar")]
+#[test]
+fn state_over_columns_comes_back_as_it_was_from_a_checkpoint_and_its_increments() {
+    let table = printed(env!("CARGO_BIN_EXE_columns_state"), &["--keys", "20000"]);
+    assert!(table.contains("a barrier: p50") && table.contains("give each of the"), "{table}");
+}

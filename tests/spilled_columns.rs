@@ -1,5 +1,5 @@
-//! Joins over columns that do not fit in memory: a pipeline file whose process stays within its budget, killed on the way, gives
-//! each pair. `SPILL_ROWS` gives another number of rows of either side (CI: 150,000).
+//! Joins, windows and keys that came before, over columns, that do not fit in memory: a pipeline file whose process stays within
+//! its budget, killed on the way, gives each result. `SPILL_ROWS` gives another number of keys (CI: 150,000).
 
 #![allow(
     clippy::unwrap_used,
@@ -25,24 +25,56 @@ const BUDGET: u64 = 8 << 20;
 const LONG: &str = "1h";
 const SHORT: &str = "1ms";
 
-/// Orders and their payments, which come in other orders, each with some hundred bytes.
-fn file(folder: &Path, rows: u64, wait: &str, memory: &str) -> PathBuf {
+/// A pipeline that keeps state by key, of which most cannot go before its end.
+struct Story {
+    name: &'static str,
+    /// Its sources and steps, of which the last is called `short`, for so many keys, and how long rows wait for others.
+    steps: fn(u64, &str) -> String,
+    /// What it has come to: lines, or checkpoints where all lines come at the end.
+    by_lines: bool,
+    /// Looks whether the lines are what they must be.
+    judge: fn(u64, &str),
+}
+
+fn file(folder: &Path, story: &Story, keys: u64, wait: &str, memory: &str) -> PathBuf {
+    let (name, steps, out) = (story.name, (story.steps)(keys, wait), folder.join("out"));
     let text = format!(
         r#"
-name = "joined"
+name = "{name}"
 checkpoint = {{ interval = "500ms" }}
 {memory}
+{steps}
 
+[sinks.out]
+kind = "file"
+from = "short"
+path = "{}"
+format = "json"
+on_error = "stop"
+"#,
+        out.display()
+    );
+    let path = folder.join("story.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// Orders and their payments, which come in other orders, each with some hundred bytes.
+const JOINED: Story = Story {
+    name: "joined",
+    steps: |keys, wait| {
+        format!(
+            r#"
 [sources.orders]
 kind = "generate"
-fields = {{ id = "cast(n as bigint) * 7919 % {rows}", note = "repeat('order ', 50) || n", at = "to_timestamp_millis(1700000000000 + cast(n as bigint))" }}
-count = {rows}
+fields = {{ id = "cast(n as bigint) * 7919 % {keys}", note = "repeat('order ', 50) || n", at = "to_timestamp_millis(1700000000000 + cast(n as bigint))" }}
+count = {keys}
 on_error = "stop"
 
 [sources.payments]
 kind = "generate"
-fields = {{ order_id = "cast(n as bigint) * 104729 % {rows}", remark = "repeat('paid ', 60) || n", paid_at = "to_timestamp_millis(1700000000000 + cast(n as bigint))" }}
-count = {rows}
+fields = {{ order_id = "cast(n as bigint) * 104729 % {keys}", remark = "repeat('paid ', 60) || n", paid_at = "to_timestamp_millis(1700000000000 + cast(n as bigint))" }}
+count = {keys}
 on_error = "stop"
 
 [[steps]]
@@ -65,19 +97,112 @@ late = "stop"
 name = "short"
 from = "paired"
 select = {{ id = "id", n = "replace(note, 'order ', '')", of = "replace(remark, 'paid ', '')" }}
+"#
+        )
+    },
+    by_lines: true,
+    judge: |keys, text| {
+        each_key(keys, text, |row| {
+            let number = |column: &str| row[column].as_str().unwrap().parse::<u64>().unwrap();
+            let id = row["id"].as_u64().unwrap();
+            assert_eq!((number("n") * 7_919 % keys, number("of") * 104_729 % keys), (id, id), "{row}");
+        });
+    },
+};
 
-[sinks.out]
-kind = "file"
-from = "short"
-path = "{}"
-format = "json"
+/// Every key comes twice, and its window keeps some hundred bytes of it.
+const WINDOWED: Story = Story {
+    name: "windowed",
+    steps: |keys, wait| {
+        format!(
+            r#"
+[sources.orders]
+kind = "generate"
+fields = {{ id = "cast(n as bigint) * 7919 % {keys}", n = "cast(n as bigint)", note = "repeat('order ', 50) || n", at = "to_timestamp_millis(1700000000000 + cast(n as bigint))" }}
+count = {}
 on_error = "stop"
+
+[[steps]]
+name = "placed"
+from = "orders"
+event_time = {{ column = "at", max_lateness = "1ms" }}
+
+[[steps]]
+name = "windows"
+from = "placed"
+key_by = ["id"]
+window = {{ tumbling = "{wait}" }}
+aggregate = {{ rows = "count(*)", sum = "sum(n)", note = "max(note)" }}
+late = "stop"
+
+[[steps]]
+name = "short"
+from = "windows"
+select = {{ id = "id", rows = "rows", sum = "sum", note = "replace(note, 'order ', '')" }}
 "#,
-        folder.join("out").display()
-    );
-    let path = folder.join("joined.toml");
-    std::fs::write(&path, text).unwrap();
-    path
+            2 * keys
+        )
+    },
+    by_lines: false,
+    judge: |keys, text| {
+        each_key(keys, text, |row| {
+            let number = |column: &str| row[column].as_u64().unwrap();
+            let (id, note) = (number("id"), row["note"].as_str().unwrap());
+            let first = number("sum").checked_sub(keys).unwrap() / 2;
+            let greater = first.to_string().max((first + keys).to_string());
+            assert_eq!((number("rows"), first * 7_919 % keys, note), (2, id, greater.as_str()), "{row}");
+        });
+    },
+};
+
+/// Every key comes twice, and is kept with its some hundred bytes so that the second is known.
+const ONCE_EACH: Story = Story {
+    name: "once_each",
+    steps: |keys, wait| {
+        format!(
+            r#"
+[sources.orders]
+kind = "generate"
+fields = {{ id = "cast(n as bigint) * 7919 % {keys}", note = "repeat('order ', 100) || cast(n as bigint) % {keys}", at = "to_timestamp_millis(1700000000000 + cast(n as bigint))" }}
+count = {}
+on_error = "stop"
+
+[[steps]]
+name = "placed"
+from = "orders"
+event_time = {{ column = "at", max_lateness = "1ms" }}
+
+[[steps]]
+name = "first"
+from = "placed"
+dedup = {{ by = ["note"], within = "{wait}" }}
+
+[[steps]]
+name = "short"
+from = "first"
+select = {{ id = "id", note = "replace(note, 'order ', '')" }}
+"#,
+            2 * keys
+        )
+    },
+    by_lines: true,
+    judge: |keys, text| {
+        each_key(keys, text, |row| {
+            let (id, note) = (row["id"].as_u64().unwrap(), row["note"].as_str().unwrap());
+            assert_eq!(note.parse::<u64>().unwrap() * 7_919 % keys, id, "{row}");
+        });
+    },
+};
+
+/// Looks at each line, and that each key is there.
+fn each_key(keys: u64, text: &str, look: impl Fn(&serde_json::Value)) {
+    let mut times = vec![0_u64; keys as usize];
+    for line in text.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        look(&row);
+        times[row["id"].as_u64().unwrap() as usize] += 1;
+    }
+    assert!(times.iter().all(|times| *times > 0), "keys are missing");
 }
 
 fn start(folder: &Path, file: &Path) -> Pump {
@@ -93,9 +218,9 @@ fn high_water(process: u32) -> u64 {
 }
 
 /// Runs it to its end; the memory that it took at most.
-async fn resident(rows: u64, wait: &str, memory: &str) -> u64 {
+async fn resident(story: &Story, keys: u64, wait: &str, memory: &str) -> u64 {
     let folder = tempfile::tempdir().unwrap();
-    let mut process = start(folder.path(), &file(folder.path(), rows, wait, memory));
+    let mut process = start(folder.path(), &file(folder.path(), story, keys, wait, memory));
     let mut most = 0;
     loop {
         most = most.max(high_water(process.id()));
@@ -107,27 +232,33 @@ async fn resident(rows: u64, wait: &str, memory: &str) -> u64 {
     }
 }
 
-fn lines(folder: &Path) -> usize {
-    std::fs::read(folder.join("out")).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count())
+fn lines(folder: &Path) -> u64 {
+    std::fs::read(folder.join("out")).map_or(0, |text| text.iter().filter(|byte| **byte == b'\n').count()) as u64
 }
 
-#[tokio::test]
-async fn a_join_over_columns_that_does_not_fit_stays_within_its_budget_and_gives_each_pair_over_kills() {
-    let rows: u64 = setting("SPILL_ROWS", 150_000);
+/// How many checkpoints there were.
+fn checkpoints(folder: &Path, name: &str) -> u64 {
+    let files = std::fs::read_dir(folder.join("checkpoints")).into_iter().flatten();
+    let revision = |file: String| file.strip_prefix(name)?.strip_prefix('.')?.parse().ok();
+    files.filter_map(|file| revision(file.unwrap().file_name().into_string().unwrap())).max().unwrap_or(0)
+}
+
+async fn stays_within_its_budget(story: &Story, keys: u64) {
     let memory = format!("[state]\nmemory = \"{}MB\"", BUDGET >> 20);
-    let (small, whole) = (resident(rows, SHORT, &memory).await, resident(rows, LONG, "").await);
+    let (small, whole) = (resident(story, keys, SHORT, &memory).await, resident(story, keys, LONG, "").await);
     // Else the bound below would hold whatever is done with state.
     assert!(whole > small + BUDGET + BASE, "{} and {} MB with all state in memory", small >> 20, whole >> 20);
 
     let folder = tempfile::tempdir().unwrap();
-    let file = file(folder.path(), rows, LONG, &memory);
+    let file = file(folder.path(), story, keys, LONG, &memory);
     let (mut dice, mut most, started) = (Dice::new(chance()), 0, Instant::now());
     let mut process = start(folder.path(), &file);
     for kill in 1..3 {
-        let upto = rows as usize / 4 * kill + dice.below(rows / 8) as usize;
-        while lines(folder.path()) < upto {
+        let come = || if story.by_lines { lines(folder.path()) } else { checkpoints(folder.path(), story.name) };
+        let upto = if story.by_lines { keys / 4 * kill + dice.below(keys / 8) } else { come() + 1 + dice.below(3) };
+        while come() < upto {
             assert!(process.ended().is_none(), "it ended before it was killed: {}", process.said());
-            assert!(started.elapsed() < Duration::from_secs(300), "{} lines: {}", lines(folder.path()), process.said());
+            assert!(started.elapsed() < Duration::from_secs(300), "{} of {upto}: {}", come(), process.said());
             most = most.max(high_water(process.id()));
             sleep(Duration::from_millis(20)).await;
         }
@@ -142,18 +273,10 @@ async fn a_join_over_columns_that_does_not_fit_stays_within_its_budget_and_gives
         }
     };
     assert!(status.success(), "{}", process.said());
-    let text = std::fs::read_to_string(folder.path().join("out")).unwrap();
-    let mut of_id = vec![0_u64; rows as usize];
-    for line in text.lines() {
-        let row: serde_json::Value = serde_json::from_str(line).unwrap();
-        let number = |column: &str| row[column].as_str().unwrap().parse::<u64>().unwrap();
-        let id = row["id"].as_u64().unwrap();
-        assert_eq!((number("n") * 7_919 % rows, number("of") * 104_729 % rows), (id, id), "{line}");
-        of_id[id as usize] += 1;
-    }
-    assert!(of_id.iter().all(|times| *times > 0), "pairs are missing");
+    (story.judge)(keys, &std::fs::read_to_string(folder.path().join("out")).unwrap());
     println!(
-        "{rows} rows of either side, a budget of {} MB: at most {} MB resident ({} with hardly any state, {} with all in memory), {:?}",
+        "{}: {keys} keys, a budget of {} MB: at most {} MB resident ({} with hardly any state, {} with all in memory), {:?}",
+        story.name,
         BUDGET >> 20,
         most >> 20,
         small >> 20,
@@ -161,4 +284,19 @@ async fn a_join_over_columns_that_does_not_fit_stays_within_its_budget_and_gives
         started.elapsed()
     );
     assert!(most <= small + BUDGET + BASE, "{} MB resident", most >> 20);
+}
+
+#[tokio::test]
+async fn a_join_over_columns_that_does_not_fit_stays_within_its_budget_and_gives_each_pair_over_kills() {
+    stays_within_its_budget(&JOINED, setting("SPILL_ROWS", 150_000)).await;
+}
+
+#[tokio::test]
+async fn windows_over_columns_that_do_not_fit_stay_within_their_budget_and_give_each_key_over_kills() {
+    stays_within_its_budget(&WINDOWED, setting("SPILL_ROWS", 150_000)).await;
+}
+
+#[tokio::test]
+async fn keys_over_columns_that_came_before_and_do_not_fit_stay_within_their_budget_over_kills() {
+    stays_within_its_budget(&ONCE_EACH, setting("SPILL_ROWS", 150_000)).await;
 }
