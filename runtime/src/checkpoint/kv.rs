@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind, Timestamp};
 
 use super::segment::BlobId;
-use super::store::{Blob, Revision, Store, StoreError, Stored};
+use super::store::{Blob, Revision, Store, StoreError, Stored, is_it};
 use crate::broker::{BrokerError, Connections, Entry, Js, ObjectInfo, Purpose, codes, fault, stream_fault};
 
 /// A store that keeps the manifest of a pipeline under the key `ckpt` of the bucket `mill_<pipeline>`, changed by
@@ -162,7 +162,7 @@ impl Store for KvStore {
                 Ok(Some(_)) => Ok(true),
                 Ok(None) => {
                     let there = js.kv_get(&bucket, &key).await.map_err(stored_fault)?;
-                    Ok(there.is_some_and(|entry| entry.value == manifest))
+                    is_it(there.map(|entry| entry.value), &manifest)
                 }
                 Err(error) => Err(written_fault(error)),
             }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use millstream_operators::{Fault, FaultKind, Timestamp};
 
 use super::segment::BlobId;
-use super::store::{Blob, Revision, Store, StoreError, Stored, taken};
+use super::store::{Blob, Revision, Store, StoreError, Stored, is_it, taken};
 
 /// Checkpoints as files of one directory: manifests `<pipeline>.<revision>`, what they speak of as
 /// `<pipeline>.segments/<sha256>`, savepoints `<pipeline>.savepoint.<name>`. Each is written beside, synced, and linked
@@ -279,7 +279,12 @@ impl Store for LocalStore {
             let name = directory.savepoint(&pipeline, &name);
             match directory.place(&directory.path, &name, &manifest, IfThere::Fenced) {
                 Ok(()) => Ok(true),
-                Err(StoreError::Fenced) => Ok(directory.read(&directory.path.join(name))? == Some(manifest)),
+                Err(StoreError::Fenced) => {
+                    let there = directory.read(&directory.path.join(name))?;
+                    // Whoever wrote it may have died before it was synced.
+                    directory.sync(&directory.path)?;
+                    is_it(there, &manifest)
+                }
                 Err(error) => Err(error),
             }
         })

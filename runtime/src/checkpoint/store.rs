@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, Timestamp};
+use millstream_operators::{Fault, FaultKind, Timestamp};
 
 use super::segment::BlobId;
 
@@ -126,6 +126,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// as one is missing among those that it keeps. It cannot tell the newest from the oldest.
     fn taken<'a>(&'a self, _pipeline: &'a str) -> Stored<'a, Option<String>> {
         Box::pin(async { Ok(None) })
+    }
+}
+
+/// What [`Store::save`] says where a name was taken, of what is there now.
+pub(super) fn is_it(there: Option<Bytes>, manifest: &Bytes) -> Result<bool, StoreError> {
+    match there {
+        Some(there) => Ok(there == *manifest),
+        // It was let go of meanwhile: the name may be had now.
+        None => {
+            Err(StoreError::Unknown(Fault::new(FaultKind::Checkpoint, "a savepoint of that name has gone just now")))
+        }
     }
 }
 

@@ -76,6 +76,9 @@ impl<'a> Keeping<'a> {
             store.put(pipeline, id, bytes).await?;
         }
         if !store.save(pipeline, &savepoint, bytes).await? {
+            // It is another's.
+            self.kept = None;
+            self.made.remove(&savepoint);
             let words = format!("something else is kept as savepoint {savepoint}, of what the pipeline no longer has");
             return Err(StoreError::Failed(Fault::new(FaultKind::Checkpoint, words)));
         }

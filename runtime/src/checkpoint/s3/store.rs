@@ -17,7 +17,7 @@ use super::https::Https;
 use super::options::S3Options;
 use crate::broker::Secret;
 use crate::checkpoint::segment::BlobId;
-use crate::checkpoint::store::{Blob, Revision, Store, StoreError, Stored, taken};
+use crate::checkpoint::store::{Blob, Revision, Store, StoreError, Stored, is_it, taken};
 
 /// Checkpoints as objects of a bucket, under `PREFIX/<pipeline>/`: manifests as `manifests/<revision>`, what they speak of
 /// as `segments/<sha256>`, savepoints as `savepoints/<name>`. The manifests of the two revisions before the newest stay.
@@ -387,7 +387,7 @@ impl Store for S3Store {
             let name = self.folder(pipeline, "savepoints").join(name);
             match self.create(&name, &manifest).await {
                 Ok(()) => Ok(true),
-                Err(Error::AlreadyExists { .. }) => Ok(self.load(&name).await? == Some(manifest)),
+                Err(Error::AlreadyExists { .. }) => is_it(self.load(&name).await?, &manifest),
                 Err(error) => Err(self.failed(&error)),
             }
         })
