@@ -89,7 +89,8 @@ impl<L, R, K: StateKey> TemporalJoin<L, R, K> {
     }
 
     /// The same join, where a version is valid for `ttl` and no longer, also if no newer one comes: then a row of the left that
-    /// is later has none. So keys whose versions stay away do not stay for ever.
+    /// is later has none. So keys whose versions stay away do not stay for ever; those of a checkpoint that was made without it
+    /// stay until a row of their key comes.
     #[must_use]
     pub fn valid_for(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
@@ -163,9 +164,9 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
             {
                 first.remove();
             }
-            let end = held.versions.first_key_value().map(|(from, _)| end_of(ttl, *from));
-            if let Some(end) = end.filter(|end| *end < Timestamp::MAX) {
-                self.timers.set(shortly_after(end), key.clone());
+            let end = held.versions.first_key_value().and_then(|(from, _)| gone_at(ttl?, *from));
+            if let Some(end) = end {
+                self.timers.set(end, key.clone());
             }
             if held.waiting.is_empty() && held.versions.is_empty() {
                 self.held.remove(&key);
@@ -197,6 +198,16 @@ impl<L: StateValue, R: StateValue, K: StateKey> Operator for TemporalJoin<L, R, 
 /// The last moment at which a version is valid.
 fn end_of(ttl: Option<Duration>, version: Timestamp) -> Timestamp {
     ttl.map_or(Timestamp::MAX, |ttl| version.saturating_add(ttl))
+}
+
+/// When to come back to a version that is not valid any more: a quarter of `ttl` late at most, so that a key whose versions take
+/// each other's place has a few timers, and not one for each of them.
+fn gone_at(ttl: Duration, version: Timestamp) -> Option<Timestamp> {
+    let tick = i64::try_from(ttl.as_micros() / 4).unwrap_or(i64::MAX).max(1);
+    let end = shortly_after(end_of(Some(ttl), version)).as_micros();
+    // Behind the end of time nobody comes back.
+    let at = end.checked_add(tick - 1)?.div_euclid(tick).checked_mul(tick)?;
+    Some(Timestamp::from_micros(at))
 }
 
 /// A row is due when the watermark is behind its time: another of the same time may come until then.

@@ -102,6 +102,11 @@ impl<K> Far<K> {
         Some((place, value))
     }
 
+    /// Learns how long a timer is: what is on the heap is not shorter than what it is encoded to.
+    pub(super) fn sample(&mut self, at: Timestamp, key: &K) {
+        self.encoded(at, key);
+    }
+
     fn has(&self, place: &[u8]) -> bool {
         let stored = || self.table.as_ref().and_then(|table| self.spill.or_fault(table.get(place))).flatten().is_some();
         self.leaving.contains_key(place) || stored()

@@ -147,6 +147,10 @@ impl<K: Key + Ord> Timers<K> {
         self.grown = 0;
         let here = self.here();
         let Some(far) = &mut self.far else { return };
+        for (at, key) in [self.leaves.front(), self.leaves.back()].into_iter().flatten().filter_map(|leaf| leaf.first())
+        {
+            far.sample(*at, key);
+        }
         let mut excess = far.excess(here);
         // Those that are being taken out would come back at once.
         let first = self.leaves.front().and_then(|leaf| leaf.first());

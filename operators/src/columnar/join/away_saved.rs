@@ -100,13 +100,15 @@ impl Layout {
         for row in 0..stored.num_rows() {
             let (at, of) = keys.entry(names.get(row).into()).or_default();
             of.of_mut(side).push((marks.value(row), bytes.row(row).data().to_vec()));
-            if due.is_null(row) {
+            // Versions may have been kept for ever until now.
+            let is_to_end = side == Side::Right && matches!(self.bound.how, How::AsOf { ttl: Some(_) });
+            if due.is_null(row) && !is_to_end {
                 continue;
             }
             let until = until.map(|until| if until.is_null(row) { i64::MIN } else { until.value(row) });
             // How near rows have to be may have changed since; when versions are not needed any more, does not follow from them.
             let due = match self.bound.how {
-                How::AsOf { .. } => Some(due.value(row)),
+                How::AsOf { .. } if !due.is_null(row) => Some(due.value(row)),
                 _ => lasts(&self.bound, horizon, side, times.value(row), until).map(|(_, due)| due),
             };
             *at = at.iter().copied().chain(due).min();

@@ -204,7 +204,7 @@ impl fmt::Display for Bound {
             How::Sessions { gap } => write!(f, "session with gaps of {:?}", span(gap))?,
             How::AsOf { ttl: None } => f.write_str("as of the time of the left")?,
             How::AsOf { ttl: Some(ttl) } => {
-                write!(f, "as of the time of the left, versions valid for {:?}", span(ttl))?
+                write!(f, "as of the time of the left, versions valid for {:?}", span(ttl))?;
             }
         }
         match self.allowed_lateness.is_zero() {

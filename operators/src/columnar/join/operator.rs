@@ -198,6 +198,7 @@ impl Join {
     }
 
     pub(super) fn tidy(&mut self) -> Result {
+        self.keys.shrink();
         self.stores.left.tidy()?;
         self.stores.right.tidy()
     }
