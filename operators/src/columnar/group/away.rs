@@ -57,6 +57,16 @@ impl AwayRows {
         Ok(())
     }
 
+    /// Notes that there is nothing of some keys any more.
+    pub(super) fn note_gone(&mut self, keys: &[KeyBytes]) {
+        let groups = self.codec.columns(keys).map(|columns| {
+            let groups = self.codec.groups(&columns, keys.len(), self.entries.key_groups());
+            groups.into_iter().zip(keys).map(|(group, key)| key_of(group, key)).collect::<Vec<_>>()
+        });
+        let noted = self.entries.or_fault(groups);
+        noted.into_iter().flatten().for_each(|key| self.entries.note(&key));
+    }
+
     /// Takes the rows of some keys out, and gives them to `take`: whether they have changed since the last snapshot, the keys,
     /// and the columns of values.
     pub(super) fn take(
@@ -77,6 +87,28 @@ impl AwayRows {
             take(changed, keys, self.rows.columns(values.iter().map(|value| row_of(value)))?)?;
         }
         Ok(())
+    }
+
+    /// Gives all keys and the columns of values, some at a time.
+    pub(super) fn each(&self, give: &mut dyn FnMut(&[KeyBytes], &[ArrayRef]) -> Result) -> Result {
+        let (mut keys, mut values, mut weight) = (Vec::new(), Vec::<Vec<u8>>::new(), 0);
+        let mut given = Ok(());
+        self.entries.each(|_, key, value| {
+            weight += key.len() + value.len();
+            keys.push(KeyBytes::from(key));
+            values.push(value.to_vec());
+            if weight >= PART && given.is_ok() {
+                let columns = self.rows.columns(values.iter().map(|value| row_of(value)));
+                given = columns.and_then(|columns| give(&keys, &columns));
+                (keys, values, weight) = (Vec::new(), Vec::new(), 0);
+            }
+            Ok(())
+        });
+        given?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        give(&keys, &self.rows.columns(values.iter().map(|value| row_of(value)))?)
     }
 
     /// All keys that are here.
@@ -117,31 +149,59 @@ impl FrozenRows {
         self.entries.entries
     }
 
-    /// Gives all of them, or those that have changed, as runs of some MB.
+    /// Gives all of them, or those that have changed and the keys that are not here any more, as runs of some MB.
     pub(super) fn encode(&self, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
-        // One that was noted twice is told once.
-        let (mut part, mut weight) = (BTreeMap::new(), 0);
-        let mut add = |key: &[u8], value: &[u8]| {
-            weight += key.len() + value.len();
-            part.insert(KeyBytes::from(key), value.to_vec());
-            if weight < PART {
-                return Ok(());
-            }
-            weight = 0;
-            give(self.run(std::mem::take(&mut part), key_groups, whole)?)
-        };
+        let mut parts =
+            Parts { rows: self, key_groups, whole, give, put: BTreeMap::new(), gone: Vec::new(), weight: 0 };
         match whole {
-            true => self.entries.each(|_, key, value| add(key, value))?,
-            // One that is not here any more is in a chunk, or gone: both are told elsewhere.
-            false => self.entries.each_noted(|_, key, value| value.map_or(Ok(()), |value| add(key, value)))?,
+            true => self.entries.each(|_, key, value| parts.add(key, Some(value)))?,
+            // One that is not here any more is gone, or in a chunk, which is told behind it.
+            false => self.entries.each_noted(|_, key, value| parts.add(key, value))?,
         }
-        if part.is_empty() { Ok(()) } else { give(self.run(part, key_groups, whole)?) }
+        parts.send()
     }
 
-    fn run(&self, part: BTreeMap<KeyBytes, Vec<u8>>, key_groups: u32, whole: bool) -> Result<Run> {
-        let (keys, values): (Vec<KeyBytes>, Vec<Vec<u8>>) = part.into_iter().unzip();
-        let values = self.rows.columns(values.iter().map(|value| row_of(value)))?;
-        let rows = self.codec.rows(&keys, values)?;
-        Ok(Run::of_parts(whole, BTreeMap::new(), self.codec.save(&[rows], key_groups)?))
+    fn run(&self, gone: &[KeyBytes], put: BTreeMap<KeyBytes, Vec<u8>>, key_groups: u32, whole: bool) -> Result<Run> {
+        let (keys, values): (Vec<KeyBytes>, Vec<Vec<u8>>) = put.into_iter().unzip();
+        let put = match keys.is_empty() {
+            true => BTreeMap::new(),
+            false => {
+                let values = self.rows.columns(values.iter().map(|value| row_of(value)))?;
+                self.codec.save(&[self.codec.rows(&keys, values)?], key_groups)?
+            }
+        };
+        Ok(Run::of_parts(whole, self.codec.save_keys(gone, key_groups)?, put))
+    }
+}
+
+/// Runs on their way out.
+struct Parts<'a> {
+    rows: &'a FrozenRows,
+    key_groups: u32,
+    whole: bool,
+    give: &'a mut dyn FnMut(Run) -> Result,
+    // One that was noted twice is told once.
+    put: BTreeMap<KeyBytes, Vec<u8>>,
+    gone: Vec<KeyBytes>,
+    weight: usize,
+}
+
+impl Parts<'_> {
+    fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> Result {
+        self.weight += key.len() + value.map_or(0, <[u8]>::len);
+        match value {
+            Some(value) => drop(self.put.insert(key.into(), value.to_vec())),
+            None => self.gone.push(key.into()),
+        }
+        if self.weight < PART { Ok(()) } else { self.send() }
+    }
+
+    fn send(&mut self) -> Result {
+        let (gone, put) = (std::mem::take(&mut self.gone), std::mem::take(&mut self.put));
+        self.weight = 0;
+        if gone.is_empty() && put.is_empty() {
+            return Ok(());
+        }
+        (self.give)(self.rows.run(&gone, put, self.key_groups, self.whole)?)
     }
 }

@@ -157,7 +157,12 @@ impl KeyCodec {
         }
         let encoded = rows.into_iter().map(|(group, mut rows)| {
             order(&mut rows);
-            let rows = take_record_batch(all, &UInt32Array::from(rows))?;
+            let count = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+            let rows = match all.num_columns() {
+                // Keys of no columns: how many there are is all that they are.
+                0 => RecordBatch::try_new_with_options(all.schema(), Vec::new(), &count)?,
+                _ => take_record_batch(all, &UInt32Array::from(rows))?,
+            };
             let mut writer = StreamWriter::try_new(Vec::new(), all.schema_ref())?;
             writer.write(&rows)?;
             Ok((group, writer.into_inner()?))
@@ -214,6 +219,14 @@ mod tests {
     use arrow::array::{Int64Array, StringArray};
 
     use super::*;
+
+    #[test]
+    fn keys_of_no_columns_are_saved_as_any_others() {
+        let codec = KeyCodec::new(&[], vec![Field::new("n", DataType::Int64, false)]).unwrap();
+        let saved = codec.save_keys(&[KeyBytes::default()], 128).unwrap();
+        let back: Vec<KeyBytes> = saved.values().flat_map(|bytes| codec.restore_keys(bytes).unwrap()).collect();
+        assert_eq!(back, [KeyBytes::default()]);
+    }
 
     #[test]
     fn one_more_number_stands_behind_a_key_as_it_would_if_it_were_one_of_its_columns() {

@@ -120,9 +120,7 @@ impl Dedup {
         let places: Vec<_> = keys.iter().map(|key| self.noted.find(key.as_ref())).collect();
         let found: Vec<_> = places.iter().flatten().copied().collect();
         let columns = self.noted.values(&found)?;
-        let times = columns.first().and_then(|times| times.as_primitive_opt::<Int64Type>());
-        let times = times.ok_or_else(|| Fault::bug("keys have no times"))?;
-        let mut times = times.values().iter().map(|time| Timestamp::from_micros(*time));
+        let mut times = times_of(&columns)?.iter().map(|time| Timestamp::from_micros(*time));
         Ok(places.iter().map(|place| place.and_then(|_| times.next())).collect())
     }
 
@@ -141,6 +139,12 @@ impl Dedup {
         }
         Ok(())
     }
+}
+
+/// The times that are noted of keys.
+fn times_of(columns: &[ArrayRef]) -> Result<&[i64]> {
+    let times = columns.first().and_then(|times| times.as_primitive_opt::<Int64Type>());
+    times.map(|times| &times.values()[..]).ok_or_else(|| Fault::bug("keys have no times"))
 }
 
 // Keys that are brought back to memory at once.
@@ -187,9 +191,12 @@ impl Operator for Dedup {
         let is_restored = visit.piece("noted", &mut self.noted, || Table::new(Arc::clone(codec)))?;
         visit.fit_timers(&mut self.timers);
         if is_restored {
-            let keys = self.noted.all_keys();
-            self.with_all(&keys, |dedup, key, noted| {
-                dedup.timers.set(dedup.repeats.gone_at(noted), Bytes::copy_from_slice(key));
+            let (timers, repeats) = (&mut self.timers, &self.repeats);
+            self.noted.each(&mut |keys, values| {
+                for (key, noted) in keys.iter().zip(times_of(values)?) {
+                    timers.set(repeats.gone_at(Timestamp::from_micros(*noted)), Bytes::copy_from_slice(key));
+                }
+                Ok(())
             })?;
         }
         Ok(())

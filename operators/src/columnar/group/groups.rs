@@ -58,6 +58,11 @@ impl Groups {
         })
     }
 
+    /// How many groups there are.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether there is a group of this key.
     pub(super) fn has(&self, key: &[u8]) -> bool {
         self.keys.find(key).is_some()

@@ -6,6 +6,7 @@ mod codec;
 mod count;
 mod dedup;
 mod early;
+mod frozen;
 mod global;
 mod grouped;
 mod groups;

@@ -28,6 +28,8 @@ const AT_ONCE: usize = 4_096;
 /// For each row that comes so many of those that are sealed get into the table, and some for each batch.
 const A_ROW: usize = if cfg!(test) { 0 } else { 2 };
 const A_BATCH: usize = if cfg!(test) { 1 } else { 1_024 };
+/// And at least such a part of them.
+const A_SHARE: usize = 32;
 
 impl Pane {
     pub(super) fn new(codec: &Arc<KeyCodec>) -> Self {
@@ -36,7 +38,12 @@ impl Pane {
 
     pub(super) fn take_in(&mut self, kept: &Kept, arriving: &Arriving<'_>) -> Result {
         self.make_room()?;
-        self.unseal(A_BATCH + A_ROW * arriving.rows.len())?;
+        if arriving.rows.is_empty() {
+            return Ok(());
+        }
+        // So that layers do not pile up where much was sealed once and little comes since.
+        let left: usize = self.sealed.iter().map(|(sealed, done)| sealed.len() - done).sum();
+        self.unseal((A_BATCH + A_ROW * arriving.rows.len()).max(left / A_SHARE))?;
         let (live, sealed) = (self.live.as_ref(), &self.sealed);
         let is_here = |key: &[u8]| {
             live.is_some_and(|groups| groups.has(key)) || sealed.iter().any(|(sealed, _)| sealed.find(key).is_some())
@@ -78,10 +85,11 @@ impl Pane {
         Ok(&mut self.table)
     }
 
-    /// Lets rows go that have come back, if those are many and do not fit. Groups that take rows in stand in the table before:
+    /// Lets rows go if many have come and do not fit. Groups that take rows in stand in the table before:
     /// what it has of them must not go.
     fn make_room(&mut self) -> Result {
-        if self.table.has_grown() { self.table()?.let_go() } else { Ok(()) }
+        let live = self.live.as_ref().map_or(0, Groups::len);
+        if self.table.grows_by(live) { self.table()?.let_go() } else { Ok(()) }
     }
 
     /// All keys.
@@ -188,7 +196,7 @@ impl Pane {
 
 impl Piece for Pane {
     fn freeze(&mut self) -> Result<Box<dyn Snapshot>> {
-        let fresh = self.live.take().map(Groups::sealed).transpose()?.map(Arc::new);
+        let fresh = self.live.take().map(Groups::sealed).transpose()?.filter(|sealed| sealed.len() > 0).map(Arc::new);
         let is_fresh = fresh.is_some();
         self.sealed.extend(fresh.map(|sealed| (sealed, 0)));
         self.table.freeze(self.sealed.iter().map(|(sealed, _)| Arc::clone(sealed)).collect(), is_fresh)

@@ -8,8 +8,9 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, filter_record_batch, interleave, take_record_batch};
 use foldhash::fast::FixedState;
 
-use super::away::{AwayRows, FrozenRows};
+use super::away::AwayRows;
 use super::codec::{KeyBytes, KeyCodec};
+use super::frozen::{FrozenChunk, FrozenTable};
 use super::sealed::Sealed;
 use crate::state::Piece;
 use crate::{Fault, Result, Run, Snapshot, Spill};
@@ -34,7 +35,7 @@ pub(super) struct Table {
     away: Option<AwayRows>,
     /// The bytes of the keys in memory.
     length: usize,
-    /// How many rows have come back since it was last looked at how many fit.
+    /// How many rows have come, or come back, since it was last looked at how many fit.
     grown: usize,
 }
 
@@ -43,9 +44,11 @@ const KEY: usize = 64;
 const ROW: usize = 8;
 /// Chunks of so many rows are large enough.
 const LARGE: usize = if cfg!(test) { 6 } else { 64 * 1024 };
+/// So many chunks there may be, and four for each that is large.
+const MANY: usize = if cfg!(test) { 2 } else { 32 };
 /// Chunks of so few rows may hold more that are dead than that are not.
 const FEW: usize = if cfg!(test) { 2 } else { 1_024 };
-/// So many rows may come back before it is looked whether they fit.
+/// So many rows may come before it is looked whether they fit.
 const OFTEN: usize = 4_096;
 
 /// Where the row of a key is.
@@ -107,14 +110,20 @@ impl Table {
         }
     }
 
-    /// Whether so many rows have come back that some should go.
+    /// Whether so many rows have come, or come back, that some should go.
     pub(super) fn has_grown(&self) -> bool {
-        self.grown >= OFTEN
+        self.grows_by(0)
+    }
+
+    /// Whether some should go if so many more come.
+    pub(super) fn grows_by(&self, rows: usize) -> bool {
+        self.away.is_some() && self.grown + rows >= OFTEN
     }
 
     fn come_back(&mut self, keys: impl Iterator<Item = KeyBytes>) -> Result {
         let Some(mut away) = self.away.take() else { return Ok(()) };
         let back = away.take(keys, |changed, keys, values| {
+            // The place is not here meanwhile.
             self.grown += keys.len();
             self.put_as(&keys, values, changed)
         });
@@ -196,6 +205,17 @@ impl Table {
         self.places.get(*self.numbers.get(key)? as usize).copied()
     }
 
+    /// Gives all keys and the columns of values, some at a time, wherever they are.
+    pub(super) fn each(&self, give: &mut dyn FnMut(&[KeyBytes], &[ArrayRef]) -> Result) -> Result {
+        for chunk in self.chunks.values() {
+            let rows =
+                alive(&chunk.rows, &chunk.live).map_err(|error| Fault::bug("cannot read state").because(error))?;
+            let (keys, values) = self.codec.apart(&rows)?;
+            give(&keys.first(rows.num_rows()), values)?;
+        }
+        self.away.as_ref().map_or(Ok(()), |away| away.each(give))
+    }
+
     /// All keys in memory, in no order that means anything.
     pub(super) fn keys(&self) -> impl Iterator<Item = &KeyBytes> {
         self.numbers.keys()
@@ -239,6 +259,9 @@ impl Table {
         if keys.is_empty() {
             return Ok(());
         }
+        if self.away.is_some() {
+            self.grown += keys.len();
+        }
         let rows = self.codec.rows(keys, values)?;
         let chunk = self.next;
         self.next += 1;
@@ -275,6 +298,16 @@ impl Table {
 
     /// Takes some keys out, whose rows are in memory.
     pub(super) fn remove<'a>(&mut self, keys: impl IntoIterator<Item = &'a KeyBytes>) {
+        let gone = self.take_out(keys);
+        match &mut self.away {
+            // They may be more than fit.
+            Some(away) => away.note_gone(&gone),
+            None => self.gone.extend(gone),
+        }
+    }
+
+    fn take_out<'a>(&mut self, keys: impl IntoIterator<Item = &'a KeyBytes>) -> Vec<KeyBytes> {
+        let mut gone = Vec::new();
         for key in keys {
             let Some((key, number)) = self.numbers.remove_entry(key) else { continue };
             if let Some(place) = self.places.get(number as usize).copied() {
@@ -282,8 +315,9 @@ impl Table {
             }
             self.free.push(number);
             self.length -= key.len();
-            self.gone.push(key);
+            gone.push(key);
         }
+        gone
     }
 
     fn bury(&mut self, place: Place) {
@@ -296,32 +330,64 @@ impl Table {
         }
     }
 
-    /// Puts chunks together that are not much larger than the one behind them, and writes those anew in which most rows are dead.
+    /// Puts chunks together that are not much larger than the next one of their sort, and writes those anew in which most rows are
+    /// dead.
     fn settle(&mut self) -> Result {
-        let wrong = |error| Fault::bug("cannot put state together").because(error);
         let is_sparse = |chunk: &Chunk| chunk.numbers.len() > FEW && chunk.count * 2 < chunk.numbers.len();
         let sparse = self.chunks.iter().filter(|(_, chunk)| is_sparse(chunk)).map(|(number, _)| *number);
         for number in sparse.collect::<Vec<_>>() {
-            if let Some(chunk) = self.chunks.remove(&number) {
-                let rows = alive(&chunk.rows, &chunk.live).map_err(wrong)?;
-                self.insert(number, rows, chunk.living(), chunk.fresh);
+            self.join(&[number])?;
+        }
+        for fresh in [false, true] {
+            loop {
+                let mut newest = self.chunks.iter().rev().filter(|(_, chunk)| chunk.fresh == fresh);
+                let (Some((newer, b)), Some((older, a))) = (newest.next(), newest.next()) else { break };
+                if a.count > 2 * b.count || a.count + b.count > LARGE {
+                    break;
+                }
+                self.join(&[*older, *newer])?;
             }
         }
-        loop {
-            let mut newest = self.chunks.iter().rev();
-            let Some((newer, b)) = newest.next() else { return Ok(()) };
-            let Some((older, a)) = newest.find(|(_, a)| a.fresh == b.fresh) else { return Ok(()) };
-            if a.count > 2 * b.count || a.count + b.count > LARGE {
-                return Ok(());
+        if self.chunks.len() > MANY + 4 * self.numbers.len() / LARGE { self.sweep() } else { Ok(()) }
+    }
+
+    /// Puts small chunks together wherever they stand, such as those that most rows have left: not too many rows at a time, as there
+    /// will be another time.
+    fn sweep(&mut self) -> Result {
+        let mut copied = 0;
+        for fresh in [false, true] {
+            let of_sort: Vec<(u64, usize)> =
+                self.chunks.iter().filter(|(_, c)| c.fresh == fresh).map(|(number, c)| (*number, c.count)).collect();
+            let (mut together, mut rows) = (Vec::new(), 0);
+            for (number, count) in of_sort.into_iter().chain([(u64::MAX, LARGE)]) {
+                if rows + count > LARGE || number == u64::MAX {
+                    if together.len() > 1 {
+                        copied += rows;
+                        self.join(&together)?;
+                    }
+                    if copied > 2 * LARGE {
+                        return Ok(());
+                    }
+                    (together, rows) = (Vec::new(), 0);
+                }
+                together.push(number);
+                rows += count;
             }
-            let (newer, older) = (*newer, *older);
-            let (Some(b), Some(a)) = (self.chunks.remove(&newer), self.chunks.remove(&older)) else {
-                return Ok(());
-            };
-            let parts = [alive(&a.rows, &a.live).map_err(wrong)?, alive(&b.rows, &b.live).map_err(wrong)?];
-            let rows = concat_batches(parts[0].schema_ref(), &parts).map_err(wrong)?;
-            self.insert(newer, rows, [a.living(), b.living()].concat(), b.fresh);
         }
+        Ok(())
+    }
+
+    /// Writes the rows of some chunks of one sort that are not dead as one chunk, in the place of the last of them.
+    fn join(&mut self, numbers: &[u64]) -> Result {
+        let wrong = |error| Fault::bug("cannot put state together").because(error);
+        let chunks: Vec<Chunk> = numbers.iter().filter_map(|number| self.chunks.remove(number)).collect();
+        let (Some(last), Some(number)) = (chunks.last(), numbers.last()) else { return Ok(()) };
+        let parts =
+            chunks.iter().map(|chunk| alive(&chunk.rows, &chunk.live)).collect::<std::result::Result<Vec<_>, _>>();
+        let rows = concat_batches(last.rows.schema_ref(), &parts.map_err(wrong)?).map_err(wrong)?;
+        let (living, fresh) = (chunks.iter().flat_map(Chunk::living).collect(), last.fresh);
+        self.insert(*number, rows, living, fresh);
+        Ok(())
     }
 
     /// All of it as it is now, with what is sealed in place of what stands here of its keys, the last one last; and what has
@@ -343,7 +409,7 @@ impl Table {
             if !gone.is_empty() {
                 let keys = self.codec.restore_keys(gone)?;
                 self.bring(keys.iter().map(|key| &**key))?;
-                self.remove(&keys);
+                drop(self.take_out(&keys));
             }
             if !put.is_empty() {
                 for (keys, values) in self.codec.restore(put)? {
@@ -354,7 +420,6 @@ impl Table {
                 }
             }
         }
-        self.gone.clear();
         self.let_go()
     }
 }
@@ -382,62 +447,18 @@ impl Chunk {
 }
 
 /// The rows that are not dead.
-fn alive(rows: &RecordBatch, live: &[bool]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+pub(super) fn alive(rows: &RecordBatch, live: &[bool]) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
     if live.iter().all(|live| *live) {
         return Ok(rows.clone());
     }
     filter_record_batch(rows, &BooleanArray::from(live.to_vec()))
 }
 
-struct FrozenChunk {
-    rows: RecordBatch,
-    live: Arc<Vec<bool>>,
-    count: usize,
-    fresh: bool,
-}
-
-struct FrozenTable {
-    codec: Arc<KeyCodec>,
-    chunks: Vec<FrozenChunk>,
-    sealed: Vec<Arc<Sealed>>,
-    is_fresh: bool,
-    gone: Vec<KeyBytes>,
-    away: Option<FrozenRows>,
-}
-
-impl Snapshot for FrozenTable {
-    /// A key that is sealed and in a chunk counts twice.
-    fn len(&self) -> usize {
-        let sealed: usize = self.sealed.iter().map(|sealed| sealed.len()).sum();
-        let away = self.away.as_ref().map_or(0, FrozenRows::len);
-        self.chunks.iter().map(|chunk| chunk.count).sum::<usize>() + away + sealed
-    }
-
-    fn encode_in_parts(self: Box<Self>, key_groups: u32, whole: bool, give: &mut dyn FnMut(Run) -> Result) -> Result {
-        let FrozenTable { codec, chunks, sealed, is_fresh, gone, away } = *self;
-        let wrong = |error| Fault::bug("the state of columns cannot be saved").because(error);
-        let mut rows = Vec::new();
-        let mut add = |of: &RecordBatch, mut live: Arc<Vec<bool>>, later: &[Arc<Sealed>]| -> Result {
-            if !later.is_empty() {
-                let (keys, _) = codec.apart(of)?;
-                let stands = |row: usize| later.iter().all(|sealed| sealed.find(keys.get(row)).is_none());
-                live = Arc::new(live.iter().enumerate().map(|(row, live)| *live && stands(row)).collect());
-            }
-            rows.push(alive(of, &live).map_err(wrong)?);
-            Ok(())
-        };
-        for chunk in chunks.into_iter().filter(|chunk| whole || chunk.fresh) {
-            add(&chunk.rows, chunk.live, &sealed)?;
-        }
-        let fresh = sealed.len() - usize::from(is_fresh);
-        for (number, of) in sealed.iter().enumerate().skip(if whole { 0 } else { fresh }) {
-            let later = sealed.get(number + 1..).unwrap_or_default();
-            add(&of.rows(&codec)?, Arc::new(vec![true; of.len()]), later)?;
-        }
-        let put = codec.save_sorted(&rows, key_groups)?;
-        let gone = if whole { BTreeMap::new() } else { codec.save_keys(&gone, key_groups)? };
-        Run::of_parts(whole, gone, put).in_parts(give)?;
-        away.map_or(Ok(()), |away| away.encode(key_groups, whole, give))
+#[cfg(test)]
+impl Table {
+    /// How many chunks there are.
+    pub(super) fn chunks(&self) -> usize {
+        self.chunks.len()
     }
 }
 

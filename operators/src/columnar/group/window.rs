@@ -202,7 +202,7 @@ impl WindowAggregate {
         changed
     }
 
-    /// Gives what is left; whether that is all.
+    /// Gives what is left; whether there is room for more.
     fn give(&mut self, out: &mut Outbox<'_, RecordBatch>) -> bool {
         while let Some(mut results) = self.giving.pop_front() {
             let rest = results.rows.split_off(RESULTS);
@@ -210,7 +210,7 @@ impl WindowAggregate {
             if !rest.is_empty() {
                 self.giving.push_front(Outcome { rows: rest, rejected: None });
             }
-            if !self.giving.is_empty() && !out.has_room() {
+            if !out.has_room() {
                 return false;
             }
         }

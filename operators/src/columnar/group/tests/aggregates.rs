@@ -117,7 +117,13 @@ fn every_aggregate_of_datafusion_gives_what_it_gives_over_all_rows_however_they_
             let of_key = rows.rows().column(0).as_string::<i32>().iter().map(|of| of.map(|of| of == key)).collect();
             oracle(function, arguments, &filter_record_batch(rows.rows(), &of_key).unwrap())
         });
-        for (seed, way) in [(None, Way::Cut), (Some(1), Way::Cut), (Some(2), Way::Restarted), (Some(3), Way::Spilled)] {
+        for (seed, way) in [
+            (None, Way::Cut),
+            (Some(1), Way::Cut),
+            (Some(2), Way::Restarted),
+            (Some(3), Way::Spilled),
+            (Some(4), Way::GoesOn),
+        ] {
             let told = told(&make, &[Step::Rows(rows.clone())], seed, way);
             let value = |line: &String| {
                 let line = line.rsplit_once(" at ").unwrap().0;

@@ -36,9 +36,13 @@ fn judged<O>(
 {
     let steps = steps.iter().flat_map(|(rows, now)| [Step::Rows(with_until(rows)), Step::Watermark(*now)]);
     let steps: Vec<_> = steps.collect();
-    for (seed, way) in
-        [(None, Way::Cut), (Some(seed), Way::Cut), (Some(seed), Way::Restarted), (Some(seed), Way::Spilled)]
-    {
+    for (seed, way) in [
+        (None, Way::Cut),
+        (Some(seed), Way::Cut),
+        (Some(seed), Way::Restarted),
+        (Some(seed), Way::GoesOn),
+        (Some(seed), Way::Spilled),
+    ] {
         let told = told(&make, &steps, seed, way);
         let times = |port| {
             let time = |row: &String| {

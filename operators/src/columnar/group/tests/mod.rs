@@ -4,6 +4,7 @@ mod aggregates;
 mod changes;
 mod definitions;
 mod late;
+mod tables;
 mod timelines;
 
 use std::collections::BTreeMap;
