@@ -272,7 +272,7 @@ async fn stays_within_its_budget(story: &Story, keys: u64) {
     let mut process = start(folder.path(), &file);
     for kill in 1..=story.kills {
         let come = || if story.by_lines { lines(folder.path()) } else { checkpoints(folder.path(), story.name) };
-        let upto = if story.by_lines { keys / 4 * kill + dice.below(keys / 8) } else { come() + 1 + dice.below(3) };
+        let upto = if story.by_lines { keys / 4 * kill + dice.below(keys / 8) } else { come() + 1 + dice.below(2) };
         while come() < upto {
             assert!(process.ended().is_none(), "it ended before it was killed: {}", process.said());
             assert!(started.elapsed() < Duration::from_secs(300), "{} of {upto}: {}", come(), process.said());
