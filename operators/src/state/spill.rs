@@ -38,6 +38,12 @@ pub trait SpillStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// It cannot be made.
     fn table(&self) -> Result<Box<dyn SpillTable>>;
+
+    /// Whether so much was written behind a view that is still there that nothing more should be before it is gone: what a store
+    /// has to keep for views may have to stay in memory.
+    fn is_behind(&self) -> bool {
+        false
+    }
 }
 
 /// Entries by key, of bytes.
@@ -144,6 +150,11 @@ impl Spill {
             let retry = fault.retry();
             Fault::new(FaultKind::Operator, words).because(fault).retry_with(retry)
         }))
+    }
+
+    /// Whether operators should wait until snapshots are encoded, as [`SpillStore::is_behind`] says.
+    pub fn is_behind(&self) -> bool {
+        self.store.is_behind()
     }
 
     /// What there is to be seen of it, also when it is gone.

@@ -35,22 +35,24 @@ impl Beside {
         (Beside { main: Handle::current(), busy }, Left(left))
     }
 
-    /// Has work done, which is told when nobody waits for it any more.
+    /// Has work done, from now on, which is told when nobody waits for it any more.
     ///
     /// # Errors
     /// What `work` says; it panicked at `what`.
-    pub(crate) async fn work<T: Send + 'static>(
+    pub(crate) fn work<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&Wanted) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        // Dropped when this is.
-        let (_wants, wanted) = watch::channel(());
+    ) -> impl Future<Output = Result<T>> + Send + 'static {
+        let (wants, wanted) = watch::channel(());
         let (wanted, busy) = (Wanted { main: self.main.clone(), wanted }, self.busy.clone());
         // What it gives is gone before the run counts it as done, also if nobody takes it.
-        let done = tokio::task::spawn_blocking(move || (work(&wanted), busy)).await;
-        let done = done.map(|(done, _)| done);
-        done.unwrap_or_else(|error| Err(Fault::new(FaultKind::Panic, what).because(error)))
+        let work = tokio::task::spawn_blocking(move || (work(&wanted), busy));
+        async move {
+            let done = work.await.map(|(done, _)| done);
+            drop(wants);
+            done.unwrap_or_else(|error| Err(Fault::new(FaultKind::Panic, what).because(error)))
+        }
     }
 }
 

@@ -97,6 +97,11 @@ impl Chain {
         self
     }
 
+    /// Whether its state has to wait for snapshots to be encoded.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.spill.as_ref().is_some_and(|spill| spill.is_behind())
+    }
+
     /// Puts something in front of link `link`.
     pub(crate) fn push(&mut self, link: usize, item: Item) {
         match self.links.get_mut(link) {

@@ -24,6 +24,12 @@ const RUNS: usize = 18;
 /// So many memtables of all tables may wait to be written to the disk.
 const WAITING: usize = 4;
 const PAUSE: Duration = Duration::from_millis(5);
+/// A snapshot of the tree, and an iterator, which has one, keep every memtable in memory that is made while they are open, whatever
+/// table it is of. So much of the budget may be written meanwhile, ...
+const HELD: u64 = 4;
+const MOST_HELD: u64 = 8 * MB;
+/// ... and so much is read by one iterator.
+const PIECE: usize = 1 << 20;
 
 /// The tables of an attempt to run a pipeline. The directory goes with the last of them.
 pub(super) struct Store(Arc<Tables>);
@@ -35,6 +41,10 @@ struct Tables {
     made: AtomicU64,
     // What all tables have in memory that is not being written to the disk.
     fresh: AtomicU64,
+    // What was ever written to them, and how much that was when each of the views was made that are open.
+    total: AtomicU64,
+    views: Mutex<BTreeMap<u64, usize>>,
+    held: u64,
     open: Mutex<BTreeMap<u64, Open>>,
     _lock: Arc<File>,
 }
@@ -53,6 +63,7 @@ struct View {
     tables: Arc<Tables>,
     keyspace: Keyspace,
     snapshot: Snapshot,
+    made_at: u64,
 }
 
 impl Store {
@@ -72,8 +83,10 @@ impl Store {
         };
         let database = database.map_err(wrong)?;
         let written = (budget / WRITTEN).clamp(MB, 64 * MB);
+        let held = (budget / HELD).max(MOST_HELD);
         let (made, fresh, open) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
-        Ok(Store(Arc::new(Tables { database, path, written, made, fresh, open, _lock: lock })))
+        let (total, views) = (AtomicU64::new(0), Mutex::default());
+        Ok(Store(Arc::new(Tables { database, path, written, made, fresh, total, views, held, open, _lock: lock })))
     }
 }
 
@@ -90,6 +103,10 @@ impl Tables {
 
     fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn views(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the table with the most in memory write it to the disk, if all together have too much.
@@ -132,6 +149,12 @@ impl SpillStore for Store {
         tables.open().insert(number, (keyspace.clone(), Arc::clone(&fresh)));
         Ok(Box::new(Table { number, tables: Arc::clone(tables), keyspace, fresh }))
     }
+
+    fn is_behind(&self) -> bool {
+        let Store(tables) = self;
+        let oldest = tables.views().first_key_value().map(|(made_at, _)| *made_at);
+        oldest.is_some_and(|made_at| tables.total.load(Ordering::Relaxed) - made_at > tables.held)
+    }
 }
 
 impl Table {
@@ -156,6 +179,7 @@ impl Table {
 
     fn wrote(&self, bytes: usize) {
         self.fresh.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.tables.total.fetch_add(bytes as u64, Ordering::Relaxed);
         self.tables.fresh.fetch_add(bytes as u64, Ordering::Relaxed);
         self.tables.write_some();
     }
@@ -188,8 +212,12 @@ impl SpillTable for Table {
 
     fn view(&self) -> Result<Box<dyn SpillView>> {
         let (tables, keyspace) = (Arc::clone(&self.tables), self.keyspace.clone());
+        let mut views = tables.views();
+        let made_at = tables.total.load(Ordering::Relaxed);
+        *views.entry(made_at).or_default() += 1;
+        drop(views);
         let snapshot = tables.database.snapshot();
-        Ok(Box::new(View { tables, keyspace, snapshot }))
+        Ok(Box::new(View { tables, keyspace, snapshot, made_at }))
     }
 }
 
@@ -200,7 +228,19 @@ impl SpillView for Table {
     }
 
     fn scan_while(&self, from: &[u8], take: &mut Scan<'_>) -> Result {
-        each(&self.tables, self.keyspace.range(from..), take)
+        let mut from = Some(from.to_vec());
+        while let Some(first) = from.take() {
+            let mut read = 0;
+            each(&self.tables, self.keyspace.range(first..), &mut |key, value| {
+                if read >= PIECE {
+                    from = Some(key.to_vec());
+                    return Ok(false);
+                }
+                read += key.len() + value.len() + ENTRY;
+                take(key, value)
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -223,6 +263,16 @@ fn each(tables: &Tables, entries: fjall::Iter, take: &mut Scan<'_>) -> Result {
         }
     }
     Ok(())
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        let mut views = self.tables.views();
+        if let Some(count) = views.get_mut(&self.made_at) {
+            *count -= 1;
+        }
+        views.retain(|_, count| *count > 0);
+    }
 }
 
 impl Drop for Table {
@@ -310,8 +360,64 @@ mod tests {
         assert!(tables.iter().all(|table| count(&**table) == 5_000));
     }
 
+    #[test]
+    fn what_is_written_while_a_table_is_read_does_not_stay_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), 16 << 20);
+        let (mut read, mut written) = (store.table().unwrap(), store.table().unwrap());
+        for some in 0..50 {
+            read.put((some * 4_000..(some + 1) * 4_000).map(entry).collect()).unwrap();
+        }
+        let mut most = 0;
+        let mut expected = 0..200_000_u32;
+        let mut piece = Vec::new();
+        let take = |key: &[u8], value: &[u8]| {
+            assert_eq!(key, expected.next().unwrap().to_be_bytes());
+            piece.push((key.to_vec(), value.to_vec()));
+            if piece.len() == 1_000 {
+                written.put(std::mem::take(&mut piece)).unwrap();
+                most = most.max(memtables(&store.0.open()[&1].0));
+            }
+            Ok(())
+        };
+        read.scan(&mut { take }).unwrap();
+        assert_eq!((expected.next(), count(&*written)), (None, 200_000));
+        // Of 34 MB.
+        assert!(most < 12 << 20, "{most}");
+    }
+
+    #[test]
+    fn who_writes_much_behind_a_view_is_behind_until_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path(), 1 << 20);
+        let mut table = store.table().unwrap();
+        let mut write = |from: u32| {
+            for some in from..from + 60 {
+                table.put((some * 1_000..(some + 1) * 1_000).map(entry).collect()).unwrap();
+            }
+            table.view().unwrap()
+        };
+        let first = write(0);
+        assert!(!store.is_behind(), "what was written before does not count");
+        let second = write(60);
+        assert!(store.is_behind());
+        drop(second);
+        assert!(store.is_behind(), "the older view keeps it");
+        let third = write(120);
+        drop(first);
+        assert!(!store.is_behind(), "behind the newer one nothing was written");
+        drop(third);
+        assert!(store.0.views().is_empty());
+    }
+
     fn active(keyspace: &Keyspace) -> u64 {
         use fjall::AbstractTree;
         keyspace.tree.active_memtable().size()
+    }
+
+    /// All that are still in memory.
+    fn memtables(keyspace: &Keyspace) -> u64 {
+        use fjall::AbstractTree;
+        keyspace.tree.version_memtable_size_sum()
     }
 }

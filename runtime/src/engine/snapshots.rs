@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::Either;
 use millstream_operators::{Fault, Frozen, Result, Saved};
 use tokio::sync::RwLock;
 
@@ -82,18 +83,19 @@ impl Snapshots {
         runs.insert(node.into(), state.keyed.clone());
     }
 
-    /// Encodes what is frozen. Snapshots must be taken in the order in which they were frozen, and none left out.
+    /// Encodes what is frozen. Snapshots must be taken in the order in which they were frozen, one behind the other, and none left
+    /// out. Where it is handed over, that is done at once, and goes on though nobody polls.
     ///
     /// # Errors
     /// What cannot be encoded.
-    pub(crate) async fn take(&self, frozen: Vec<(Arc<str>, Frozen)>) -> Result<All> {
+    pub(crate) fn take(&self, frozen: Vec<(Arc<str>, Frozen)>) -> impl Future<Output = Result<All>> + Send + 'static {
         let entries: usize = frozen.iter().map(|(_, frozen)| frozen.len()).sum();
-        if entries < FEW && self.uploads.is_none() {
-            return self.encode(frozen, None);
-        }
         let this = self.clone();
+        if entries < FEW && self.uploads.is_none() {
+            return Either::Left(async move { this.encode(frozen, None) });
+        }
         let what = "state could not be encoded for a checkpoint";
-        self.beside.work(what, move |wanted| this.encode(frozen, Some(wanted))).await
+        Either::Right(self.beside.work(what, move |wanted| this.encode(frozen, Some(wanted))))
     }
 
     fn encode(&self, frozen: Vec<(Arc<str>, Frozen)>, wanted: Option<&Wanted>) -> Result<All> {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_operators::{Epoch, Message, Result, Then};
 use tokio::time::Instant;
@@ -40,6 +41,7 @@ pub(crate) struct StageTask {
 
 /// Maps look by themselves how much comes into them; what grows inside of their values is looked at so often.
 const OFTEN: u32 = 16;
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) type Saving = Pin<Box<dyn Future<Output = Result<All>> + Send>>;
 
@@ -109,15 +111,16 @@ impl StageTask {
                     self.router.control(|| Message::End).await?;
                     return Ok(true);
                 }
+                // Before there is another to be encoded.
+                self.all_saved().await?;
                 self.unfitted = OFTEN;
                 let start = Instant::now();
                 self.fit()?;
                 let frozen = self.chain.freeze().map_err(Stopped::Fault)?;
                 self.metrics.paused(start.elapsed());
+                // It is being encoded whatever becomes of this task, which others may be waiting for that wait for this snapshot.
+                self.saving = Some((barrier.epoch, Box::pin(self.snapshots.take(frozen))));
                 self.router.control(|| Message::Barrier(barrier)).await?;
-                self.all_saved().await?;
-                let snapshots = self.snapshots.clone();
-                self.saving = Some((barrier.epoch, Box::pin(async move { snapshots.take(frozen).await })));
                 if barrier.then != Then::GoOn {
                     self.all_saved().await?;
                     self.router.control(|| Message::End).await?;
@@ -158,6 +161,18 @@ impl StageTask {
         self.saved(saved).await
     }
 
+    /// Waits while snapshots, of this task or another, have to be encoded before more is written to where state is that does not
+    /// fit in memory.
+    async fn catch_up(&mut self) -> Result<(), Stopped> {
+        while self.chain.is_behind() {
+            match self.saving.is_some() {
+                true => self.all_saved().await?,
+                false => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        Ok(())
+    }
+
     async fn wake(&mut self) -> Result<(), Stopped> {
         let now = Instant::now();
         while let Some(Reverse((at, link))) = self.timers.peek().copied() {
@@ -185,6 +200,7 @@ impl StageTask {
             if !worked {
                 break;
             }
+            self.catch_up().await?;
         }
         for wake in self.chain.take_wakes() {
             self.timers.push(Reverse((Instant::now() + wake.after, wake.link)));
