@@ -1,5 +1,5 @@
 //! Rows are looked up in a bucket of a real server: each finds what is there when it comes, also after the server was
-//! killed, by a user who may do no more than `permissions` prints.
+//! killed, by a user who may do no more than `permissions` prints, and also where the network swallows what changed last.
 
 #![allow(clippy::unwrap_used, reason = "it is test code, though not all inside a test")]
 
@@ -106,6 +106,45 @@ async fn rows_find_what_the_bucket_has_when_they_come() {
         assert!(last == row(id, "ann", gold) && Instant::now() < deadline, "{last}\n{}", run.err());
         id += 1;
     }
+    run.signal("TERM");
+    assert_eq!(run.ended().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_last_change_that_the_network_swallows_is_found_though_no_other_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiers.toml").display().to_string();
+    std::fs::write(&file, FILE).unwrap();
+    let (server, connection) = server().await;
+    let proxy = LossyProxy::before(server.port()).await;
+    let js = Js::new(connection.clone());
+    js.create_bucket("CUSTOMERS", 1, 1).await.unwrap();
+    js.kv_put("CUSTOMERS", "c.ann", r#"{"name":"Ann","tier":"gold"}"#).await.unwrap();
+    let mut run = Running::start(OWN, &["run", &file, "--nats", &proxy.url(), "--log", "info"], &[]);
+    let order = |id: u64| Outgoing::new("in.order", format!(r#"{{"id":{id},"customer":"ann"}}"#));
+    connection.publish(order(1)).await.unwrap();
+    assert!(payloads(&connection, "OUT", 1).await[0].contains("gold"));
+
+    // The orders are all delivered: what is swallowed next is the change.
+    proxy.lose_deliveries(1);
+    js.kv_put("CUSTOMERS", "c.ann", r#"{"name":"Ann","tier":"silver"}"#).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while proxy.is_losing_deliveries() {
+        assert!(Instant::now() < deadline, "the change is not delivered: {}", run.err());
+        sleep(Duration::from_millis(20)).await;
+    }
+    run.says("the last delivery that came is 1, and by the server's word it is 2").await;
+    let mut id = 2;
+    loop {
+        connection.publish(order(id)).await.unwrap();
+        let last = payloads(&connection, "OUT", id).await.pop().unwrap();
+        if last.contains("silver") {
+            break;
+        }
+        assert!(last.contains("gold") && Instant::now() < deadline, "{last}\n{}", run.err());
+        id += 1;
+    }
+    assert_eq!(proxy.cuts(), 0, "the link stayed");
     run.signal("TERM");
     assert_eq!(run.ended().await.code, Some(0));
 }

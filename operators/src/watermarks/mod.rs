@@ -1,6 +1,7 @@
 //! Event times of rows, and the watermarks that follow from them.
 
 mod by_clock;
+mod ended;
 mod event_time;
 mod part;
 mod progress;

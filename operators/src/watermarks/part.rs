@@ -23,9 +23,18 @@ pub(super) struct Part {
 pub(super) const BELIEVED: u32 = 32;
 const WITNESS: u8 = 8;
 
+// The clock is looked at twice in a span of silence; after three looks without a row at least a whole one has passed.
+pub(super) const LOOKS: u32 = 2;
+pub(super) const QUIET: u8 = 3;
+
 impl Part {
     pub(super) fn at(highest: Timestamp) -> Self {
         Part { highest, quiet: 0, witnessed: 0, ahead: VecDeque::new(), apart: Duration::ZERO }
+    }
+
+    /// Whether it is idle: it holds nobody back.
+    pub(super) fn is_idle(&self) -> bool {
+        self.quiet >= QUIET
     }
 
     pub(super) fn is_far(&self, time: Timestamp, most: Duration) -> bool {

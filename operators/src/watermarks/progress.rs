@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Watermarks;
-use super::part::Part;
+use super::ended::{KEPT, forget};
+use super::part::{LOOKS, Part, QUIET};
 use crate::bugs::{Bug, planted};
 use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Watermark};
 
-/// What the generators of watermarks share: it sees event times and tells when the watermark has moved.
+/// What the generators of watermarks share: it sees event times and tells when the watermark has moved. Of the subjects that
+/// are over, idle and behind the watermark, it remembers the last 256.
 ///
 /// A time that is more than [`max_ahead`](Watermarks::max_ahead) (a day, unless something else is said; a minute at least) ahead
 /// of all that came before does not move it by itself:
@@ -28,7 +30,9 @@ use crate::{Cause, Code, Origin, Origins, Result, StateVisitor, Timestamp, Water
 pub struct Progress {
     watermarks: Watermarks,
     // By subject, or all under the empty one.
-    parts: BTreeMap<String, Part>,
+    pub(super) parts: BTreeMap<String, Part>,
+    // So many of those that are over.
+    pub(super) kept: usize,
     given: Timestamp,
     said: Said,
     // Looks at the clock since the start, until the first row.
@@ -45,14 +49,12 @@ enum Said {
 
 // Rows may be so far apart whatever is said: less is no gap.
 const NO_GAP: Duration = Duration::from_secs(60);
-// The clock is looked at twice in a span of silence; after three looks without a row at least a whole one has passed.
-const LOOKS: u32 = 2;
-const QUIET: u8 = 3;
 
 impl Progress {
     /// Nothing is seen yet.
     pub fn new(watermarks: Watermarks) -> Self {
-        Progress { watermarks, parts: BTreeMap::new(), given: Timestamp::MIN, said: Said::Nothing, quiet: 0 }
+        let (parts, given) = (BTreeMap::new(), Timestamp::MIN);
+        Progress { watermarks, parts, kept: KEPT, given, said: Said::Nothing, quiet: 0 }
     }
 
     /// Whether an event time is too far ahead of the message that its row came from.
@@ -88,7 +90,7 @@ impl Progress {
 
     /// Takes note of the event times of some rows; `subject` is empty unless subjects are told apart. When the message of a
     /// row was stored, where that is known, is told by `stored_at`.
-    fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
+    pub(super) fn saw(&mut self, subject: &str, times: &[Timestamp], stored_at: impl Fn(usize) -> Option<Timestamp>) {
         let (Some(least), Some(highest)) = (times.iter().copied().min(), times.iter().max()) else { return };
         let most = self.watermarks.most_ahead().map(|most| most.max(NO_GAP));
         let near = most.map_or(Watermarks::MAX_AHEAD, |most| most.max(Watermarks::MAX_AHEAD));
@@ -121,7 +123,7 @@ impl Progress {
 
     /// The watermark, if there is something new to say.
     pub fn news(&mut self) -> Option<Watermark> {
-        let live = self.parts.values().filter(|part| part.quiet < QUIET).map(|part| part.highest).min();
+        let live = self.parts.values().filter(|part| !part.is_idle()).map(|part| part.highest).min();
         let Some(slowest) = live else {
             // An input that never gave a row is silent as well.
             let is_new = self.said != Said::Idle && (!self.parts.is_empty() || self.quiet == QUIET);
@@ -130,14 +132,17 @@ impl Progress {
                 Watermark::Idle
             });
         };
-        let late = self.watermarks.max_lateness * u32::from(!planted(Bug::NoLateness));
-        let reached = slowest.saturating_sub(late);
+        let reached = slowest.saturating_sub(self.late());
         if reached <= self.given && self.said == Said::Time {
             return None;
         }
         self.said = Said::Time;
         self.given = self.given.max(reached);
         Some(Watermark::At(self.given))
+    }
+
+    fn late(&self) -> Duration {
+        self.watermarks.max_lateness * u32::from(!planted(Bug::NoLateness))
     }
 
     /// How long until the clock is to be looked at, if it must be.
@@ -152,12 +157,19 @@ impl Progress {
         for part in self.parts.values_mut() {
             part.quiet = part.quiet.saturating_add(looks).min(QUIET);
         }
+        self.forget();
     }
 
     /// Nothing comes for now, for certain.
     pub fn fall_silent(&mut self) {
         self.quiet = QUIET;
         self.parts.values_mut().for_each(|part| part.quiet = QUIET);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        let told = self.given.saturating_add(self.late());
+        forget(&mut self.parts, told, self.kept);
     }
 
     /// Lists the state.
@@ -244,26 +256,6 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_subject_holds_the_watermark_until_it_is_idle() {
-        let mut progress = Progress::new(five_seconds().per_subject().idle_after(Duration::from_secs(30)));
-        saw(&mut progress, "slow", &[at(50)]);
-        saw(&mut progress, "quick", &[at(100)]);
-        assert_eq!(progress.news(), Some(Watermark::At(at(45))));
-        for _ in 0..2 {
-            progress.look();
-            saw(&mut progress, "quick", &[at(110)]);
-            assert_eq!(progress.news(), None);
-        }
-        progress.look();
-        saw(&mut progress, "quick", &[at(120)]);
-        assert_eq!(progress.news(), Some(Watermark::At(at(115))));
-        // It speaks again: nothing goes back, and it holds the others from now on.
-        saw(&mut progress, "slow", &[at(60)]);
-        saw(&mut progress, "quick", &[at(130)]);
-        assert_eq!(progress.news(), None);
-    }
-
-    #[test]
     fn when_all_are_silent_it_says_so_once_and_comes_back_where_it_was() {
         let mut progress = Progress::new(five_seconds().idle_after(Duration::from_secs(30)));
         saw(&mut progress, "", &[at(100)]);
@@ -285,21 +277,6 @@ mod tests {
         assert_eq!((progress.news(), progress.news()), (Some(Watermark::Idle), None));
         saw(&mut progress, "", &[at(100)]);
         assert_eq!(progress.news(), Some(Watermark::At(at(95))));
-    }
-
-    #[test]
-    fn the_watermark_does_not_go_back_when_a_subject_that_was_idle_is_restored() {
-        let make = || Progress::new(five_seconds().per_subject().idle_after(Duration::from_secs(30)));
-        let mut progress = make();
-        saw(&mut progress, "slow", &[at(50)]);
-        (0..3).for_each(|_| progress.look());
-        saw(&mut progress, "quick", &[at(100)]);
-        assert_eq!(progress.news(), Some(Watermark::At(at(95))));
-        let mut frozen = Frozen::default();
-        progress.state(&mut StateVisitor::freeze(&mut frozen)).unwrap();
-        let mut progress = make();
-        progress.state(&mut StateVisitor::restore(&frozen.encode(128).unwrap())).unwrap();
-        assert_eq!((progress.news(), progress.news()), (Some(Watermark::At(at(95))), None));
     }
 
     /// Days behind the first.

@@ -49,14 +49,24 @@ impl Watermarks {
 
     /// What is wrong with it: each with the setting that is to blame, as pipeline files call it.
     pub fn problem(&self) -> Option<Problem> {
-        let what = "an input would be idle all the time, and looked at without a pause";
-        let wrong =
-            || Problem::at("", what).in_setting("idle_after").help("say how long an input may be silent: `30s`");
-        self.idle_after.is_some_and(|span| span.is_zero()).then(wrong)
+        let wrong = |setting, what, help| Some(Problem::at("", what).in_setting(setting).help(help));
+        match self.idle_after {
+            Some(span) if span.is_zero() => {
+                let what = "an input would be idle all the time, and looked at without a pause";
+                wrong("idle_after", what, "say how long an input may be silent: `30s`")
+            }
+            None if self.per_subject => {
+                let what = "a subject to which nothing more is written would hold all windows back for ever";
+                wrong("per_subject", what, "say with `idle_after` how long a subject may be silent: `30s`")
+            }
+            _ => None,
+        }
     }
 
     /// Each subject has a watermark of its own, and the slowest that is not idle counts: for streams whose producers
-    /// write to a subject each and drift apart. Meant for tens or hundreds of subjects.
+    /// write to a subject each and drift apart. It needs [`idle_after`](Self::idle_after): a subject to which nothing more is
+    /// written would hold the others back for ever. Meant for tens or hundreds of subjects at a time; those that are over
+    /// are forgotten, but for the last 256.
     #[must_use]
     pub fn per_subject(mut self) -> Self {
         self.per_subject = true;
@@ -98,5 +108,19 @@ impl fmt::Display for Watermarks {
             f.write_str(", per subject")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_that_hold_the_others_back_for_ever_are_refused_and_inputs_that_are_always_idle() {
+        let setting = |watermarks: Watermarks| watermarks.problem().and_then(|problem| problem.setting);
+        assert_eq!(setting(ascending().per_subject()).as_deref(), Some("per_subject"));
+        assert_eq!(setting(ascending().idle_after(Duration::ZERO)).as_deref(), Some("idle_after"));
+        assert_eq!(setting(ascending().per_subject().idle_after(Duration::from_secs(30))), None);
+        assert_eq!(setting(ascending()), None);
     }
 }

@@ -17,8 +17,8 @@ impl<T: Send + 'static, R: RowFn<Out = T>> Stream<T, R> {
     /// `watermarks` says: see [`EventTime`] for a timeline. Rows without a time, and those too far ahead of their message, go
     /// to the second stream.
     ///
-    /// Windows, joins and timers behind it go by these times. An `idle_after` of no length is reported by
-    /// [`build`](super::Pipeline::build).
+    /// Windows, joins and timers behind it go by these times. An `idle_after` of no length, and `per_subject` without
+    /// `idle_after`, are reported by [`build`](super::Pipeline::build).
     ///
     /// # Examples
     /// ```

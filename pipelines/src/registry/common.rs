@@ -187,7 +187,7 @@ pub(crate) struct EventTimeKeys {
     /// A row so far ahead of the time at which its message was stored is rejected: 1d if not given.
     #[serde(default)]
     max_ahead: Option<Span>,
-    /// Each subject has a watermark of its own, and the slowest counts.
+    /// Each subject has a watermark of its own, and the slowest that is not idle counts: it needs `idle_after`.
     #[serde(default)]
     per_subject: bool,
 }

@@ -32,6 +32,8 @@ pub(super) struct Pull {
 pub(super) enum Again {
     /// Deliveries are missing between two that came.
     Gap { expected: u64, got: u64 },
+    /// The last delivery that came is not the last one by the server's word.
+    Tail { came: u64, delivered: u64 },
     /// The link was made anew: what was on its way is lost.
     Link,
     /// The connection is gone for good.
@@ -174,6 +176,9 @@ impl Again {
     pub(super) fn why(&self) -> String {
         match self {
             Again::Gap { expected, got } => format!("delivery {expected} was expected and {got} came"),
+            Again::Tail { came, delivered } => {
+                format!("the last delivery that came is {came}, and by the server's word it is {delivered}")
+            }
             Again::Link => "the connection was made anew".to_owned(),
             Again::Closed => "the NATS client has closed the connection for good".to_owned(),
             Again::Silence => format!("nothing was heard from the server for {SILENT:?}"),
@@ -185,7 +190,7 @@ impl Again {
     pub(super) fn log(&self, stream: &str) {
         let why = self.why();
         match self {
-            Again::Gap { .. } | Again::Link | Again::Ended(_) => {
+            Again::Gap { .. } | Again::Tail { .. } | Again::Link | Again::Ended(_) => {
                 tracing::info!(stream, "{why}: reading again from the last position");
             }
             Again::Closed => {

@@ -32,18 +32,25 @@ pub(super) fn status_of(status: u16, message: &Incoming, asked: u64) -> Status {
     }
 }
 
+/// The number of the consumer's last delivery, where the message is a heartbeat that tells it. Heartbeats come behind all
+/// that was sent before them: what they tell of and has not come is lost.
+pub(super) fn last_delivery(status: u16, message: &Incoming) -> Option<u64> {
+    let told = (status == 100).then(|| message.headers.get("Nats-Last-Consumer"));
+    told.flatten()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use millstream_operators::Headers;
 
     use super::*;
 
-    fn told(status: u16, words: &str, left: Option<&str>) -> Status {
+    fn message(status: u16, words: &str, header: Option<(&str, &str)>) -> Incoming {
         let mut headers = Headers::NONE;
-        if let Some(left) = left {
-            headers.push("Nats-Pending-Messages", left).unwrap();
+        if let Some((name, value)) = header {
+            headers.push(name, value).unwrap();
         }
-        let message = Incoming {
+        Incoming {
             subject: "inbox".into(),
             reply: None,
             headers,
@@ -51,8 +58,11 @@ mod tests {
             description: Some(words.into()),
             payload: bytes::Bytes::new(),
             wire_len: 0,
-        };
-        status_of(status, &message, 500)
+        }
+    }
+
+    fn told(status: u16, words: &str, left: Option<&str>) -> Status {
+        status_of(status, &message(status, words, left.map(|left| ("Nats-Pending-Messages", left))), 500)
     }
 
     #[test]
@@ -63,5 +73,14 @@ mod tests {
         assert!(matches!(told(100, "Idle Heartbeat", None), Status::Heartbeat));
         assert!(matches!(told(409, "Consumer Deleted", None), Status::Ended(why) if why == "Consumer Deleted"));
         assert!(matches!(told(409, "Exceeded MaxRequestBatch of 10", None), Status::Wrong(_)));
+    }
+
+    #[test]
+    fn a_heartbeat_tells_what_the_last_delivery_was_and_nothing_else_does() {
+        let told = |status, name, value| last_delivery(status, &message(status, "", Some((name, value))));
+        assert_eq!(told(100, "Nats-Last-Consumer", "7"), Some(7));
+        assert_eq!(told(100, "Nats-Last-Consumer", "seven"), None);
+        assert_eq!(told(100, "Nats-Last-Stream", "7"), None);
+        assert_eq!(told(408, "Nats-Last-Consumer", "7"), None);
     }
 }

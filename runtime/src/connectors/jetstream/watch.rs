@@ -89,8 +89,7 @@ impl JetStreamSource {
         if delivered.0 != delivered.1 {
             return Ok(match self.apart {
                 Some((theirs, ours, since)) if (theirs, ours) == delivered => {
-                    let why = "the last deliveries did not come";
-                    (since.elapsed() >= HEARTBEAT).then(|| Again::Ended(why.into()))
+                    (since.elapsed() >= HEARTBEAT).then_some(Again::Tail { came: ours, delivered: theirs })
                 }
                 _ => {
                     self.apart = Some((delivered.0, delivered.1, Instant::now()));

@@ -3,7 +3,8 @@
 //! ```text
 //! a consumer of the last message of each key: all that are there -> the table, in one moment -> the latch opens
 //!                                             each change behind  -> the table
-//! a gap, a new link, silence: the same again, by another consumer; rows find the old table until the new one is whole
+//! a gap, a heartbeat that knows of more, a new link, silence: the same again, by another consumer
+//!                                             rows find the old table until the new one is whole
 //! ```
 
 use std::collections::HashMap;
@@ -15,6 +16,7 @@ use millstream_operators::{Fault, FaultKind, Result, Retry, Table};
 
 use super::super::delivery::Delivery;
 use super::super::pull::{Again, Pull, nanos};
+use super::super::status::last_delivery;
 use crate::broker::{
     AckPolicy, BrokerError, Connections, ConsumerConfig, DeliverPolicy, Incoming, Purpose, codes, is_gone,
 };
@@ -86,6 +88,11 @@ impl Round<'_> {
             }
             for mut message in heard.drain(..) {
                 if let Some(status) = message.status {
+                    let came = expected - 1;
+                    // What is lost behind the last that came would show when any key changes next, and that may be never.
+                    if let Some(delivered) = last_delivery(status, &message).filter(|delivered| *delivered > came) {
+                        return Ok(Again::Tail { came, delivered });
+                    }
                     match pull.told(status, &message)? {
                         Some(again) => return Ok(again),
                         // The last of what was there may be gone without a mark: only another consumer says what is left.

@@ -1,26 +1,49 @@
 //! Tables on the embedded broker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use millstream_operators::{Headers, Table};
 use millstream_pipelines::graph::{Resources, Subtask};
 
 use super::Tables;
-use crate::broker::{Connections, Embedded, EmbeddedOptions, Js, Purge};
+use crate::broker::{Connections, Embedded, EmbeddedOptions, Fate, Hook, Incoming, Js, Purge};
 use crate::engine::Latch;
+
+/// Loses the next so many deliveries, and the next so many heartbeats.
+#[derive(Default)]
+struct Losing {
+    deliveries: AtomicU32,
+    heartbeats: AtomicU32,
+}
+
+impl Hook for Losing {
+    fn on_deliver(&self, message: &Incoming) -> Fate {
+        let is_delivery = message.reply.as_ref().is_some_and(|reply| reply.as_str().starts_with("$JS.ACK."));
+        let left = match message.status {
+            Some(100) => &self.heartbeats,
+            _ if is_delivery => &self.deliveries,
+            _ => return Fate::Pass,
+        };
+        let loses = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if loses { Fate::Lose } else { Fate::Pass }
+    }
+}
 
 struct World {
     broker: Embedded,
+    losing: Arc<Losing>,
     latch: Arc<Latch>,
     tables: Tables,
 }
 
 impl World {
     fn new() -> World {
-        let broker = Embedded::new(EmbeddedOptions::default());
+        let losing = Arc::<Losing>::default();
+        let broker = Embedded::with_hook(EmbeddedOptions::default(), Arc::clone(&losing) as Arc<dyn Hook>);
         let tables = Tables::of_server(Arc::new(Connections::to_embedded(broker.clone())));
-        World { broker, latch: Arc::default(), tables }
+        World { broker, losing, latch: Arc::default(), tables }
     }
 
     async fn bucket(&self) -> Js {
@@ -98,4 +121,31 @@ async fn after_its_consumer_was_lost_the_table_is_what_the_bucket_is() {
     js.kv_put("B", "new", "1").await.unwrap();
     until(|| look(&table, "new").is_some()).await;
     assert_eq!((table.len(), look(&table, "old")), (2, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_change_that_is_lost_on_a_link_that_stays_is_found_all_the_same() {
+    let world = World::new();
+    let js = world.bucket().await;
+    js.kv_put("B", "k", "old").await.unwrap();
+    let table = world.table();
+    world.latch.opened().await.unwrap();
+    for (value, heartbeats) in [("1", 0), ("2", 1), ("3", u32::MAX)] {
+        world.losing.heartbeats.store(heartbeats, Ordering::SeqCst);
+        world.losing.deliveries.store(1, Ordering::SeqCst);
+        js.kv_put("B", "k", value).await.unwrap();
+        let came = until(|| look(&table, "k").as_deref() == Some(value));
+        tokio::time::timeout(Duration::from_secs(60), came).await.expect(value);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_whose_last_key_is_lost_while_it_is_read_gets_whole() {
+    let world = World::new();
+    let js = world.bucket().await;
+    js.kv_put("B", "k", "1").await.unwrap();
+    world.losing.deliveries.store(1, Ordering::SeqCst);
+    let table = world.table();
+    tokio::time::timeout(Duration::from_secs(60), world.latch.opened()).await.unwrap().unwrap();
+    assert_eq!(look(&table, "k").as_deref(), Some("1"));
 }
