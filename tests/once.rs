@@ -216,3 +216,13 @@ async fn a_stream_that_cannot_give_it_is_refused_at_once_with_what_it_needs() {
     );
     assert_eq!(out_len(&connection).await, 0);
 }
+
+#[tokio::test]
+async fn a_run_that_is_idle_for_longer_than_the_stream_keeps_messages_goes_on_as_the_same() {
+    idle_beyond_max_age(OWN, FILE).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_keeps_messages_too_short_is_refused_by_start_and_doctor() {
+    refused_for_max_age(OWN, FILE).await;
+}

@@ -182,3 +182,8 @@ async fn commands_know_positions_that_are_kept_beside_the_outputs() {
     let said = own(&["run", "--until-end"]).await;
     assert_eq!((said.code, stored().await.len()), (Some(0), 13), "{}", said.err);
 }
+
+#[tokio::test]
+async fn a_run_that_is_idle_for_longer_than_the_stream_keeps_messages_goes_on_as_the_same() {
+    idle_beyond_max_age(OWN, FILE).await;
+}

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -43,8 +44,13 @@ pub trait Ledger: Send {
     /// Stores the outputs of an epoch that are too many for one step. A durable checkpoint has them, with the positions.
     fn publish(self: Box<Self>, epoch: Epoch, outputs: Arc<[Record]>) -> Written;
 
-    /// Looks whether no other run has taken over.
+    /// Looks whether no other run has taken over, and sees to it that what it has stored last stays.
     fn look(self: Box<Self>) -> Written;
+
+    /// In how long it is to look again at the latest, if nothing is stored before; `None` if that may take as long as it likes.
+    fn look_within(&self) -> Option<Duration> {
+        None
+    }
 
     /// How many records, and how many bytes of them, are stored in one step at most, as far as is known; one of any size is.
     fn most(&self) -> (usize, usize);

@@ -182,7 +182,8 @@ impl Launch {
     }
 
     /// Lets a pipeline that promises effectively-once start from a checkpoint that is older than its outputs, or whose
-    /// outputs were purged: from a savepoint, or after a loss. What came since is stored again.
+    /// outputs were purged: from a savepoint, or after a loss. What came since is stored again, and so is what the checkpoint
+    /// has of outputs, unless it is known that they are published.
     #[must_use]
     pub fn rewind(mut self) -> Self {
         self.rewind = true;

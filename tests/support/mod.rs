@@ -43,7 +43,7 @@ use command::Reader;
 pub use command::{Running, Said, call};
 pub use dice::Dice;
 pub use feeding::{Feeder, Messages, feed};
-pub use once::Once;
+pub use once::{Once, idle_beyond_max_age, refused_for_max_age};
 pub use proxy::LossyProxy;
 pub use setting::{a_while, chance, setting};
 pub use stream::{Stored, Tail, data, publish_each, read_all};

@@ -3,13 +3,15 @@
 //! `MILLSTREAM_ONCE` and `MILLSTREAM_ONCE_ORDERS` make the stories longer (the form: 40 kills of the runtime, 20 of
 //! the server, 30 rounds of twins).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use millstream::broker::{Connection, Js, NatsServer};
+use millstream::broker::{Connection, Js, NatsServer, StreamConfig};
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::twins::Twins;
-use super::{Bad, Feeder, Running, Tail, a_while, setting};
+use super::{Bad, Feeder, Running, Tail, a_while, call, publish_each, server, setting};
 
 /// A pipeline that promises effectively-once, and what its stories have to know of it.
 ///
@@ -219,4 +221,61 @@ async fn ask(connection: &Connection, what: &str) -> serde_json::Value {
     let subject = Js::new(connection.clone()).subject(what);
     let answer = connection.request(subject, Default::default(), "", Duration::from_secs(2)).await;
     answer.ok().and_then(|answer| serde_json::from_slice(&answer.payload).ok()).unwrap_or_default()
+}
+
+/// A pipeline file of the name `filed`, from IN to the stream FILED, whose messages go after two seconds, is idle for longer, again
+/// and again: it goes on as the same run, and stores each output once. A stream that sources the output keeps all of it.
+pub async fn idle_beyond_max_age(own: &str, file: &str) {
+    let (server, connection) = server().await;
+    let (folder, url) = (tempfile::tempdir().unwrap(), server.url());
+    let path = folder.path().join("filed.toml").display().to_string();
+    std::fs::write(&path, file).unwrap();
+    let js = Js::new(connection.clone());
+    let aging =
+        StreamConfig { max_age: 2_000_000_000, ..StreamConfig::new("FILED", ["filed.>", "mill.txn.filed.out.*"]) };
+    js.create_stream(&StreamConfig { allow_atomic: true, allow_rollup_hdrs: true, ..aging }).await.unwrap();
+    let sources = json!([{ "name": "FILED", "filter_subject": "filed.>" }]);
+    let rest = [("sources".to_owned(), sources)].into_iter().collect();
+    js.create_stream(&StreamConfig { rest, ..StreamConfig::new("KEPT", [""; 0]) }).await.unwrap();
+    let running = Running::start(own, &["run", &path, "--nats", &url], &[]);
+    let (mut kept, mut owners, mut texts) = (Tail::of("KEPT"), BTreeSet::new(), Vec::new());
+    for id in 1..=4 {
+        texts.push(format!("{{\"id\":{id}}}"));
+        publish_each(&connection, "in.order", &[format!("{{\"id\":{id}}}").into_bytes()]).await;
+        kept.until(&connection, texts.len(), Duration::from_secs(20), || running.err()).await;
+        // The marker was stored with it: not rewritten, it would be as old.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while js.next_message("FILED", 1, "filed.>").await.unwrap().is_some() {
+            assert!(Instant::now() < deadline, "the output does not age away");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let marker = js.last_message("FILED", "mill.txn.filed.out.0").await.unwrap();
+        let marker = marker.unwrap_or_else(|| panic!("the marker has gone: {}", running.err()));
+        let marker: Value = serde_json::from_slice(&marker.payload).unwrap();
+        owners.insert(marker["owner"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(owners.len(), 1, "it began anew: {}", running.err());
+    let warned = "max_age of stream FILED lets go of the marker";
+    assert!(running.err().contains(warned), "{}", running.err());
+    running.signal("TERM");
+    let said = running.ended().await;
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    kept.read(&connection).await;
+    assert_eq!(kept.data.into_iter().map(|(_, text)| text).collect::<Vec<_>>(), texts);
+}
+
+/// The same, into a stream whose messages go before the marker could be rewritten: it is refused.
+pub async fn refused_for_max_age(own: &str, file: &str) {
+    let (server, connection) = server().await;
+    let (folder, url) = (tempfile::tempdir().unwrap(), server.url());
+    let path = folder.path().join("filed.toml").display().to_string();
+    std::fs::write(&path, file).unwrap();
+    let brief = StreamConfig { max_age: 500_000_000, ..StreamConfig::new("FILED", ["filed.>"]) };
+    Js::new(connection.clone()).create_stream(&brief).await.unwrap();
+    for command in [&["run", "--until-end"][..], &["doctor"]] {
+        let said = call(own, &[command, &[&path, "--nats", &url]].concat(), &[]).await;
+        assert_ne!(said.code, Some(0), "{command:?}");
+        let told = format!("{}{}", said.out, said.err);
+        assert!(told.contains("max_age of a second at least"), "{command:?}: {told}");
+    }
 }

@@ -116,6 +116,8 @@ pub(super) struct Run {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["input", "output"])]
     pub(super) from: Option<String>,
     /// Where outputs are stored once: start from a checkpoint that is older than they are, and store what came since again
+    ///
+    /// What the checkpoint has of outputs that may not be published is published, too, and what of it was there already comes twice.
     #[arg(long, conflicts_with_all = ["input", "output"])]
     pub(super) rewind: bool,
     /// Go on without the place or state of this node, which the pipeline no longer has

@@ -32,7 +32,7 @@ pub use jetstream::{
     jetstream_to, kv_table,
 };
 #[cfg(feature = "cli")]
-pub(crate) use jetstream::{advisories_of, consumer_name, lacks, marked, marker_subjects, removals};
+pub(crate) use jetstream::{advisories_of, consumer_name, forgets, lacks, marked, marker_subjects, removals};
 #[cfg(feature = "columnar")]
 pub use kinds::registry;
 pub use memory::{CollectSink, Collected, ListSource};

@@ -245,7 +245,8 @@ impl SinkTask {
                     Some(event) => stopping = self.take(event?).await?,
                     None => return Ok(()),
                 },
-                ended = self.sink.drive(), if stopping.is_none() => {
+                // Also while the last checkpoint is awaited, for what must not grow old meanwhile.
+                ended = self.sink.drive() => {
                     ended?;
                     return Err(Fault::bug("the sink stopped by itself"));
                 }

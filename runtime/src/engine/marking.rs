@@ -8,7 +8,7 @@ use std::time::Duration;
 use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Ledger, Outcome, Record, Result, Then, Written};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, sleep};
 
 use super::coordinator::{Coordinator, Ended, wanted};
 use super::edges::packed;
@@ -123,6 +123,7 @@ impl Coordinator {
             }
             self.draw(&mut course).await;
             let mut stop = self.stop.clone();
+            let look_within = idle.as_ref().and_then(|ledger| ledger.look_within());
             tokio::select! {
                 biased;
                 () = wanted(&mut stop), if !course.stopping => course.stopping = true,
@@ -144,6 +145,9 @@ impl Coordinator {
                         (_, _) => ledger,
                     });
                     self.answer(&mut course);
+                }
+                () = sleep(look_within.unwrap_or_default()), if look_within.is_some() => {
+                    writing = idle.take().map(look);
                 }
                 report = self.reports.recv() => match report {
                     Some(Report::Passed(task, epoch, part)) => {
@@ -176,7 +180,7 @@ impl Coordinator {
                     }
                     if !std::mem::take(&mut course.stored) && let Some(ledger) = idle.take() {
                         // Whoever stores nothing would not find out that another run has taken over.
-                        writing = Some(Writing { doing: ledger.look(), formed: None, started: Instant::now() });
+                        writing = Some(look(ledger));
                     }
                 }
             }
@@ -315,6 +319,10 @@ async fn written(writing: &mut Option<Writing>) -> Result<(Box<dyn Ledger>, Outc
         Some(Writing { doing, .. }) => doing.await,
         None => std::future::pending().await,
     }
+}
+
+fn look(ledger: Box<dyn Ledger>) -> Writing {
+    Writing { doing: ledger.look(), formed: None, started: Instant::now() }
 }
 
 fn store(ledger: Box<dyn Ledger>, formed: Formed, before: &Positions) -> Result<Writing> {

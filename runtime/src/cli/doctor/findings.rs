@@ -200,7 +200,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::broker::{DeniedAction, Retention, StreamConfig, StreamInfo};
+    use crate::broker::{DeniedAction, Discard, Retention, StreamConfig, StreamInfo};
     use crate::cli::doctor::facts::{Looked, Told};
 
     fn read(subjects: &[&str]) -> Access {
@@ -266,6 +266,27 @@ mod tests {
         let queue = StreamConfig { retention: Retention::WorkQueue, ..plain() };
         assert!(errors(once(Some(vec!["s.*".to_owned()]), queue), "2.15.1")[0].contains("retention limits"));
         assert!(errors(once(Some(vec![]), plain()), "2.11.4")[0].contains("older than 2.12"));
+    }
+
+    #[test]
+    fn limits_that_let_go_of_the_marker_are_said_and_those_that_leave_it_no_time_are_errors() {
+        let access =
+            Access::Write { stream: "S".to_owned(), subjects: None, create: Some(vec![]), extend: false, dedup: false };
+        let once = |config| {
+            let once = Looked { markers: Some("mill.txn.p.n.*".to_owned()), ..looked(access.clone(), config) };
+            judged("2.15.1", vec![once])
+        };
+        let plain = || StreamConfig::new("S", ["s.*"]);
+        assert!(!has(&once(plain()), Grade::Warning, "lets go of the marker"));
+        let found = once(StreamConfig { max_age: 43_200_000_000_000, discard: Discard::New, ..plain() });
+        assert!(has(&found, Grade::Warning, "max_age of stream S lets go of the marker"), "{found:#?}");
+        assert!(has(&found, Grade::Warning, "--rewind only"), "{found:#?}");
+        let found = once(StreamConfig { max_msgs: 1_000_000, ..plain() });
+        assert!(has(&found, Grade::Warning, "max_msgs of stream S (1000000)"), "{found:#?}");
+        for config in [StreamConfig { max_age: 500_000_000, ..plain() }, StreamConfig { max_msgs: 1, ..plain() }] {
+            let found = once(config);
+            assert!(has(&found, Grade::Error, "effectively-once needs max_"), "{found:#?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::facts::{Looked, Told};
 use super::findings::Findings;
 use crate::broker::{Discard, Retention, Storage, StreamConfig, StreamInfo, overlaps};
 use crate::cli::output::{bytes, count, span};
-use crate::connectors::{lacks, removals};
+use crate::connectors::{forgets, lacks, removals};
 
 /// What a stream is like, unless that is `known`, and what is wrong with it for its node.
 pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
@@ -61,7 +61,9 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
                 lacks.join(", ")
             ));
         }
-        marking(config, findings);
+        for words in forgets(config) {
+            findings.warning(words);
+        }
     }
     match access {
         Access::Read { subjects, shared, .. } => {
@@ -72,21 +74,6 @@ pub(super) fn judge(looked: &Looked, known: bool, findings: &mut Findings) {
         Access::Write { extend: true, dedup, .. } => writing(config, None, *dedup, findings),
         Access::Write { subjects, dedup, .. } => writing(config, subjects.as_deref(), *dedup, findings),
         _ => {}
-    }
-}
-
-/// What limits do to the marker of outputs that are stored once.
-fn marking(config: &StreamConfig, findings: &mut Findings) {
-    if config.discard != Discard::Old {
-        return;
-    }
-    if (1..=1_000).contains(&config.max_msgs) {
-        findings.error(format!(
-            "max_msgs {} lets a batch of outputs push out its own marker, and then no start goes on from it: raise it far above 1,000",
-            config.max_msgs
-        ));
-    } else if config.max_age > 0 || config.max_msgs > 0 || config.max_bytes > 0 {
-        findings.warning("its limits discard old messages, the marker that says how far the outputs are as well: where a pipeline without state was down for so long, it starts again with --rewind only, and the last outputs come twice; make them longer than any outage");
     }
 }
 

@@ -53,4 +53,4 @@ pub use source::JetStreamSource;
 pub use table::{Tables, kv_table};
 pub use transactional::TransactionalSink;
 #[cfg(feature = "cli")]
-pub(crate) use transactional::{lacks, marked, marker_subjects};
+pub(crate) use transactional::{forgets, lacks, marked, marker_subjects};

@@ -45,6 +45,7 @@ pub(super) async fn publish(
     connection: &Connection,
     fence: Fence<'_>,
     records: &[&[Record]],
+    patience: Duration,
 ) -> Result<u64, BrokerError> {
     let inbox = connection.new_inbox();
     let id = inbox.rsplit('.').next().unwrap_or(&inbox).to_owned();
@@ -70,9 +71,9 @@ pub(super) async fn publish(
     }
     let (mut link, generation) = (connection.link(), connection.generation());
     connection.publish_all(messages).await?;
-    let (subject, after) = (fence.subject.clone(), PATIENCE);
+    let (subject, after) = (fence.subject.clone(), patience);
     let timeout = || BrokerError::Timeout { subject: subject.clone(), after };
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + patience;
     loop {
         let answer = tokio::select! {
             biased;

@@ -108,21 +108,27 @@ pub(super) fn reconcile(marker: Option<&Marker>, kept: Option<&Outputs>, place: 
         // It went with the outputs, by age or by hand, when nothing of them was to be published any more.
         None if kept.published && !kept.ahead => Ok((kept.epoch, kept.total, kept.total)),
         None if kept.ahead => Err(stop(format!(
-            "the marker on {place} is not there, and where the sources stand is known from it alone: the stream was purged, limited, recreated or restored from an older copy, or is another one than before. Start under a new pipeline name, or with --rewind to go on from where they stood at checkpoint {}: outputs since then come twice",
-            kept.epoch
+            "the marker on {place} is not there, and where the sources stand is known from it alone: {CAUSES}. Start under a new pipeline name, or with --rewind to go on from where they stood at checkpoint {}: outputs since then come twice{}",
+            kept.epoch,
+            if kept.published { String::new() } else { format!(", and so may its own {}", kept.total) }
         ))),
-        None => Err(lost(&format!("is not there, and the outputs of checkpoint {} may be", kept.epoch), place)),
+        None => {
+            let what = format!("is not there, and the outputs of checkpoint {} may be, or not", kept.epoch);
+            Err(lost(&what, kept, place))
+        }
         Some(marker) if marker.ckpt == kept.epoch => match marker.total == kept.total && marker.next <= kept.total {
             true if kept.published && marker.next < kept.total => Err(lost(
                 &format!(
                     "says that {} of {} outputs of checkpoint {} are published, which all were",
                     marker.next, marker.total, kept.epoch
                 ),
+                kept,
                 place,
             )),
             true => Ok((kept.epoch, marker.next, kept.total)),
             false => Err(lost(
                 &format!("speaks of {} outputs of checkpoint {}, which has {}", marker.total, kept.epoch, kept.total),
+                kept,
                 place,
             )),
         },
@@ -141,12 +147,30 @@ pub(super) fn reconcile(marker: Option<&Marker>, kept: Option<&Outputs>, place: 
                         marker.ckpt,
                         if kept.published { kept.epoch } else { before.0 }
                     ),
+                    kept,
                     place,
                 )),
             }
         }
     }
 }
+
+/// How many of the outputs of a checkpoint are taken for published where they may come twice: those of which nobody can tell
+/// are not, so that none is left out.
+pub(super) fn rewound(marker: Option<&Marker>, kept: &Outputs) -> u64 {
+    match marker {
+        // Nobody has their records any more.
+        _ if kept.published => kept.total,
+        // Those of later checkpoints were published when all of these were.
+        Some(marker) if marker.ckpt > kept.epoch => kept.total,
+        Some(marker) if marker.ckpt == kept.epoch && marker.total == kept.total => marker.next.min(kept.total),
+        _ => 0,
+    }
+}
+
+/// How a marker comes to be gone or an older one.
+const CAUSES: &str =
+    "the stream was purged, limited, recreated or restored from an older copy, or is another one than before";
 
 fn older(marker: &Marker, newest: &str, place: &str) -> Fault {
     stop(format!(
@@ -155,10 +179,17 @@ fn older(marker: &Marker, newest: &str, place: &str) -> Fault {
     ))
 }
 
-fn lost(what: &str, place: &str) -> Fault {
-    stop(format!(
-        "the marker on {place} {what}: the stream was purged, limited, recreated or restored from an older copy, or is another one than before. Start under a new pipeline name, or with --rewind to go on as if all were published"
-    ))
+fn lost(what: &str, kept: &Outputs, place: &str) -> Fault {
+    let Outputs { epoch, total, published, .. } = kept;
+    let way_out = match published {
+        true => format!(
+            "to go on as if all were there: what the stream has lost of the outputs up to checkpoint {epoch} is not published again"
+        ),
+        false => format!(
+            "to publish the {total} outputs of checkpoint {epoch}, of which those come twice that are there already; what the stream has lost of earlier ones is not published again"
+        ),
+    };
+    stop(format!("the marker on {place} {what}: {CAUSES}. Start under a new pipeline name, or with --rewind {way_out}"))
 }
 
 fn stop(words: String) -> Fault {
@@ -228,6 +259,30 @@ mod tests {
             let told = reconciled(&marker, &kept).unwrap_err();
             assert!(told.contains(words) && told.contains("--rewind"), "{marker:?} {kept:?}: {told}");
         }
+    }
+
+    #[test]
+    fn what_a_rewind_does_is_said_and_leaves_no_output_out_whose_record_is_there() {
+        for (marker, kept, wanted) in [
+            (None, kept(3, 5, Some((2, 7))), 0),
+            (at(2, 7, 7), kept(3, 5, Some((2, 7))), 0),
+            (at(1, 4, 4), kept(3, 5, Some((2, 7))), 0),
+            (at(3, 2, 6), kept(3, 5, None), 0),
+            (at(3, 2, 5), kept(3, 5, None), 2),
+            (at(4, 1, 2), kept(3, 5, None), 5),
+            (None, published(3, 5), 5),
+            (at(3, 2, 5), published(3, 5), 5),
+            (None, ahead(3, 5), 5),
+        ] {
+            assert_eq!(rewound(marker.as_ref(), kept.as_ref().unwrap()), wanted, "{marker:?} {kept:?}");
+        }
+        let told = reconciled(&None, &kept(3, 5, Some((2, 7)))).unwrap_err();
+        assert!(told.contains("to publish the 5 outputs of checkpoint 3") && told.contains("come twice"), "{told}");
+        let told = reconciled(&at(2, 7, 7), &published(3, 5)).unwrap_err();
+        assert!(told.contains("outputs up to checkpoint 3 is not published again"), "{told}");
+        let unpublished = Outputs { published: false, ..ahead(3, 5).unwrap() };
+        let told = reconciled(&None, &Some(unpublished)).unwrap_err();
+        assert!(told.contains("come twice, and so may its own 5"), "{told}");
     }
 
     #[test]

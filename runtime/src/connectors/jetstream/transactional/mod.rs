@@ -21,4 +21,4 @@ pub(crate) use marker::marker_subjects;
 pub(crate) use publisher::marked;
 pub use sink::TransactionalSink;
 #[cfg(feature = "cli")]
-pub(crate) use stream::lacks;
+pub(crate) use stream::{forgets, lacks};

@@ -7,20 +7,30 @@ use std::time::Duration;
 use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Epoch, Fault, FaultKind, Marked, Outputs, Record, Result};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use super::batch::{Fence, HEADERS, publish};
+use super::batch::{Fence, HEADERS, PATIENCE, publish};
 #[cfg(feature = "cli")]
 use super::marker::marker_subject;
-use super::marker::{Marker, reconcile};
+use super::marker::{Marker, reconcile, rewound};
 use crate::broker::{BrokerError, Js, Subject, codes, is_gone, matches};
 use crate::connectors::fault;
 use crate::engine::NodeMetrics;
 
 /// The marker as it is in the stream.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct At {
     seq: u64,
     marker: Marker,
+    /// It was not written before.
+    since: Instant,
+}
+
+/// Since when it is known of changes nothing.
+impl PartialEq for At {
+    fn eq(&self, other: &Self) -> bool {
+        (self.seq, &self.marker) == (other.seq, &other.marker)
+    }
 }
 
 impl At {
@@ -48,8 +58,10 @@ pub(super) struct Publisher {
     pub(super) subject: Subject,
     /// This run of the subtask, unlike any other.
     pub(super) owner: String,
-    /// Whether to believe that all outputs are published, whatever the marker says.
+    /// Whether outputs may come twice where marker and checkpoint contradict each other.
     pub(super) rewind: bool,
+    /// The marker is rewritten when it is so old, before the stream's limits let go of it.
+    pub(super) renewal: Option<Duration>,
     pub(super) node: Option<Arc<NodeMetrics>>,
     pub(super) most: Most,
 }
@@ -66,6 +78,13 @@ impl Default for Most {
 }
 
 impl Most {
+    /// That of a stream which holds so many messages, where the last of more would push the marker out before them.
+    pub(super) fn of_stream(messages: usize) -> Self {
+        let most = Most::default();
+        most.0.fetch_min(messages.saturating_sub(1).max(1), Ordering::Relaxed);
+        most
+    }
+
     pub(super) fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -111,18 +130,22 @@ impl Publisher {
             let (last, found) = self.look_up().await?;
             let marker = match (&found, self.rewind, kept) {
                 (Some(At { marker, .. }), _, kept) if marker.is_ahead_of(kept) => marker.clone().owned_by(&self.owner),
-                (_, true, Some(kept)) => Marker::of(&self.owner, kept.epoch, kept.total, kept.total),
+                (found, true, Some(kept)) => {
+                    let next = rewound(found.as_ref().map(|at| &at.marker), kept);
+                    Marker::of(&self.owner, kept.epoch, next, kept.total)
+                }
                 (_, true, None) => Marker::of(&self.owner, Epoch(0), 0, 0),
                 (found, false, kept) => {
                     let (ckpt, next, total) = reconcile(found.as_ref().map(|at| &at.marker), kept, &self.place())?;
                     Marker::of(&self.owner, ckpt, next, total)
                 }
             };
+            let since = Instant::now();
             let fence = Fence { subject: &self.subject, expected: last, payload: marker.bytes() };
             match self.js.publish(self.subject.clone(), fence.headers(), fence.payload.clone()).await {
                 Ok(ack) => {
                     self.going_on();
-                    return Ok(At { seq: ack.seq, marker });
+                    return Ok(At { seq: ack.seq, marker, since });
                 }
                 // Somebody else wrote it meanwhile, which may be right up to now: look again.
                 Err(error) => self.wait(error, &mut pause, false).await?,
@@ -167,6 +190,49 @@ impl Publisher {
         })
     }
 
+    /// When the marker is to be rewritten, if nothing else is stored before.
+    pub(super) fn due(&self, at: &At) -> Option<Instant> {
+        self.renewal.map(|renewal| at.since + renewal)
+    }
+
+    /// Whether the marker is to be rewritten now.
+    pub(super) fn is_due(&self, at: &At) -> bool {
+        self.due(at).is_some_and(|due| due <= Instant::now())
+    }
+
+    /// How long to wait for something after which the marker is looked at again: not until it may be gone.
+    fn at_most(&self, span: Duration) -> Duration {
+        self.renewal.map_or(span, |renewal| span.min(renewal))
+    }
+
+    /// As [`renew`](Publisher::renew), of a marker that is of use to the next start only: that it is gone is said, and the run
+    /// goes on without it until it has something to store.
+    ///
+    /// # Errors
+    /// As [`publish`](Publisher::publish).
+    pub(super) async fn renew_if_there(&self, at: At) -> Result<At> {
+        if self.read().await?.is_some() {
+            return self.renew(at).await;
+        }
+        tracing::warn!(
+            stream = self.stream,
+            "the marker on {} is gone, purged or by the stream's limits: as it is, the next outputs will not be stored",
+            self.place()
+        );
+        Ok(At { since: Instant::now(), ..at })
+    }
+
+    /// Rewrites the marker as it is, so that limits of the stream do not let go of it where there is nothing to store.
+    ///
+    /// # Errors
+    /// As [`publish`](Publisher::publish).
+    pub(super) async fn renew(&self, at: At) -> Result<At> {
+        Ok(match self.store(&at, at.marker.clone(), &[]).await? {
+            Stored::At(now) => now,
+            Stored::TooLarge => at,
+        })
+    }
+
     /// Looks whether a run can go on from the marker and what a checkpoint has kept; changes nothing.
     ///
     /// # Errors
@@ -197,7 +263,9 @@ impl Publisher {
             }
             // What is published, checkpoint and marker tell together: a new start compares.
             found => {
-                let there = found.map_or("gone".to_owned(), |found| format!("another one: {:?}", found.marker));
+                let there = found.map_or("gone, purged or by the stream's limits".to_owned(), |found| {
+                    format!("another one: {:?}", found.marker)
+                });
                 Fault::new(FaultKind::Connection, format!("the marker on {} is {there}", self.place()))
             }
         }
@@ -206,12 +274,14 @@ impl Publisher {
     /// Stores a marker and outputs in the place of the marker that is there.
     async fn store(&self, at: &At, marker: Marker, batch: &[&[Record]]) -> Result<Stored> {
         let (mut pause, mut incomplete) = (FIRST_PAUSE, 0);
+        // An attempt whose outcome was not known may be the one that is stored: as old as the first it is at most.
+        let (mut at, since) = (at.clone(), Instant::now());
         loop {
             let fence = Fence { subject: &self.subject, expected: at.seq, payload: marker.bytes() };
-            let error = match publish(self.js.connection(), fence, batch).await {
+            let error = match publish(self.js.connection(), fence, batch, self.at_most(PATIENCE)).await {
                 Ok(seq) => {
                     self.going_on();
-                    return Ok(Stored::At(At { seq, marker }));
+                    return Ok(Stored::At(At { seq, marker, since }));
                 }
                 Err(error) => error,
             };
@@ -227,27 +297,45 @@ impl Publisher {
             self.wait(error, &mut pause, incomplete > 2).await?;
             // Whether it is stored, the marker tells: it is there with the outputs, or none of them is.
             match self.read().await? {
-                Some(found) if found.marker == marker => {
+                Some(found) if found.marker == marker && found.seq != at.seq => {
                     tracing::info!(stream = self.stream, "a batch of outputs is stored that was not confirmed: {why}");
                     self.going_on();
-                    return Ok(Stored::At(found));
+                    return Ok(Stored::At(At { since, ..found }));
                 }
-                Some(found) if found == *at && planted(Bug::SwallowUnknown) => {
+                Some(found) if found == at && planted(Bug::SwallowUnknown) => {
                     return Ok(Stored::At(At { marker, ..found }));
                 }
-                // Once, a leader may have gone in the middle of it.
-                Some(found) if found == *at && incomplete > 1 => self.say_what_is_missing(batch).await?,
-                Some(found) if found == *at => {
-                    tracing::info!(
-                        stream = self.stream,
-                        "nothing of a batch of outputs is stored, sending it again: {why}"
-                    );
+                // As it was, or as this run has rewritten it below.
+                Some(found) if found.marker == at.marker => {
+                    at.seq = found.seq;
+                    // Once, a leader may have gone in the middle of it.
+                    if incomplete > 1 {
+                        self.say_what_is_missing(batch).await?;
+                    } else {
+                        tracing::info!(
+                            stream = self.stream,
+                            "nothing of a batch of outputs is stored, sending it again: {why}"
+                        );
+                    }
+                    self.renew_meanwhile(&mut at).await;
                 }
                 found => {
                     // The run may end with what else notices it first.
                     tracing::warn!(stream = self.stream, "nothing of a batch of outputs is stored, nor will be: {why}");
                     return Err(self.contradicted(found).because(why));
                 }
+            }
+        }
+    }
+
+    /// Rewrites the marker while outputs wait for long. What comes of it the next attempt finds out: of two that expect the
+    /// same marker one is stored at most.
+    async fn renew_meanwhile(&self, at: &mut At) {
+        if self.is_due(at) {
+            let since = Instant::now();
+            let fence = Fence { subject: &self.subject, expected: at.seq, payload: at.marker.bytes() };
+            if let Ok(seq) = publish(self.js.connection(), fence, &[], self.at_most(PATIENCE)).await {
+                (at.seq, at.since) = (seq, since);
             }
         }
     }
@@ -309,7 +397,7 @@ impl Publisher {
                 Ok(Some(message)) if is_gone(&message.headers) => return Ok((message.seq, None)),
                 Ok(Some(message)) => {
                     let marker = Marker::read(&message.payload, &self.place())?;
-                    return Ok((message.seq, Some(At { seq: message.seq, marker })));
+                    return Ok((message.seq, Some(At { seq: message.seq, marker, since: Instant::now() })));
                 }
                 Err(error) => self.wait(error, &mut pause, false).await?,
             }
@@ -341,7 +429,7 @@ impl Publisher {
             }
         }
         tokio::time::sleep(*pause).await;
-        *pause = (*pause * 2).min(LONGEST_PAUSE);
+        *pause = (*pause * 2).min(self.at_most(LONGEST_PAUSE));
         Ok(())
     }
 

@@ -6,12 +6,13 @@ use millstream_operators::bugs::{Bug, planted};
 use millstream_operators::{Batch, Epoch, Fault, FaultKind, Ledger, Marked, Outputs, Record, Result, Sink, SizeLimit};
 use millstream_pipelines::graph::Subtask;
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::batch::HEADERS;
 use super::ledger::MarkerLedger;
 use super::marker::{marker_subject, marker_subjects};
 use super::publisher::{At, Most, Publisher};
-use super::stream::prepare;
+use super::stream::{holds, prepare, renewal};
 use crate::broker::Subject;
 use crate::connectors::jetstream::JetStreamWrite;
 use crate::connectors::jetstream::messages::Messages;
@@ -24,7 +25,8 @@ use crate::engine::{Metrics, NodeMetrics, Nudge, Rewind};
 /// Its protocol: records of an epoch are kept, and the checkpoint has them. When it is durable they go out in atomic
 /// batches, each behind a marker that says how many of them are there then. The marker is written by comparing: a run that
 /// takes over writes it anew with its own name, and then no batch of another run is stored. Where marker and checkpoint
-/// contradict each other at the start, the run ends: something was restored, purged or lost.
+/// contradict each other at the start, the run ends: something was restored, purged or lost. Where there is nothing to publish
+/// and limits of the stream could let go of the marker, it is rewritten as it is, by comparing too.
 ///
 /// What readers see is about a checkpoint interval behind. Where the pipeline keeps no state, the sink hands over a
 /// [`Ledger`] in place of all that: it stores micro-batches as they come, with the positions of the sources in the marker.
@@ -35,6 +37,8 @@ pub struct TransactionalSink {
     node: Option<Arc<NodeMetrics>>,
     nudge: Option<Arc<Nudge>>,
     rewind: bool,
+    // How old the marker may become in the stream.
+    renewal: Option<Duration>,
     publisher: Option<Publisher>,
     at: Option<At>,
     // What came since the last barrier, and what the checkpoint on its way has.
@@ -78,6 +82,7 @@ impl TransactionalSink {
             nudge: subtask.resources.get(),
             rewind: subtask.resources.get::<Rewind>().is_some_and(|rewind| rewind.0),
             place: Place { pipeline, node, index: subtask.index },
+            renewal: None,
             publisher: None,
             at: None,
             kept: Vec::new(),
@@ -109,6 +114,7 @@ impl TransactionalSink {
             stream: self.messages.write().stream.clone(),
             owner: inbox.rsplit('.').next().unwrap_or(&inbox).to_owned(),
             rewind: self.rewind,
+            renewal: self.renewal,
             node: self.node.clone(),
             most: self.most.clone(),
             js,
@@ -118,13 +124,32 @@ impl TransactionalSink {
     /// Waits until what is being published is. Cancel-safe.
     async fn published(&mut self) -> Result {
         let Some(publishing) = &mut self.publishing else { return Ok(()) };
-        let ended = (&mut publishing.0).await;
+        let ended = (&mut publishing.task).await;
         self.publishing = None;
         let ended = ended.unwrap_or_else(|error| {
             Err(Fault::new(FaultKind::Panic, "the task that publishes outputs is gone").because(error))
         });
         self.at = Some(ended?);
         Ok(())
+    }
+
+    /// When the marker is to be rewritten, where this sink writes it.
+    fn due(&self) -> Option<Instant> {
+        match (&self.publisher, &self.at) {
+            (Some(publisher), Some(at)) if !self.hands_over => publisher.due(at),
+            _ => None,
+        }
+    }
+
+    /// Begins to rewrite the marker, if it is due and nothing is being published.
+    fn renew(&mut self) {
+        if self.publishing.is_some() || self.due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        if let (Some(publisher), Some(at)) = (self.publisher.clone(), self.at.clone()) {
+            let task = tokio::spawn(async move { publisher.renew_if_there(at).await });
+            self.publishing = Some(Publishing { task, renews: true });
+        }
     }
 }
 
@@ -136,6 +161,8 @@ impl Sink for TransactionalSink {
         let markers = marker_subjects(&self.place.pipeline, &self.place.node);
         let config = prepare(&js, self.messages.write(), &markers).await?;
         let of_stream = usize::try_from(config.max_msg_size).ok().filter(|most| *most > 0).unwrap_or(usize::MAX);
+        self.renewal = renewal(&config);
+        self.most = Most::of_stream(holds(&config));
         self.max = js.connection().max_payload().min(of_stream).saturating_sub(HEADERS);
         self.limit.set(self.max);
         Ok(())
@@ -158,14 +185,14 @@ impl Sink for TransactionalSink {
         for outputs in others {
             let publisher = self.publisher(outputs.subtask).await?;
             let at = publisher.take_over(Some(&outputs)).await?;
-            if !outputs.published && !self.rewind && !at.is_behind(&outputs) {
+            if !outputs.published && !at.is_behind(&outputs) {
                 publisher.publish(at, outputs.epoch, &outputs.records).await?;
             }
         }
         let publisher = self.publisher(self.place.index).await?;
         let mine = mine.into_iter().next();
         let mut at = publisher.take_over(mine.as_ref()).await?;
-        let skips = self.rewind || planted(Bug::SkipRestOfLog);
+        let skips = planted(Bug::SkipRestOfLog);
         if let Some(outputs) = mine.filter(|outputs| !outputs.published && !skips && !at.is_behind(outputs)) {
             at = publisher.publish(at, outputs.epoch, &outputs.records).await?;
         }
@@ -196,6 +223,10 @@ impl Sink for TransactionalSink {
     }
 
     async fn flush(&mut self, _: Epoch) -> Result {
+        // No checkpoint waits for a marker that only stays as it is.
+        if self.publishing.as_ref().is_some_and(|publishing| publishing.renews && !publishing.task.is_finished()) {
+            return Ok(());
+        }
         self.published().await
     }
 
@@ -217,28 +248,41 @@ impl Sink for TransactionalSink {
     async fn commit(&mut self, epoch: Epoch) -> Result {
         let records = std::mem::replace(&mut self.closed, Arc::from([]));
         if records.is_empty() {
+            // Where rows keep coming, `drive` may not be asked.
+            self.renew();
             return Ok(());
         }
         self.published().await?;
         let (Some(publisher), Some(at)) = (self.publisher.clone(), self.at.clone()) else {
             return Err(Fault::bug("a checkpoint was completed before its sink had taken over"));
         };
-        self.publishing = Some(Publishing(tokio::spawn(async move { publisher.publish(at, epoch, &records).await })));
+        let task = tokio::spawn(async move { publisher.publish(at, epoch, &records).await });
+        self.publishing = Some(Publishing { task, renews: false });
         Ok(())
     }
 
     async fn drive(&mut self) -> Result {
-        self.published().await?;
-        std::future::pending().await
+        loop {
+            self.published().await?;
+            match self.due() {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+            self.renew();
+        }
     }
 }
 
 /// A task that publishes; it ends with the sink.
-struct Publishing(JoinHandle<Result<At>>);
+struct Publishing {
+    task: JoinHandle<Result<At>>,
+    // Whether it only rewrites the marker.
+    renews: bool,
+}
 
 impl Drop for Publishing {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

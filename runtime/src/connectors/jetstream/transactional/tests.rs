@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use millstream_operators::{Batch, Epoch, FaultKind, Headers, Outputs, Record, Sink, Timestamp};
 use millstream_pipelines::graph::{Resources, Subtask};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::broker::{Embedded, EmbeddedOptions, Fate, Hook, Incoming, Js, Outgoing, Purge, StreamConfig};
@@ -58,6 +59,15 @@ impl World {
         let config = StreamConfig::new("S", ["s.>", "mill.txn.p.>"]);
         js.create_stream(&StreamConfig { allow_atomic: true, allow_rollup_hdrs: true, ..config }).await.unwrap();
         World { broker, losing, js }
+    }
+
+    /// One whose messages go when they are so old.
+    async fn aging(max_age: Duration) -> World {
+        let world = World::new().await;
+        let config = world.js.stream("S").await.unwrap().config;
+        let max_age = u64::try_from(max_age.as_nanos()).unwrap();
+        world.js.update_stream(&StreamConfig { max_age, duplicate_window: 0, ..config }).await.unwrap();
+        world
     }
 
     fn subtask(&self, index: u32, of: u32, rewind: bool) -> Subtask {
@@ -303,4 +313,117 @@ async fn a_stream_is_given_what_it_lacks_if_the_sink_may_and_else_refused() {
         assert!(config.allow_atomic && config.allow_rollup_hdrs && config.subjects.len() == 2, "{config:?}");
         world.js.delete_stream(stream).await.unwrap();
     }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_does_not_age_away_under_a_run_that_has_nothing_to_publish() {
+    let world = World::aging(MINUTE).await;
+    let mut sink = world.sink(&[]).await;
+    let first = barrier(&mut sink, None, 2, 0..10).await;
+    published(&mut sink, 2).await;
+    // Whether nothing comes at all, or rows from which no outputs follow.
+    assert!(timeout(MINUTE * 10, sink.drive()).await.is_err());
+    assert_eq!(world.stored().await, all(0), "what was stored with the marker has gone");
+    let second = barrier(&mut sink, Some(&first), 3, 10..20).await;
+    published(&mut sink, 3).await;
+    assert_eq!(world.stored().await, (10..20).collect::<Vec<_>>());
+    for epoch in 4..600 {
+        sleep(Duration::from_secs(1)).await;
+        published(&mut sink, epoch).await;
+    }
+    barrier(&mut sink, Some(&second), 600, 20..30).await;
+    published(&mut sink, 600).await;
+    assert_eq!(world.stored().await, (20..30).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_is_rewritten_four_times_within_max_age_and_never_where_nothing_lets_go_of_it() {
+    for (world, wanted) in [(World::aging(MINUTE).await, 4 * 10..=4 * 10 + 1), (World::new().await, 1..=1)] {
+        let mut sink = world.sink(&[]).await;
+        assert!(timeout(MINUTE * 10, sink.drive()).await.is_err());
+        let written = world.js.stream("S").await.unwrap().state.last_seq;
+        assert!(wanted.contains(&written), "{written} times");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewrite_whose_outcome_is_not_known_is_looked_up_and_outputs_follow_it() {
+    let mut before = None;
+    let world = World::aging(MINUTE).await;
+    let mut sink = world.sink(&[]).await;
+    for (epoch, (commits, answers)) in (2..).zip([(1, 0), (0, 1), (1, 1), (2, 0), (0, 2)]) {
+        world.losing.commits.store(commits, Ordering::SeqCst);
+        world.losing.answers.store(answers, Ordering::SeqCst);
+        assert!(timeout(MINUTE * 2, sink.drive()).await.is_err());
+        let first = u32::try_from(epoch).unwrap() * 10;
+        let outputs = barrier(&mut sink, before.as_ref(), epoch, first..first + 10).await;
+        published(&mut sink, epoch).await;
+        assert_eq!(world.stored().await, (first..first + 10).collect::<Vec<_>>(), "{commits} {answers}");
+        before = Some(outputs);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_taken_over_finds_out_when_it_rewrites_its_marker() {
+    let world = World::aging(MINUTE).await;
+    let mut old = world.sink(&[]).await;
+    let mut new = world.sink(&[]).await;
+    let fault = timeout(MINUTE, old.drive()).await.unwrap().unwrap_err();
+    assert_eq!(fault.kind(), FaultKind::Fenced, "{fault}");
+    assert!(timeout(MINUTE * 5, new.drive()).await.is_err());
+    barrier(&mut new, None, 2, 0..10).await;
+    published(&mut new, 2).await;
+    assert_eq!(world.stored().await, all(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marker_does_not_age_away_while_outputs_wait_for_the_stream_to_take_them() {
+    let world = World::aging(MINUTE).await;
+    let mut sink = world.sink(&[]).await;
+    let config = world.js.stream("S").await.unwrap().config;
+    let closed = StreamConfig { subjects: vec!["mill.txn.p.>".to_owned()], ..config.clone() };
+    world.js.update_stream(&closed).await.unwrap();
+    barrier(&mut sink, None, 2, 0..10).await;
+    assert!(timeout(MINUTE * 10, published(&mut sink, 2)).await.is_err());
+    world.js.update_stream(&config).await.unwrap();
+    sink.flush(Epoch(2)).await.unwrap();
+    assert_eq!(world.stored().await, all(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewind_publishes_the_outputs_of_the_checkpoint_of_which_it_is_not_known_that_they_are() {
+    for (batches, purged) in [(0, false), (1, false), (0, true), (1, true)] {
+        let world = World::new().await;
+        let mut sink = world.sink(&[]).await;
+        let first = barrier(&mut sink, None, 2, 0..10).await;
+        published(&mut sink, 2).await;
+        let second = barrier(&mut sink, Some(&first), 3, 10..1_000).await;
+        world.losing.allowed.store(batches, Ordering::SeqCst);
+        assert!(timeout(MINUTE, published(&mut sink, 3)).await.is_err());
+        drop(sink);
+        world.losing.allowed.store(u32::MAX, Ordering::SeqCst);
+        if purged {
+            world.js.purge("S", &Purge { filter: Some("mill.txn.>".into()), ..Purge::default() }).await.unwrap();
+            let words = world.refused(std::slice::from_ref(&second)).await;
+            assert!(words.contains("to publish the 990 outputs of checkpoint 3"), "{words}");
+        }
+        let mut sink = TransactionalSink::new(&world.subtask(0, 1, true), JetStreamWrite::to("S")).unwrap();
+        sink.open().await.unwrap();
+        sink.resume(vec![second]).await.unwrap();
+        // Where the marker tells how far they are, none comes twice.
+        let twice = if purged { batches * 500 } else { 0 };
+        let wanted = [all(10 + twice), (10..1_000).collect()].concat();
+        let wanted = if purged { wanted } else { all(1_000) };
+        assert_eq!(world.stored().await, wanted, "{batches} {purged}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_lets_go_of_the_marker_too_soon_is_refused() {
+    let world = World::aging(Duration::from_millis(900)).await;
+    let mut sink = TransactionalSink::new(&world.subtask(0, 1, false), JetStreamWrite::to("S")).unwrap();
+    let fault = sink.open().await.unwrap_err();
+    assert!(fault.kind() == FaultKind::Setup && fault.to_string().contains("max_age of a second at least"), "{fault}");
 }

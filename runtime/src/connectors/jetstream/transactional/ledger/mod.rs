@@ -1,11 +1,13 @@
 //! [`MarkerLedger`]: micro-batches, each one atomic batch behind a marker that has the positions of the sources.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_operators::{Epoch, Fault, FaultKind, Ledger, Outcome, Record, Result, Written};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::publisher::{At, MOST_BYTES, Publisher};
 
@@ -59,9 +61,18 @@ impl Ledger for MarkerLedger {
     fn look(self: Box<Self>) -> Written {
         let (publisher, at) = (self.publisher.clone(), self.at.clone());
         self.written(async move {
-            publisher.look(&at).await?;
+            let at = if publisher.is_due(&at) {
+                publisher.renew(at).await?
+            } else {
+                publisher.look(&at).await?;
+                at
+            };
             Ok((publisher, at, Outcome::Done))
         })
+    }
+
+    fn look_within(&self) -> Option<Duration> {
+        self.publisher.due(&self.at).map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     fn most(&self) -> (usize, usize) {

@@ -384,3 +384,29 @@ async fn where_sources_stood_is_in_a_checkpoint_too_now_and_then_so_that_little_
     flow.crash().await;
     assert_eq!(world.stored().await.len() as u64, 40 + 40 - before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_idle_for_longer_than_max_age_goes_on_as_the_same_and_stores_each_output_once() {
+    for paced in [false, true] {
+        let world = World::new().await;
+        let other = StreamConfig::new("OUT", ["out.>", "mill.txn.p.out.*"]);
+        let max_age = 20_000_000_000;
+        let config = StreamConfig { allow_atomic: true, allow_rollup_hdrs: true, max_age, ..other };
+        world.js.create_stream(&config).await.unwrap();
+        // Without a marker to rewrite, nothing would be done for an hour; outputs of the other protocol wait for checkpoints.
+        let flow = world.start(graph(if paced { SECOND } else { HOUR }, paced));
+        let mut owners = Vec::new();
+        for row in ["1", "2*3", "3*2"] {
+            world.feed(&[row]).await;
+            world.until(rows(row).len()).await;
+            assert_eq!(world.stored().await, rows(row), "{paced}");
+            sleep(SECOND * 120).await;
+            assert_eq!(world.stored().await, all(&[]), "they are too old: {paced}");
+            let marker = world.js.last_message("OUT", "mill.txn.p.out.0").await.unwrap().unwrap();
+            let marker: serde_json::Value = serde_json::from_slice(&marker.payload).unwrap();
+            owners.push(marker["owner"].clone());
+        }
+        assert!(owners.iter().all(|owner| owner == &owners[0]), "{owners:?}");
+        assert_eq!(flow.drain().await.unwrap(), Ended::Drained);
+    }
+}
