@@ -417,6 +417,12 @@ impl<'f> Reader<'_, 'f> {
             return wired.nothing(node, pipeline);
         }
         let (outputs, outlet) = wiring.finish();
+        if let Some(subtasks) = ready.parallelism.filter(|_| node.section == Section::Sinks)
+            && !pipeline.share_out(&node.name, subtasks)
+        {
+            let what = format!("`{}` is written by one instance alone, whatever its `parallelism` is", node.name);
+            self.mistakes.push(Mistake::at(node.at.clone(), what).help("leave `parallelism` out".to_owned()));
+        }
         if let Some(input) = input {
             self.more_inputs(node, &input, &inputs);
         }

@@ -109,6 +109,16 @@ impl Pipeline {
         }
     }
 
+    /// Gives the nodes that a table of a pipeline file has become so many subtasks; false if one of them has another number.
+    #[cfg(feature = "columnar")]
+    pub(crate) fn share_out(&self, table: &str, subtasks: u32) -> bool {
+        let is_of_it =
+            |name: &str| name.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let mut inner = self.lock();
+        let mut nodes = inner.graph.nodes.iter_mut().filter(|node| is_of_it(&node.name));
+        nodes.all(|node| *node.parallelism.get_or_insert(subtasks) == subtasks)
+    }
+
     #[cfg(feature = "columnar")]
     pub(super) fn first_reader(&self, port: OutPort) -> Option<InPort> {
         self.lock().graph.readers(port).next().map(|edge| edge.to)

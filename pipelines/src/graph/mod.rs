@@ -282,7 +282,8 @@ pub struct Edge {
 /// To which subtask of the next node a row goes.
 #[derive(Clone)]
 pub enum Route {
-    /// To the one with the same number; rebalanced where the numbers of subtasks differ.
+    /// To the one with the same number. Where there are fewer, each sends to one of them; where there are more, batches are shared
+    /// out as [`Rebalance`](Route::Rebalance) does, and rows of a key do not stay in order.
     Forward,
     /// Batch by batch, in turn.
     Rebalance,

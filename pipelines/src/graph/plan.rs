@@ -59,7 +59,8 @@ pub struct PlannedEdge {
     pub stage: usize,
     /// The input port there.
     pub port: usize,
-    /// To which subtask: forward only where both ends have the same number of them.
+    /// To which subtask: forward only where there are no more of them than of the one before, each of which then keeps to one of
+    /// them, so that what is in order stays so.
     pub route: Route,
 }
 
@@ -144,9 +145,9 @@ fn outputs(graph: &Graph, stage: &Stage, stage_of: &HashMap<NodeId, usize>, para
         for port in (0..ports).filter(|port| !(inner && *port == 0)) {
             let edges = graph.readers(OutPort { node: *id, port }).filter_map(|edge| {
                 let target = *stage_of.get(&edge.to.node)?;
-                let even = parallelism.get(target) == Some(&stage.parallelism);
+                let widens = parallelism.get(target).is_some_and(|target| *target > stage.parallelism);
                 let route = match &edge.route {
-                    Route::Forward if !even => Route::Rebalance,
+                    Route::Forward if widens => Route::Rebalance,
                     route => route.clone(),
                 };
                 Some(PlannedEdge { stage: target, port: edge.to.port, route })
@@ -229,7 +230,10 @@ mod tests {
         let mut rescaled = graph(&["s", "o1", "o2"], &[(0, 1), (1, 2)]);
         rescaled.nodes[2].parallelism = Some(2);
         assert_eq!(names(&rescaled), [vec!["s"], vec!["o1"], vec!["o2"]]);
-        assert_eq!(plan(&rescaled).stages[1].outputs[0].edges[0].route.word(), "rebalance");
+        let route = |graph: &Graph| plan(graph).stages[1].outputs[0].edges[0].route.word();
+        assert_eq!(route(&rescaled), "rebalance");
+        rescaled.nodes[1].parallelism = Some(3);
+        assert_eq!(route(&rescaled), "forward", "rows of a key stay in order where fewer share the work");
     }
 
     #[test]

@@ -149,7 +149,10 @@ impl Job<'_> {
                 let target =
                     self.plan.stages.get(edge.stage).ok_or_else(|| Fault::bug("an edge of the plan leads nowhere"))?;
                 let behind = match edge.route {
-                    Route::Forward => subtask..subtask + 1,
+                    Route::Forward => {
+                        let to = forward(subtask, stage.parallelism, target.parallelism);
+                        to..to + 1
+                    }
                     _ => 0..target.parallelism,
                 };
                 let mut senders = Vec::new();
@@ -402,6 +405,12 @@ pub(super) fn rescaled(node: &str, was: u32, is: u32) -> Fault {
 }
 
 /// Which link of a stage's chain does the work of a node.
+/// The only one that a subtask sends to where no more than there are of its own kind share the work; each gets from some.
+fn forward(subtask: u32, of: u32, behind: u32) -> u32 {
+    let to = u64::from(subtask) * u64::from(behind) / u64::from(of.max(1));
+    u32::try_from(to).unwrap_or(u32::MAX)
+}
+
 fn link_of(stage: &Stage, node: NodeId) -> usize {
     let mut done = 0;
     for (link, step) in stage.steps.iter().enumerate() {

@@ -221,6 +221,48 @@ async fn keys_keep_their_order_over_parallel_subtasks() {
     }
 }
 
+/// Says which of them it is behind each row.
+struct Which(u32);
+
+impl Operator for Which {
+    type In = Vec<u32>;
+    type Out = Vec<(u32, u32)>;
+
+    fn on_batch(&mut self, batch: Batch<Vec<u32>>, out: &mut Outbox<'_, Vec<(u32, u32)>>) -> Result<Turn> {
+        batch.into_iter().for_each(|(at, row)| out.push(at, (row, self.0)));
+        Ok(Turn::Done)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_keep_their_order_where_fewer_subtasks_go_on() {
+    for (wide, narrow) in [(4, 2), (3, 2), (5, 1), (4, 4)] {
+        let (mut graph, out) = (graph(), Collected::<(u32, u32)>::default());
+        let list = source(&mut graph, "in", ListSource::new(numbers(10_000)).at_once(100));
+        let key_fn: KeyFn = Arc::new(|batch: &AnyBatch, groups, out| {
+            out.extend(batch.rows::<Vec<u32>>().unwrap().iter().map(|n| n % 10 * 13 % groups));
+        });
+        graph.nodes[0].parallelism = Some(1);
+        let spread = operator(&mut graph, "spread", list, Route::Hash(key_fn), || Fragile(u32::MAX, Arc::default()));
+        graph.nodes[spread.0].parallelism = Some(wide);
+        let made = std::sync::atomic::AtomicU32::new(0);
+        let which = operator(&mut graph, "which", spread, Route::Forward, move || {
+            Which(made.fetch_add(1, std::sync::atomic::Ordering::SeqCst))
+        });
+        graph.nodes[which.0].parallelism = Some(narrow);
+        sink(&mut graph, "out", which, CollectSink::new(out.clone()));
+        Flow::start(graph).unwrap().finish().await.unwrap();
+        let rows = out.rows();
+        assert_eq!(rows.len(), 10_000);
+        for key in 0..10 {
+            let of_key: Vec<_> = rows.iter().filter(|(n, _)| *n % 10 == key).collect();
+            assert!(of_key.is_sorted() && of_key.iter().all(|(_, which)| *which == of_key[0].1), "key {key}");
+        }
+        let all: std::collections::BTreeSet<u32> = rows.iter().map(|(_, which)| *which).collect();
+        assert_eq!(all.len(), narrow as usize, "each has its share");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_checkpoint_that_fails_costs_nothing_but_itself() {
     let store = FailingStore::default();
