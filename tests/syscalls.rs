@@ -1,5 +1,5 @@
-//! A checkpoint in a directory is killed at each of its system calls, by `strace`: whoever starts then finds the old one or
-//! the new one, whole.
+//! A checkpoint in a directory is killed at each of its system calls, or the call fails, by `strace`: whoever starts then finds the
+//! old one or the new one, whole.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,21 +36,54 @@ struct Call {
     file: String,
 }
 
-/// As [`commit`], traced, and killed at the call of this name and number; the calls on the folder, and whether it was killed.
-fn traced(directory: &Path, part: u32, kill: Option<(&str, usize)>) -> (Vec<Call>, bool) {
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Harm {
+    /// The program is killed at it.
+    Kill,
+    /// It fails, as on a broken disk.
+    Fail,
+}
+
+/// What [`commit`] came to when it was traced.
+struct Traced {
+    /// Its calls on the folder; those up to the one that was harmed, if one was.
+    calls: Vec<Call>,
+    harmed: bool,
+    output: Output,
+}
+
+/// As [`commit`], traced, where something becomes of the call of this name and number.
+fn traced(directory: &Path, part: u32, harm: Option<(Harm, &str, usize)>) -> Traced {
     let (folder, log) = (directory.display().to_string(), directory.with_extension("log"));
     let mut command = Command::new("strace");
     // Cargo's is long, and each folder of it is one more place where the loader looks for a library.
     command.env_remove("LD_LIBRARY_PATH");
     command.args(["-f", "-qq", "-y", "-s", "8", "-e", "signal=none", "-e", &format!("trace={CALLS}"), "-o"]).arg(&log);
-    if let Some((name, number)) = kill {
-        command.args(["-e", &format!("inject={name}:signal=SIGKILL:when={number}")]);
+    if let Some((harm, name, number)) = harm {
+        let what = match harm {
+            Harm::Kill => "signal=SIGKILL",
+            Harm::Fail => "error=EIO",
+        };
+        command.args(["-e", &format!("inject={name}:{what}:when={number}")]);
     }
     let output = command.args([COMMIT, &folder, &part.to_string(), &BEFORE.to_string()]).output().unwrap();
     // It ends as what it traces does.
     let dead = output.status.signal() == Some(SIGKILL) || output.status.code() == Some(128 + SIGKILL);
-    assert!(dead || output.status.success(), "{kill:?}: {}", String::from_utf8_lossy(&output.stderr));
-    (calls(&std::fs::read_to_string(&log).unwrap(), &folder), dead)
+    let trace = std::fs::read_to_string(&log).unwrap();
+    let of_folder = |line: &str| line.contains(&folder);
+    // Any thread may have its call of this number fail.
+    let failed = trace.lines().position(|line| line.ends_with("(INJECTED)") && of_folder(line));
+    let harmed = match harm {
+        Some((Harm::Fail, ..)) => failed.is_some() && trace.matches("(INJECTED)").count() == 1,
+        _ => dead,
+    };
+    assert!(harm.is_some() || output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let upto = failed.map_or(trace.as_str(), |line| {
+        let end = trace.match_indices('\n').nth(line).map_or(trace.len(), |(end, _)| end);
+        trace.get(..end).unwrap_or_default()
+    });
+    Traced { calls: calls(upto, &folder), harmed, output }
 }
 
 /// The calls on a folder that a trace tells of.
@@ -86,13 +119,6 @@ fn without_numbers(file: &str) -> String {
     parts.filter(is_name).collect::<Vec<_>>().join(".")
 }
 
-/// As [`commit`], whose calls to sync a file fail as on a broken disk, each thread's first.
-fn unsynced(directory: &Path, part: u32) -> Output {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1", COMMIT]);
-    command.args([&directory.display().to_string(), &part.to_string()]).output().unwrap()
-}
-
 fn is_here() -> bool {
     let is_here = Command::new("strace").arg("-V").output().is_ok();
     if !is_here {
@@ -108,10 +134,10 @@ fn counted(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Kills a commit of this part at each of its calls on the folder, which is a copy of `first` where there is one: from the old
-/// checkpoint the part is counted again, from the new one there is nothing left to count. How often it was killed.
-fn killed_at_each_call(folder: &Path, first: Option<&Path>, part: u32) -> usize {
-    let directory = folder.join("killed");
+/// Harms a commit of this part at each of its calls on the folder, which is a copy of `first` where there is one: from the old
+/// checkpoint the part is counted again, from the new one there is nothing left to count. How often it was harmed.
+fn harmed_at_each_call(harm: Harm, folder: &Path, first: Option<&Path>, part: u32) -> usize {
+    let directory = folder.join("harmed");
     let begin = || {
         let _ = std::fs::remove_dir_all(&directory);
         if let Some(first) = first {
@@ -119,24 +145,25 @@ fn killed_at_each_call(folder: &Path, first: Option<&Path>, part: u32) -> usize 
         }
     };
     begin();
-    let (wanted, was_killed) = traced(&directory, part, None);
-    assert!(!was_killed);
+    let wanted = traced(&directory, part, None).calls;
     let (mut kinds, again) = (BTreeMap::<&str, usize>::new(), format!("{{{part}: 2000}}"));
-    let (mut hit, mut old) = (Vec::new(), 0);
+    let (mut hit, mut old, mut went_on) = (Vec::new(), 0, 0);
     for call in &wanted {
         // The how manyth of these on the folder; beside them the thread writes to wake another, more or less often.
         let place = kinds.entry(&call.name).or_default();
         *place += 1;
         let (mut number, mut tries) = (call.number, 0);
-        let made = loop {
+        let (made, output) = loop {
             tries += 1;
             assert!(tries < 50, "part {part}: {call:?} is not to be hit");
             begin();
-            let (made, was_killed) = traced(&directory, part, Some((&call.name, number)));
-            let of_name: Vec<&Call> = made.iter().filter(|made| made.name == call.name).collect();
+            let Traced { calls, harmed, output } = traced(&directory, part, Some((harm, &call.name, number)));
+            let of_name: Vec<&Call> = calls.iter().filter(|made| made.name == call.name).collect();
             match of_name.last() {
-                Some(last) if was_killed && last.number == number && of_name.len() == *place => break (*last).clone(),
-                _ if was_killed && of_name.len() < *place => number += 1,
+                Some(last) if harmed && last.number == number && of_name.len() == *place => {
+                    break ((*last).clone(), output);
+                }
+                _ if harmed && of_name.len() < *place => number += 1,
                 _ => number -= 1,
             }
         };
@@ -144,10 +171,18 @@ fn killed_at_each_call(folder: &Path, first: Option<&Path>, part: u32) -> usize 
         let next = counted(&commit(&directory, part));
         assert!(next == again || next == "{}", "part {part}, {call:?}: {next}");
         old += usize::from(next == again);
+        if output.status.success() {
+            // What failed did not matter, or was done again.
+            assert_eq!((counted(&output), next.as_str()), (again.clone(), "{}"), "part {part}, {call:?}");
+            went_on += 1;
+        }
         let behind = part + 1;
         assert_eq!(counted(&commit(&directory, behind)), format!("{{{behind}: 2000}}"), "part {part}, {call:?}");
     }
-    println!("part {part}: {} kills, {kinds:?}; {old} times from the old one", hit.len());
+    println!(
+        "part {part}: {harm:?} at {} calls, {kinds:?}; {old} times from the old one, {went_on} times it went on itself",
+        hit.len()
+    );
     assert!(old > 0 && old < hit.len(), "part {part}: it was always the same one");
     // Nothing that one that lives does was left out.
     let names = |calls: &[Call]| {
@@ -159,21 +194,58 @@ fn killed_at_each_call(folder: &Path, first: Option<&Path>, part: u32) -> usize 
     hit.len()
 }
 
-#[test]
-fn a_checkpoint_that_is_killed_at_any_system_call_is_the_old_one_or_the_new_one() {
+/// As [`harmed_at_each_call`], of a first checkpoint and one behind it.
+fn harmed_at_all(harm: Harm) {
     if !is_here() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let first = folder.path().join("first");
     assert_eq!(counted(&commit(&first, 1)), "{1: 2000}");
-    let kills = killed_at_each_call(folder.path(), None, 1) + killed_at_each_call(folder.path(), Some(&first), 2);
-    println!("{kills} kills");
-    assert!(kills > 60, "{kills}");
+    let times =
+        harmed_at_each_call(harm, folder.path(), None, 1) + harmed_at_each_call(harm, folder.path(), Some(&first), 2);
+    assert!(times > 60, "{times}");
+}
+
+/// What a kill does not show, as what was written outlives the process: that a file is synced before it gets its name, and the
+/// folder with that name before the next file gets its own, the last of which is the manifest's.
+#[test]
+fn a_file_is_synced_before_it_is_named_and_its_folder_before_anything_speaks_of_it() {
+    if !is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("checkpoints");
+    for part in 1..=2 {
+        let calls = traced(&directory, part, None).calls;
+        let mut named = Vec::new();
+        for (at, link) in calls.iter().enumerate().filter(|(_, call)| call.name.starts_with("link")) {
+            let is_change = |call: &&Call| ["write", "pwrite64", "writev", "ftruncate", "fsync"].contains(&&*call.name);
+            let before = calls[..at].iter().rev().filter(is_change).find(|call| call.file == link.file);
+            assert_eq!(before.map(|call| &*call.name), Some("fsync"), "part {part}: {link:?}");
+            let after = calls[at..].iter().skip(1).find(|call| call.name == "fsync" || call.name.starts_with("link"));
+            let of = if link.file == "counts" { "" } else { &*link.file };
+            let after = after.map(|call| (&*call.name, &*call.file));
+            assert_eq!(after, Some(("fsync", of)), "part {part}: {link:?}");
+            named.push(&*link.file);
+        }
+        assert_eq!(named.last(), Some(&"counts"), "part {part}");
+        assert!(named.contains(&"counts.segments"), "part {part}: {named:?}");
+    }
 }
 
 #[test]
-fn after_a_sync_that_failed_nothing_more_is_written_until_the_program_starts_anew() {
+fn a_checkpoint_that_is_killed_at_any_system_call_is_the_old_one_or_the_new_one() {
+    harmed_at_all(Harm::Kill);
+}
+
+#[test]
+fn a_checkpoint_of_which_any_system_call_fails_is_the_old_one_or_the_new_one() {
+    harmed_at_all(Harm::Fail);
+}
+
+#[test]
+fn after_a_sync_that_failed_nothing_more_is_written_and_the_program_ends() {
     if !is_here() {
         return;
     }
@@ -187,9 +259,13 @@ fn after_a_sync_that_failed_nothing_more_is_written_until_the_program_starts_ane
         files
     };
     let before = names();
-    let failed = unsynced(&directory, 2);
-    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
-    assert!(!failed.status.success() && said.contains("is closed for writing since a sync failed"), "{said}");
+    let sync = traced(&directory, 2, None).calls.into_iter().find(|call| call.name == "fsync").unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(counted(&commit(&directory, 1)), "{1: 2000}");
+    let failed = traced(&directory, 2, Some((Harm::Fail, "fsync", sync.number)));
+    let said = String::from_utf8_lossy(&failed.output.stderr).into_owned();
+    assert!(failed.harmed && !failed.output.status.success(), "{said}");
+    assert!(said.contains("is closed for writing since a sync failed"), "{said}");
     assert_eq!(names(), before, "no checkpoint came of it");
     assert_eq!(counted(&commit(&directory, 2)), "{2: 2000}");
 }

@@ -1,5 +1,6 @@
 //! [`LocalStore`]: keeps checkpoints in a directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
-use millstream_operators::{Fault, FaultKind, Timestamp};
+use millstream_operators::{Fault, FaultKind, Retry, Timestamp};
 
 use super::segment::BlobId;
 use super::store::{Blob, Revision, Store, StoreError, Stored, is_it, taken};
@@ -28,6 +29,8 @@ struct Directory {
     path: PathBuf,
     // After a failed sync nobody knows what the disk holds: nothing more is written until the process starts anew.
     poisoned: Mutex<Option<String>>,
+    // The directories that survive a crash.
+    made: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// So many manifests are kept.
@@ -45,7 +48,7 @@ enum IfThere {
 impl LocalStore {
     /// A store in `directory`, which is created if it is not there.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        LocalStore(Arc::new(Directory { path: directory.into(), poisoned: Mutex::new(None) }))
+        LocalStore(Arc::new(Directory { path: directory.into(), poisoned: Mutex::new(None), made: Mutex::default() }))
     }
 
     /// Does it where waiting for a disk keeps nobody waiting.
@@ -111,7 +114,7 @@ impl Directory {
     /// Puts a file there whole, and returns when it survives a crash.
     fn place(&self, directory: &Path, name: &str, bytes: &[u8], if_there: IfThere) -> Result<(), StoreError> {
         if let Some(why) = &*self.poisoned.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Err(StoreError::Failed(self.fault(&format!("is closed for writing since {why}"))));
+            return Err(StoreError::Failed(self.closed(why)));
         }
         self.make(directory)?;
         let path = directory.join(name);
@@ -119,7 +122,8 @@ impl Directory {
             && let Some(there) = self.read(&path)?
         {
             if there == bytes {
-                return Ok(());
+                // Whoever placed it may have died before its name was synced.
+                return self.sync(directory);
             }
             // It is damaged: kept, for whoever wants to know how, but not under this name.
             let aside = directory.join(format!("{name}.damaged"));
@@ -152,12 +156,22 @@ impl Directory {
     }
 
     fn make(&self, directory: &Path) -> Result<(), StoreError> {
-        if directory.is_dir() {
+        let is_made = || self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_made().contains(directory) && directory.is_dir() {
             return Ok(());
         }
+        let missing: Vec<&Path> = directory.ancestors().take_while(|there| !there.is_dir()).collect();
         fs::create_dir_all(directory).map_err(|error| self.failed("cannot be created", error))?;
-        // What is in a directory survives only if the directory does.
-        directory.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), |parent| self.sync(parent))
+        // What is in a directory survives only if the directory does; who made it may have died before it was synced.
+        let named = missing.iter().copied().chain([directory]).filter_map(Path::parent);
+        for parent in named.filter(|parent| !parent.as_os_str().is_empty()) {
+            // It was there before, and who may not look at what it is in has not made it.
+            if !missing.is_empty() || File::open(parent).is_ok() {
+                self.sync(parent)?;
+            }
+        }
+        is_made().insert(directory.to_owned());
+        Ok(())
     }
 
     fn sync(&self, directory: &Path) -> Result<(), StoreError> {
@@ -206,7 +220,13 @@ impl Directory {
 
     fn poison(&self, why: &str, error: io::Error) -> StoreError {
         *self.poisoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
-        self.failed(why, error)
+        StoreError::Failed(self.closed(why).because(error))
+    }
+
+    /// Trying again is of no use while this process lives.
+    fn closed(&self, why: &str) -> Fault {
+        let words = format!("is closed for writing since {why}: start the program anew when its disk is in order");
+        self.fault(&words).retry_with(Retry::Never)
     }
 
     fn failed(&self, what: &str, error: io::Error) -> StoreError {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_operators::bugs::{Bug, planted};
-use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Outputs, Result, Then, Timestamp};
+use millstream_operators::{Barrier, Epoch, Fault, FaultKind, Outputs, Result, Retry, Then, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -161,6 +161,7 @@ impl Coordinator {
                     Ok(()) => (failures, all_is_kept) = (0, is_last),
                     Err(fault)
                         if fault.kind() == FaultKind::Checkpoint
+                            && fault.retry() != Retry::Never
                             && failures < FAILURES
                             && barrier.then == Then::GoOn =>
                     {
