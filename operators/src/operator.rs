@@ -41,8 +41,8 @@ pub enum TimeKeeping {
 /// - Its output depends on rows, times and state alone: no clock, no random number, no I/O. Then a replay after a crash
 ///   gives the same output.
 /// - It does not matter where batches are cut: the test kit checks this for every operator.
-/// - It neither blocks nor spawns; a call takes about a millisecond at most. What could produce a flood returns
-///   [`Turn::Again`] whenever [`Outbox::has_room`] says no.
+/// - It neither blocks nor spawns; a call takes about a millisecond at most. What could produce a flood, or go through much of
+///   its state, returns [`Turn::Again`] whenever [`Outbox::has_room`] says no.
 /// - It passes row origins along if rows map to rows.
 ///
 /// Bad rows are sent to a side output as [`Rejected`](crate::Rejected); an `Err` stops the run.

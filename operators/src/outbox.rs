@@ -99,7 +99,8 @@ impl<'a, P: Payload> Outbox<'a, P> {
         }
     }
 
-    /// Whether more would be welcome now; if not, return [`Turn::Again`](crate::Turn::Again) when there is more.
+    /// Whether more would be welcome now; if not, return [`Turn::Again`](crate::Turn::Again) when there is more. There may be no room
+    /// for changes of state, too, where that does not fit in memory.
     pub fn has_room(&self) -> bool {
         self.emit.has_room()
     }

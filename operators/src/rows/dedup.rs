@@ -110,11 +110,14 @@ impl<T: Send + 'static, K: StateKey, U: Send + 'static> Operator for Dedup<T, K,
         Ok(Turn::Done)
     }
 
-    fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
         while let Some((at, key)) = self.timers.next_due(now) {
             match self.noted.get(&key).map(|noted| self.repeats.gone_at(*noted)) {
                 Some(later) if later > at => self.timers.set(later, key),
                 _ => drop(self.noted.remove(&key)),
+            }
+            if !out.has_room() {
+                return Ok(Turn::Again);
             }
         }
         Ok(Turn::Done)
@@ -203,6 +206,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(crate::testkit::cases(256)))]
         #[test]
         fn what_passes_is_what_the_definition_gives_wherever_watermarks_fall(rows in timeline()) {
             let (mut first, mut newest) = (BTreeMap::<char, i64>::new(), BTreeMap::<char, i64>::new());
@@ -253,6 +257,16 @@ mod tests {
         assert_eq!(bench.operator().noted.len(), 1);
         bench.watermark(at(32));
         assert_eq!((bench.operator().noted.len(), bench.operator().timers.len()), (0, 0));
+    }
+
+    #[test]
+    fn keys_are_forgotten_as_fast_as_there_is_room() {
+        let mut bench = Bench::new(distinct());
+        bench.batch(rows(&[(0, 'a'), (0, 'b'), (0, 'c')]).into_iter().collect());
+        let turns = bench.turns();
+        bench.room_for(0);
+        bench.watermark(at(1_000));
+        assert_eq!((bench.turns() - turns, bench.operator().noted.len()), (4, 0));
     }
 
     #[test]

@@ -106,18 +106,14 @@ where
         Ok(Turn::Done)
     }
 
-    fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
-        if let Some(silence) = &mut self.silence {
-            silence.on_watermark(now, |key| drop(self.values.remove(&key)));
-        }
-        Ok(Turn::Done)
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
+        let Some(silence) = &mut self.silence else { return Ok(Turn::Done) };
+        Ok(silence.on_watermark(now, out, |key| drop(self.values.remove(&key))))
     }
 
     fn on_wake(&mut self, now: Timestamp, out: &mut Outbox<'_, Self::Out>) -> Result<Turn> {
-        if let Some(silence) = &mut self.silence {
-            silence.on_wake(now, out, |key| drop(self.values.remove(&key)));
-        }
-        Ok(Turn::Done)
+        let Some(silence) = &mut self.silence else { return Ok(Turn::Done) };
+        Ok(silence.on_wake(now, out, |key| drop(self.values.remove(&key))))
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
@@ -185,6 +181,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(crate::testkit::cases(256)))]
         #[test]
         fn a_key_keeps_what_its_rows_make_of_it_until_it_is_silent(
             mut rows in prop::collection::vec((0i64..150, 0i64..10, 0u8..4), 1..60), ttl in 1i64..30, every in 1usize..9,

@@ -251,18 +251,14 @@ where
         }
         // Behind the timers, each of which may have been set before the end of what its key had.
         let Process { silence, state, .. } = &mut self.0;
-        if let Some(silence) = silence {
-            silence.on_watermark(now, |key| drop(state.remove(&key)));
-        }
-        Ok(Turn::Done)
+        let Some(silence) = silence else { return Ok(Turn::Done) };
+        Ok(silence.on_watermark(now, out, |key| drop(state.remove(&key))))
     }
 
     fn on_wake(&mut self, now: Timestamp, out: &mut Outbox<'_, Vec<U>>) -> Result<Turn> {
         let Process { silence, state, .. } = &mut self.0;
-        if let Some(silence) = silence {
-            silence.on_wake(now, out, |key| drop(state.remove(&key)));
-        }
-        Ok(Turn::Done)
+        let Some(silence) = silence else { return Ok(Turn::Done) };
+        Ok(silence.on_wake(now, out, |key| drop(state.remove(&key))))
     }
 
     fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {
@@ -374,6 +370,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(crate::testkit::cases(256)))]
         #[test]
         fn rows_and_timers_find_what_their_keys_have_until_they_are_silent(
             mut rows in prop::collection::vec((0i64..150, 0i64..10, 0u8..4), 1..40), wait in 0i64..30, ttl in 1i64..30,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Expiry, Outbox, Payload, Result, StateKey, StateVisitor, Timestamp};
+use crate::{Expiry, Outbox, Payload, Result, StateKey, StateVisitor, Timestamp, Turn};
 
 /// Tells the time.
 pub(super) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -39,29 +39,47 @@ impl<K: StateKey> Silence<K> {
         self.expiry.touch(key, time)
     }
 
-    /// Event time has come to `now`.
-    pub(super) fn on_watermark(&mut self, now: Timestamp, forget: impl FnMut(K)) {
-        if self.clock.is_none() {
-            self.let_go(now, forget);
+    /// Event time has come to `now`. There may be [more](Turn::Again) keys to forget than there is room for.
+    pub(super) fn on_watermark<P: Payload>(
+        &mut self,
+        now: Timestamp,
+        out: &Outbox<'_, P>,
+        forget: impl FnMut(K),
+    ) -> Turn {
+        match self.clock {
+            None => self.let_go(now, out, forget),
+            Some(_) => Turn::Done,
         }
     }
 
-    /// The clock has come to `now`.
-    pub(super) fn on_wake<P: Payload>(&mut self, now: Timestamp, out: &mut Outbox<'_, P>, forget: impl FnMut(K)) {
+    /// The clock has come to `now`. As [`on_watermark`](Silence::on_watermark).
+    pub(super) fn on_wake<P: Payload>(
+        &mut self,
+        now: Timestamp,
+        out: &mut Outbox<'_, P>,
+        forget: impl FnMut(K),
+    ) -> Turn {
         if self.clock.is_none() {
-            return;
+            return Turn::Done;
         }
-        self.let_go(now, forget);
+        if self.let_go(now, out, forget) == Turn::Again {
+            return Turn::Again;
+        }
         self.is_woken = !self.expiry.is_empty();
         if self.is_woken {
             out.wake_after(self.span);
         }
+        Turn::Done
     }
 
-    fn let_go(&mut self, now: Timestamp, mut forget: impl FnMut(K)) {
+    fn let_go<P: Payload>(&mut self, now: Timestamp, out: &Outbox<'_, P>, mut forget: impl FnMut(K)) -> Turn {
         while let Some(key) = self.expiry.next_gone(now) {
             forget(key);
+            if !out.has_room() {
+                return Turn::Again;
+            }
         }
+        Turn::Done
     }
 
     pub(super) fn state(&mut self, visit: &mut StateVisitor<'_>) -> Result {

@@ -97,7 +97,7 @@ impl Chain {
         self
     }
 
-    /// Whether its state has to wait for snapshots to be encoded.
+    /// Whether it has to wait for snapshots to be encoded, where it keeps to a budget.
     pub(crate) fn is_behind(&self) -> bool {
         self.spill.as_ref().is_some_and(|spill| spill.is_behind())
     }
@@ -131,6 +131,7 @@ impl Chain {
             rows_out: &mut self.rows_out,
             metrics: metrics.last(),
             now: link.now,
+            spill: self.spill.as_deref(),
         };
         if let (Some(Pending::Again(Item::Batch(_, batch))), Some(first)) = (&pending, metrics.first()) {
             first.came_in(batch.len());
@@ -311,6 +312,7 @@ struct LinkOut<'a> {
     rows_out: &'a mut usize,
     metrics: Option<&'a Arc<NodeMetrics>>,
     now: Timestamp,
+    spill: Option<&'a Spill>,
 }
 
 impl Emit for LinkOut<'_> {
@@ -339,7 +341,8 @@ impl Emit for LinkOut<'_> {
 
     fn has_room(&self) -> bool {
         let next_is_free = self.next.as_ref().is_none_or(|next| next.queue.len() < 2);
-        next_is_free && *self.rows_out < ROOM_ROWS
+        // Whoever asks may also take out, key by key, what is in the spill store, and is to pause where others are to wait.
+        next_is_free && *self.rows_out < ROOM_ROWS && self.spill.is_none_or(|spill| !spill.is_behind())
     }
 
     fn wake_after(&mut self, after: Duration) {

@@ -168,3 +168,42 @@ async fn what_was_spilled_is_gone_before_the_next_attempt() {
     flow.crash().await;
     assert_eq!(metrics.state().unwrap().spilled, 0, "there is nothing left of it, and still something to be seen");
 }
+
+/// As much text of each key as comes to far more than may be written behind a snapshot, wherever it is.
+#[tokio::test]
+async fn who_changes_much_state_behind_a_snapshot_waits_until_that_is_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let (list, out, store) = (numbers(), Collected::default(), FailingStore::default());
+    let pipeline = Pipeline::new("texts").settings(|settings| {
+        settings.parallelism = 2;
+        settings.checkpoint_interval = Duration::from_millis(10);
+        settings.state_memory = Some(100_000);
+    });
+    let rows = pipeline.source("numbers", list.clone().endless().at_once(500));
+    // Text that does not become short when it is stored.
+    let words = |number: u64| (0..60_u64).map(move |word| (number * 60 + word).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let texts = rows.key_by(|number| number % KEYS).fold("text", String::new(), move |text, number| {
+        text.extend(words(number).map(|word| format!("{word:016x}")));
+    });
+    texts.map("lengths", |(key, text)| (key, text.len() as u64)).sink("out", CollectSink::new(out.clone()));
+    let flow = start(pipeline.build().unwrap(), Arc::new(store.clone()), folder.path());
+    counted(&flow, &out).await;
+    let some = || list.feed((0..400).map(|number| (Timestamp::MIN, number)));
+    store.hold_blobs_of(50_000);
+    some();
+    until("snapshots wait for their store", || store.holding() > 0).await;
+    list.feed((0..KEYS * 4).map(|number| (Timestamp::MIN, number)));
+    let all = 400 + 6 * KEYS as usize;
+    let waited = tokio::time::timeout(Duration::from_secs(3), until("all", || out.rows().len() >= all)).await;
+    assert!(waited.is_err(), "nobody waited: {:?}", flow.metrics().state());
+    store.hold_blobs_of(usize::MAX);
+    until("all are counted", || out.rows().len() >= all).await;
+    assert_eq!(flow.metrics().restarts(), 0);
+    store.hold_blobs_of(50_000);
+    some();
+    until("one waits again", || store.holding() > 0).await;
+    list.feed((0..KEYS * 4).map(|number| (Timestamp::MIN, number)));
+    // Also while it waits.
+    flow.crash().await;
+    assert_eq!(store.holding(), 0);
+}

@@ -118,7 +118,7 @@ impl StageTask {
                 self.fit()?;
                 let frozen = self.chain.freeze().map_err(Stopped::Fault)?;
                 self.metrics.paused(start.elapsed());
-                // It is being encoded whatever becomes of this task, which others may be waiting for that wait for this snapshot.
+                // It is being encoded though nobody polls: this task may wait for others that wait for this snapshot.
                 self.saving = Some((barrier.epoch, Box::pin(self.snapshots.take(frozen))));
                 self.router.control(|| Message::Barrier(barrier)).await?;
                 if barrier.then != Then::GoOn {

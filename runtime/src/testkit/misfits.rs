@@ -66,6 +66,9 @@ pub struct FailingStore {
     inner: MemoryStore,
     refused: Arc<AtomicU32>,
     refused_blobs: Arc<AtomicU32>,
+    held_blobs: Arc<watch::Sender<usize>>,
+    // Of what is in it there is one for each that waits, however many have the store.
+    holding: Arc<Arc<()>>,
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
     late: Arc<AtomicU32>,
@@ -77,7 +80,7 @@ pub struct FailingStore {
     refused_names: Arc<AtomicU32>,
     questions: Arc<AtomicU32>,
     answers: Arc<AtomicU32>,
-    unanswered: Arc<()>,
+    unanswered: Arc<Arc<()>>,
 }
 
 impl Default for FailingStore {
@@ -87,6 +90,8 @@ impl Default for FailingStore {
             inner: MemoryStore::default(),
             refused: counter(0),
             refused_blobs: counter(0),
+            held_blobs: Arc::new(watch::Sender::new(usize::MAX)),
+            holding: Arc::default(),
             unconfirmed: counter(0),
             outdated: counter(0),
             late: counter(0),
@@ -114,6 +119,16 @@ impl FailingStore {
         self.refused_blobs.store(times, Ordering::SeqCst);
     }
 
+    /// Blobs of so many bytes or more wait until that is another number.
+    pub fn hold_blobs_of(&self, bytes: usize) {
+        self.held_blobs.send_replace(bytes);
+    }
+
+    /// How many of them wait.
+    pub fn holding(&self) -> usize {
+        Arc::strong_count(&*self.holding) - 1
+    }
+
     /// How often somebody has asked for a blob.
     pub fn questions(&self) -> u32 {
         self.questions.load(Ordering::SeqCst)
@@ -126,7 +141,7 @@ impl FailingStore {
 
     /// How many wait for an answer.
     pub fn unanswered(&self) -> usize {
-        Arc::strong_count(&self.unanswered) - 1
+        Arc::strong_count(&*self.unanswered) - 1
     }
 
     /// The next `times` writes are kept, but nobody learns it.
@@ -236,13 +251,21 @@ impl Store for FailingStore {
             let no = Fault::new(FaultKind::Checkpoint, "no room for state, as it was told");
             return Box::pin(async { Err(StoreError::Failed(no)) });
         }
-        self.inner.put(pipeline, id, bytes)
+        if bytes.len() < *self.held_blobs.borrow() {
+            return self.inner.put(pipeline, id, bytes);
+        }
+        let (mut held, holding) = (self.held_blobs.subscribe(), Arc::clone(&*self.holding));
+        Box::pin(async move {
+            let _ = held.wait_for(|held| bytes.len() < *held).await;
+            drop(holding);
+            self.inner.put(pipeline, id, bytes).await
+        })
     }
 
     fn get<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, Option<Bytes>> {
         self.questions.fetch_add(1, Ordering::SeqCst);
         if !take_one(&self.answers) {
-            let waits = Arc::clone(&self.unanswered);
+            let waits = Arc::clone(&*self.unanswered);
             return Box::pin(async move {
                 let _waits = waits;
                 std::future::pending().await

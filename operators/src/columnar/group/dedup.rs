@@ -171,7 +171,7 @@ impl Operator for Dedup {
         Ok(Turn::Done)
     }
 
-    fn on_watermark(&mut self, now: Timestamp, _: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
+    fn on_watermark(&mut self, now: Timestamp, out: &mut Outbox<'_, RecordBatch>) -> Result<Turn> {
         loop {
             let due = std::iter::from_fn(|| self.timers.next_due(now)).take(AT_ONCE);
             let due: Vec<KeyBytes> = due.map(|(_, key)| KeyBytes::from(&*key)).collect();
@@ -182,6 +182,9 @@ impl Operator for Dedup {
                 later if later > now => dedup.timers.set(later, Bytes::copy_from_slice(key)),
                 _ => dedup.noted.remove([key]),
             })?;
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
         }
     }
 
@@ -264,6 +267,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(crate::testkit::cases(256)))]
         #[test]
         fn the_first_rows_of_keys_pass_wherever_it_is_cut_and_restarted(rows in timeline(), size in 1usize..20, seed: u64) {
             let told = steps_do_not_matter(dedup, &steps(&rows, size), seed);

@@ -314,6 +314,9 @@ impl Operator for SessionAggregate {
                 break;
             }
             self.pane.remove(&gone)?;
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
         }
         let spans = &self.spans;
         let closed = |name: &KeyBytes| spans.end_of(name).is_none_or(|end| end <= now.as_micros());

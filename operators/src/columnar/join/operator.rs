@@ -344,6 +344,9 @@ impl Operator for Join {
             if !self.next_due(horizon.as_micros())? {
                 break;
             }
+            if !out.has_room() {
+                return Ok(Turn::Again);
+            }
         }
         if !self.give(out)? {
             return Ok(Turn::Again);

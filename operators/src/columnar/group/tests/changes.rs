@@ -183,3 +183,36 @@ fn a_sum_of_whole_numbers_that_does_not_fit_is_rejected_and_not_another_number()
     assert!(why[0].starts_with("`sum(n) * 2`") && why[1] == "`sum(n)`: it does not fit into int64", "{why:?}");
     assert!(String::from_utf8_lossy(&rejected[1].row).contains("9223372036854775809"), "{rejected:?}");
 }
+
+/// The bytes of a checkpoint of it as it is now.
+fn weight(bench: &mut Bench<WindowAggregate>, whole: bool) -> usize {
+    let (mut weight, (_, pieces)) = (0, bench.freeze().into_parts());
+    for (_, piece) in pieces {
+        let add = &mut |run: crate::Run| {
+            weight += run.weight();
+            Ok(())
+        };
+        piece.encode_in_parts(KeyGroup::DEFAULT_COUNT, whole, add).unwrap();
+    }
+    weight
+}
+
+#[test]
+fn a_checkpoint_behind_changes_of_a_hundredth_of_the_keys_is_a_small_part_of_a_whole_one() {
+    let mut bench = Bench::new(operator(tumbling(span(10)), &["key"], SUMS));
+    let feed = |bench: &mut Bench<WindowAggregate>, every: usize| {
+        let rows: Vec<_> =
+            (0..100_000).step_by(every).map(|key| (text(&format!("customer-{key}")), 1, Some(5))).collect();
+        bench.batch(batch(&rows));
+    };
+    feed(&mut bench, 1);
+    let whole = weight(&mut bench, true);
+    for _ in 0..10 {
+        feed(&mut bench, 100);
+        let changes = weight(&mut bench, false);
+        assert!(changes > 0 && changes * 20 < whole, "{changes} of {whole}");
+    }
+    assert_eq!(weight(&mut bench, false), 0, "nothing has changed");
+    bench.end();
+    assert_eq!(given(&mut bench).len(), 100_000);
+}
