@@ -1,7 +1,7 @@
 //! Ends and stores that behave badly on purpose.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,6 +60,31 @@ impl<T: Clone + Send + 'static> Sink for StallingSink<T> {
     }
 }
 
+/// How many wait, however many have the store that they wait for.
+#[derive(Clone, Debug, Default)]
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Counts as long as it is there.
+    fn one(&self) -> OneWaits {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        OneWaits(self.clone())
+    }
+}
+
+struct OneWaits(Waiting);
+
+impl Drop for OneWaits {
+    fn drop(&mut self) {
+        let Waiting(count) = &self.0;
+        count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A store whose writes fail so many times: before they take effect, or after; and that may give no answers.
 #[derive(Clone, Debug)]
 pub struct FailingStore {
@@ -67,8 +92,7 @@ pub struct FailingStore {
     refused: Arc<AtomicU32>,
     refused_blobs: Arc<AtomicU32>,
     held_blobs: Arc<watch::Sender<usize>>,
-    // Of what is in it there is one for each that waits, however many have the store.
-    holding: Arc<Arc<()>>,
+    holding: Waiting,
     unconfirmed: Arc<AtomicU32>,
     outdated: Arc<AtomicU32>,
     late: Arc<AtomicU32>,
@@ -80,7 +104,7 @@ pub struct FailingStore {
     refused_names: Arc<AtomicU32>,
     questions: Arc<AtomicU32>,
     answers: Arc<AtomicU32>,
-    unanswered: Arc<Arc<()>>,
+    unanswered: Waiting,
 }
 
 impl Default for FailingStore {
@@ -91,7 +115,7 @@ impl Default for FailingStore {
             refused: counter(0),
             refused_blobs: counter(0),
             held_blobs: Arc::new(watch::Sender::new(usize::MAX)),
-            holding: Arc::default(),
+            holding: Waiting::default(),
             unconfirmed: counter(0),
             outdated: counter(0),
             late: counter(0),
@@ -103,7 +127,7 @@ impl Default for FailingStore {
             refused_names: counter(0),
             questions: counter(0),
             answers: counter(u32::MAX),
-            unanswered: Arc::default(),
+            unanswered: Waiting::default(),
         }
     }
 }
@@ -126,7 +150,7 @@ impl FailingStore {
 
     /// How many of them wait.
     pub fn holding(&self) -> usize {
-        Arc::strong_count(&*self.holding) - 1
+        self.holding.count()
     }
 
     /// How often somebody has asked for a blob.
@@ -141,7 +165,7 @@ impl FailingStore {
 
     /// How many wait for an answer.
     pub fn unanswered(&self) -> usize {
-        Arc::strong_count(&*self.unanswered) - 1
+        self.unanswered.count()
     }
 
     /// The next `times` writes are kept, but nobody learns it.
@@ -254,7 +278,7 @@ impl Store for FailingStore {
         if bytes.len() < *self.held_blobs.borrow() {
             return self.inner.put(pipeline, id, bytes);
         }
-        let (mut held, holding) = (self.held_blobs.subscribe(), Arc::clone(&*self.holding));
+        let (mut held, holding) = (self.held_blobs.subscribe(), self.holding.one());
         Box::pin(async move {
             let _ = held.wait_for(|held| bytes.len() < *held).await;
             drop(holding);
@@ -265,7 +289,7 @@ impl Store for FailingStore {
     fn get<'a>(&'a self, pipeline: &'a str, id: BlobId) -> Stored<'a, Option<Bytes>> {
         self.questions.fetch_add(1, Ordering::SeqCst);
         if !take_one(&self.answers) {
-            let waits = Arc::clone(&*self.unanswered);
+            let waits = self.unanswered.one();
             return Box::pin(async move {
                 let _waits = waits;
                 std::future::pending().await
